@@ -1,0 +1,178 @@
+"""Settings: every one declared once, with its default and its help. ``pipeline.yaml`` is this model in YAML.
+
+Unknown keys and values out of range are refused. ``load_settings`` turns pydantic's errors into one line each that
+names the file, the path in it and what is allowed.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from headrace.pipeline.records import Modality
+
+TopicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Ordering(enum.StrEnum):
+    """In which order a route's results are released."""
+
+    PARTITION = "partition"
+    KEY = "key"
+    NONE = "none"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(Section):
+    bootstrap_servers: str = Field("localhost:9092", description="Brokers to start from, `host:port`, comma-separated.")
+    client: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Extra librdkafka properties for every client (security, for instance)."
+    )
+    session_timeout_seconds: float = Field(
+        6.0, ge=1, le=300, description="Silence after which the group takes a worker for dead."
+    )
+    transaction_timeout_seconds: float = Field(
+        30.0, ge=5, le=900, description="The broker aborts a transaction that is open longer than this."
+    )
+    producers: int = Field(
+        2, ge=1, le=3, description="Transactional producers used in turn: the next need not wait for the last's markers."
+    )
+
+
+class RegistrySettings(Section):
+    url: str = Field("http://localhost:8081", description="Base URL of the Confluent-compatible schema registry.")
+    timeout_seconds: float = Field(5.0, gt=0, le=60, description="Time limit of one registry request.")
+
+
+class TritonSettings(Section):
+    url: str = Field("localhost:8001", description="Triton's gRPC endpoint, `host:port`.")
+    timeout_seconds: float = Field(30.0, gt=0, le=3600, description="Default time limit of one infer call.")
+
+
+class TopicSettings(Section):
+    requests: tuple[TopicName, ...] = Field(
+        ("inference.requests",), min_length=1, description="Topics to consume inference requests from."
+    )
+    results: TopicName = Field("inference.results", description="Reply topic of routes that name none.")
+    dead_letters: TopicName = Field("inference.dead-letters", description="Where records go that cannot be processed.")
+    partitions: int = Field(8, ge=1, le=10_000, description="Partitions of topics that headrace creates.")
+    replication_factor: int = Field(1, ge=1, le=10, description="Replicas of topics that headrace creates.")
+    max_message_bytes: int = Field(
+        8 * 1024 * 1024,
+        ge=1024,
+        le=512 * 1024 * 1024,
+        description="`max.message.bytes` of the request topics; senders refuse larger events. "
+        "The dead-letter topic allows 1 MiB more, so that a record of this size still fits as a dead letter.",
+    )
+
+
+class Match(Section):
+    """All that is given must match; lists match any of their entries; `*` and `?` are wildcards."""
+
+    modality: tuple[Modality, ...] = Field((), description="Modalities of the part.")
+    content_type: tuple[str, ...] = Field((), description="Content types of the part (`image/*`).")
+    type: tuple[str, ...] = Field((), description="Event types.")
+    source: tuple[str, ...] = Field((), description="Event sources.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Record headers and the value each must have.")
+    explicit: bool = Field(False, description="Match only events that name this route's model themselves.")
+
+
+class BatchSettings(Section):
+    max_records: int = Field(16, ge=1, le=4096, description="Records in one infer call; at most the model's max_batch_size.")
+    max_delay_seconds: float = Field(0.005, ge=0, le=60, description="How long the first record of a batch may wait.")
+    max_bytes: int = Field(16 * 1024 * 1024, ge=1, description="Content bytes in one infer call.")
+
+
+class RetrySettings(Section):
+    max_attempts: int = Field(4, ge=1, le=1000, description="Infer attempts a record gets; an unreachable server costs none.")
+    initial_backoff_seconds: float = Field(0.1, gt=0, le=60, description="Wait before the second attempt; doubles each time.")
+    max_backoff_seconds: float = Field(5.0, gt=0, le=600, description="Longest wait between attempts.")
+
+    @model_validator(mode="after")
+    def _backoff_grows(self) -> Self:
+        if self.max_backoff_seconds < self.initial_backoff_seconds:
+            raise ValueError("max_backoff_seconds must not be less than initial_backoff_seconds")
+        return self
+
+
+class RouteSettings(Section):
+    name: Name = Field(description="Unique name, used in metrics, logs and results.")
+    model: Name = Field(description="Triton model that answers.")
+    version: str = Field("", pattern=r"^[0-9]*$", description="Model version; empty lets Triton choose.")
+    match: Match = Field(default_factory=lambda: Match(), description="Which parts of which events take this route.")
+    batch: BatchSettings = Field(default_factory=lambda: BatchSettings(), description="How records become infer calls.")
+    max_concurrency: int = Field(4, ge=1, le=256, description="Infer calls in flight.")
+    ordering: Ordering = Field(Ordering.KEY, description="Order of results: `partition`, `key` or `none`.")
+    deadline_seconds: float | None = Field(
+        None, gt=0, le=86_400, description="Age past which a record is refused; its own `deadline` header goes first."
+    )
+    timeout_seconds: float | None = Field(None, gt=0, le=3600, description="Time limit of one infer call; default triton's.")
+    retries: RetrySettings = Field(default_factory=lambda: RetrySettings(), description="Retry budget.")
+    reply_topic: TopicName | None = Field(None, description="Where results go; default `topics.results`.")
+    reply_topics_allowed: tuple[TopicName, ...] = Field(
+        (), description="Topics a record's `reply_topic` header may name; any other is ignored."
+    )
+
+
+class WorkerSettings(Section):
+    slot: int = Field(0, ge=0, le=9999, description="This worker's slot: unique and stable, its identity towards Kafka.")
+    max_in_flight_records: int = Field(4_000, ge=1, description="Records consumed and not yet committed.")
+    max_in_flight_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="Their bytes.")
+    max_records_per_transaction: int = Field(2_000, ge=1, description="Records whose outputs share one transaction.")
+    drain_timeout_seconds: float = Field(
+        10.0, ge=0, le=600, description="On revoke or SIGTERM: how long to finish what is in flight before dropping it."
+    )
+    http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
+    http_port: int = Field(6066, ge=0, le=65535, description="Its port; 0 lets the system choose (it is logged).")
+    log_format: str = Field("text", pattern="^(text|json)$", description="`text` or `json`.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="`debug`, `info`, `warning`, `error`.")
+
+
+def default_routes() -> tuple[RouteSettings, ...]:
+    """Routes over the bundled models: what runs when no file is given."""
+    return (
+        RouteSettings(name="text", model="text_embedding", match=Match(modality=(Modality.TEXT,)),
+                      batch=BatchSettings(max_records=32)),
+        RouteSettings(name="image", model="image_jpeg", match=Match(modality=(Modality.IMAGE,)),
+                      batch=BatchSettings(max_records=8, max_delay_seconds=0.01)),
+        RouteSettings(name="audio", model="audio_vad", match=Match(modality=(Modality.AUDIO,))),
+        RouteSettings(name="image-tensor", model="image_classification",
+                      match=Match(modality=(Modality.TENSOR,), explicit=True), batch=BatchSettings(max_records=8)),
+        RouteSettings(name="identity", model="identity", match=Match(modality=(Modality.TENSOR,)),
+                      batch=BatchSettings(max_records=64)),
+        RouteSettings(name="affine", model="affine", match=Match(modality=(Modality.TENSOR,), explicit=True),
+                      batch=BatchSettings(max_records=64)),
+        RouteSettings(name="delay", model="delay", match=Match(modality=(Modality.TENSOR,), explicit=True)),
+    )
+
+
+class Settings(Section):
+    """The whole of ``pipeline.yaml``."""
+
+    name: Name = Field("headrace", description="Consumer group, and prefix of the transactional ids.")
+    kafka: KafkaSettings = Field(default_factory=lambda: KafkaSettings())
+    registry: RegistrySettings = Field(default_factory=lambda: RegistrySettings())
+    triton: TritonSettings = Field(default_factory=lambda: TritonSettings())
+    topics: TopicSettings = Field(default_factory=lambda: TopicSettings())
+    routes: tuple[RouteSettings, ...] = Field(default_factory=default_routes, min_length=1)
+    worker: WorkerSettings = Field(default_factory=lambda: WorkerSettings())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [route.name for route in self.routes]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"routes: each name once, but {', '.join(doubled)} stands more than once")
+        inputs = set(self.topics.requests)
+        if len(inputs) != len(self.topics.requests):
+            raise ValueError("topics.requests: each topic once")
+        outputs = {self.topics.results, self.topics.dead_letters}
+        outputs |= {topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic}
+        if loops := sorted(inputs & outputs):
+            raise ValueError(f"topics: {', '.join(loops)} is both a request topic and an output, which would loop")
+        return self

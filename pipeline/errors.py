@@ -1,0 +1,55 @@
+"""Three kinds of error and no more: retriable, poison, fatal.
+
+Connectors map what their client raises to these, once, where the client is imported. The pipeline decides by kind:
+a retriable error is tried again, a poison record goes to the dead-letter topic, a fatal error ends the process.
+"""
+
+
+class HeadraceError(Exception):
+    """Base of every error that headrace raises on purpose."""
+
+
+class RetriableError(HeadraceError):
+    """May succeed if tried again: bounded by the route's retry budget."""
+
+
+class UnavailableError(RetriableError):
+    """The other side does not answer (down, refusing, unreachable). Waited out with back-off: costs no attempt."""
+
+
+class PoisonError(HeadraceError):
+    """This record can never succeed; it becomes a dead letter.
+
+    Args:
+        stage: where on the journey it failed (see ``records.Stage``).
+        code: a stable, short, upper-case name of the reason, for filters and metrics.
+        message: what is wrong and what to do about it, for a person.
+    """
+
+    def __init__(self, stage: str, code: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.code = code
+        self.message = message
+
+
+class FatalError(HeadraceError):
+    """The process cannot go on and must end with a clear message."""
+
+    exit_code = 1
+
+
+class ConfigError(FatalError):
+    """A setting is wrong: the message names the file, the path in it and what is allowed."""
+
+    exit_code = 2
+
+
+class SlotTakenError(FatalError):
+    """Another live worker holds this worker slot. Restarting will not help, so supervisors must not try."""
+
+    exit_code = 3
+
+
+class StackError(FatalError):
+    """The embedded stack could not be set up, started or stopped."""

@@ -1,0 +1,197 @@
+"""The protocols through which the pipeline sees the outside. Connectors implement them; tests use stateful fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.pipeline.records import OutputRecord, Parameter, RecordBatch, TopicPartition
+
+Array = NDArray[Any]
+
+
+class Clock(Protocol):
+    """Injected time, so that decisions are pure."""
+
+    def monotonic(self) -> float:
+        """Seconds, for durations; never goes back."""
+
+    def epoch_ms(self) -> int:
+        """Milliseconds since 1970 (UTC), for timestamps that leave the process."""
+
+
+# --- Triton ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A model's input or output: ``shape`` without the batch dimension, -1 where it varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSignature:
+    """What a served model takes and gives. ``max_batch_size`` 0 means that it does not batch."""
+
+    name: str
+    version: str
+    max_batch_size: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferCall:
+    """One batched call: every array has the batch as its first dimension (object arrays of bytes for ``BYTES``)."""
+
+    model: str
+    version: str
+    inputs: Mapping[str, Array]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InferReply:
+    """Outputs by name, batch first, in the order of the call's rows."""
+
+    model_version: str
+    outputs: Mapping[str, Array]
+
+
+class InferenceClient(Protocol):
+    """A model server. One long-lived instance a process."""
+
+    async def ready(self) -> bool:
+        """True if the server answers and is ready; never raises for a server that is down."""
+
+    async def signature(self, model: str, version: str = "") -> ModelSignature:
+        """Raises UnavailableError if the server is down, PoisonError (``MODEL_NOT_FOUND``) if it lacks the model."""
+
+    async def infer(self, call: InferCall, timeout_seconds: float) -> InferReply:
+        """Raises UnavailableError (not reachable), RetriableError (time-out, overload), PoisonError (bad input)."""
+
+    async def close(self) -> None: ...
+
+
+# --- Schema registry ------------------------------------------------------------------------------------------------
+
+
+class SchemaRegistry(Protocol):
+    """A Confluent-compatible registry. Calls block: the pipeline runs them off the event loop."""
+
+    def schema(self, schema_id: int) -> str | None:
+        """The Avro schema (JSON) of an id, None if there is no such id. Raises UnavailableError."""
+
+    def register(self, subject: str, schema: str, compatibility: str) -> int:
+        """Sets the subject's compatibility, registers (idempotent) and returns the id.
+
+        Raises UnavailableError, or FatalError if the registry refuses the schema as incompatible.
+        """
+
+
+# --- Kafka ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartPosition:
+    """Where consuming of an assigned partition starts: the committed offset and its metadata.
+
+    ``offset`` is None if nothing was committed yet.
+    """
+
+    offset: int | None
+    metadata: str
+
+
+class AssignmentListener(Protocol):
+    """Called on the event loop by the source, one call at a time; the source waits for each to return."""
+
+    async def assigned(self, generation: int, positions: Mapping[TopicPartition, StartPosition]) -> None: ...
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """Still owned until this returns: drain what can complete, commit it, drop the rest."""
+
+    async def lost(self, partitions: frozenset[TopicPartition]) -> None:
+        """Already owned by somebody else: drop at once."""
+
+    def received(self, batches: Sequence[RecordBatch]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetCommit:
+    """An input partition's next offset to read, and what is already done above it (see ``ordering``)."""
+
+    partition: TopicPartition
+    offset: int
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitUnit:
+    """What one transaction holds: outputs of completed records and exactly those records' offsets."""
+
+    generation: int
+    outputs: tuple[OutputRecord, ...]
+    offsets: tuple[OffsetCommit, ...]
+    records: int
+
+
+class Transactions(Protocol):
+    """Atomic commits: everything of a unit or nothing of it becomes visible to read_committed readers."""
+
+    async def start(self) -> None:
+        """Initialise the producers, waiting for the broker. Raises FatalError if fenced or misconfigured."""
+
+    async def commit(self, unit: CommitUnit) -> bool:
+        """True: the unit is committed. False: its partitions are no longer ours, and nothing of it is visible.
+
+        Raises FatalError (fenced by another holder of the slot, or unrecoverable). Retriable, abortable and
+        indefinite errors are dealt with inside.
+        """
+
+    async def close(self) -> None: ...
+
+
+class RecordSource(Protocol):
+    """The consumer: hands over record batches until paused."""
+
+    async def start(self, listener: AssignmentListener) -> None: ...
+
+    def set_paused(self, paused: bool) -> None:
+        """Backpressure: stop fetching while polling, and so group membership, goes on."""
+
+    async def stop(self) -> None:
+        """Revokes (the listener drains), leaves the group and closes."""
+
+
+def dtype_of(datatype: str) -> np.dtype[Any]:
+    """The numpy dtype of an Open Inference Protocol datatype.
+
+    Raises:
+        KeyError: for an unknown datatype.
+    """
+    return _DTYPES[datatype]
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(np.object_),
+}

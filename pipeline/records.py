@@ -1,0 +1,212 @@
+"""Frozen dataclasses that cross module boundaries."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Headers = tuple[tuple[str, bytes | None], ...]
+"""Kafka record headers, in order, duplicates allowed, exactly as on the wire."""
+
+
+class TopicPartition(NamedTuple):
+    topic: str
+    partition: int
+
+
+class Modality(enum.StrEnum):
+    TEXT = "TEXT"
+    IMAGE = "IMAGE"
+    AUDIO = "AUDIO"
+    VIDEO = "VIDEO"
+    TENSOR = "TENSOR"
+
+
+class Stage(enum.StrEnum):
+    """Where on its journey a record failed."""
+
+    DECODE = "decode"
+    ROUTE = "route"
+    ADMIT = "admit"
+    PREPARE = "prepare"
+    INFER = "infer"
+    ENCODE = "encode"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """A record's original position: stays the same through retries and redrives."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One consumed record, undecoded. ``provenance`` is where it was consumed from."""
+
+    provenance: Provenance
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.value or b"") + len(self.key or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Consecutive records of one partition of one assignment: what a Faust agent receives as one event."""
+
+    partition: TopicPartition
+    generation: int
+    records: tuple[SourceRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """A record to be produced inside a transaction. ``partition`` None means by key (murmur2, as Java's clients)."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An Open Inference Protocol tensor.
+
+    Attributes:
+        datatype: ``BOOL``, ``UINT8`` … ``FP64``, ``BF16`` or ``BYTES``.
+        shape: without a batch dimension.
+        data: little-endian, row-major; for ``BYTES`` each element is a 4-byte little-endian length and its bytes.
+    """
+
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Content kept elsewhere (claim check)."""
+
+    uri: str
+    size_bytes: int
+    sha256: bytes
+
+
+Content = bytes | str | Tensor | Reference
+Parameter = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One modality's piece of an event."""
+
+    name: str
+    modality: Modality
+    content_type: str
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A decoded event. ``time_ms`` is event time (epoch milliseconds, UTC)."""
+
+    id: str
+    type: str
+    source: str
+    time_ms: int
+    parts: tuple[Part, ...]
+    subject: str | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    model: str | None = None
+    model_version: str | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A span of time in the part, in seconds from its start."""
+
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTensor:
+    name: str
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PartOutput:
+    """What one model said of one part. Any of the kinds may be empty."""
+
+    part: str
+    route: str
+    model: str
+    model_version: str
+    tensors: tuple[NamedTensor, ...] = ()
+    labels: tuple[Label, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    text: str | None = None
+    batch_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds spent in each stage. ``waiting`` is admission and batching, ``inference`` the model server's call."""
+
+    decode_ms: float
+    waiting_ms: float
+    inference_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """All parts of one event answered. ``status`` is ``OK``: an event that fails becomes a dead letter instead."""
+
+    request_id: str
+    status: str
+    outputs: tuple[PartOutput, ...]
+    provenance: Provenance
+    timings: Timings
+    attempt: int
+    worker: str
+    completed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be processed: its bytes untouched, and why."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    provenance: Provenance
+    stage: str
+    code: str
+    message: str
+    attempts: int
+    first_failed_ms: int
+    last_failed_ms: int
+    worker: str
+    request_id: str | None = None
+    route: str | None = None
+    model: str | None = None
+    trace_id: str | None = None
