@@ -1,0 +1,1 @@
+"""Kafka: the only importers of confluent_kafka."""

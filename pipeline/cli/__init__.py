@@ -1,0 +1,62 @@
+"""The ``headrace`` command: one file a subcommand, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from headrace import __version__
+from headrace.pipeline.errors import HeadraceError
+
+COMMANDS: dict[str, str] = {
+    "demo": "Run the main job end to end on the embedded stack, with a worker killed on the way.",
+    "up": "Start the embedded stack: Kafka, schema registry, Triton, topics and workers.",
+    "status": "Show what of the embedded stack is running.",
+    "down": "Stop the embedded stack.",
+    "doctor": "Check this machine and say how to mend what is missing.",
+    "worker": "Run one worker.",
+    "send": "Send an event and, with --wait, print its result.",
+    "tail": "Print results as they are committed.",
+    "dlq": "Look at dead letters.",
+    "config": "Check a pipeline.yaml, print the settings in force or their JSON Schema.",
+}
+"""Subcommand → its line in ``headrace --help``. Each lives in ``headrace.pipeline.cli.<name>`` as ``command``."""
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"headrace.pipeline.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="headrace")
+def cli() -> None:
+    """Kafka-native streaming inference: Avro events in, Triton results out, exactly once."""
+
+
+def main() -> None:
+    """Console entry point. A HeadraceError is one line on stderr and its exit code, never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except HeadraceError as error:
+        click.echo(f"headrace: {error}", err=True)
+        sys.exit(getattr(error, "exit_code", 1))
+    sys.exit(code if isinstance(code, int) else 0)
