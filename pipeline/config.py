@@ -41,7 +41,10 @@ class KafkaSettings(Section):
         30.0, ge=5, le=900, description="The broker aborts a transaction that is open longer than this."
     )
     producers: int = Field(
-        2, ge=1, le=3, description="Transactional producers used in turn: the next need not wait for the last's markers."
+        2,
+        ge=1,
+        le=3,
+        description="Transactional producers used in turn: the next need not wait for the last's markers.",
     )
 
 
@@ -84,14 +87,20 @@ class Match(Section):
 
 
 class BatchSettings(Section):
-    max_records: int = Field(16, ge=1, le=4096, description="Records in one infer call; at most the model's max_batch_size.")
+    max_records: int = Field(
+        16, ge=1, le=4096, description="Records in one infer call; at most the model's max_batch_size."
+    )
     max_delay_seconds: float = Field(0.005, ge=0, le=60, description="How long the first record of a batch may wait.")
     max_bytes: int = Field(16 * 1024 * 1024, ge=1, description="Content bytes in one infer call.")
 
 
 class RetrySettings(Section):
-    max_attempts: int = Field(4, ge=1, le=1000, description="Infer attempts a record gets; an unreachable server costs none.")
-    initial_backoff_seconds: float = Field(0.1, gt=0, le=60, description="Wait before the second attempt; doubles each time.")
+    max_attempts: int = Field(
+        4, ge=1, le=1000, description="Infer attempts a record gets; an unreachable server costs none."
+    )
+    initial_backoff_seconds: float = Field(
+        0.1, gt=0, le=60, description="Wait before the second attempt; doubles each time."
+    )
     max_backoff_seconds: float = Field(5.0, gt=0, le=600, description="Longest wait between attempts.")
 
     @model_validator(mode="after")
@@ -112,7 +121,9 @@ class RouteSettings(Section):
     deadline_seconds: float | None = Field(
         None, gt=0, le=86_400, description="Age past which a record is refused; its own `deadline` header goes first."
     )
-    timeout_seconds: float | None = Field(None, gt=0, le=3600, description="Time limit of one infer call; default triton's.")
+    timeout_seconds: float | None = Field(
+        None, gt=0, le=3600, description="Time limit of one infer call; default triton's."
+    )
     retries: RetrySettings = Field(default_factory=lambda: RetrySettings(), description="Retry budget.")
     reply_topic: TopicName | None = Field(None, description="Where results go; default `topics.results`.")
     reply_topics_allowed: tuple[TopicName, ...] = Field(
@@ -121,7 +132,9 @@ class RouteSettings(Section):
 
 
 class WorkerSettings(Section):
-    slot: int = Field(0, ge=0, le=9999, description="This worker's slot: unique and stable, its identity towards Kafka.")
+    slot: int = Field(
+        0, ge=0, le=9999, description="This worker's slot: unique and stable, its identity towards Kafka."
+    )
     max_in_flight_records: int = Field(4_000, ge=1, description="Records consumed and not yet committed.")
     max_in_flight_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="Their bytes.")
     max_records_per_transaction: int = Field(2_000, ge=1, description="Records whose outputs share one transaction.")
@@ -131,23 +144,45 @@ class WorkerSettings(Section):
     http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
     http_port: int = Field(6066, ge=0, le=65535, description="Its port; 0 lets the system choose (it is logged).")
     log_format: str = Field("text", pattern="^(text|json)$", description="`text` or `json`.")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="`debug`, `info`, `warning`, `error`.")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="`debug`, `info`, `warning`, `error`."
+    )
 
 
 def default_routes() -> tuple[RouteSettings, ...]:
     """Routes over the bundled models: what runs when no file is given."""
     return (
-        RouteSettings(name="text", model="text_embedding", match=Match(modality=(Modality.TEXT,)),
-                      batch=BatchSettings(max_records=32)),
-        RouteSettings(name="image", model="image_jpeg", match=Match(modality=(Modality.IMAGE,)),
-                      batch=BatchSettings(max_records=8, max_delay_seconds=0.01)),
+        RouteSettings(
+            name="text",
+            model="text_embedding",
+            match=Match(modality=(Modality.TEXT,)),
+            batch=BatchSettings(max_records=32),
+        ),
+        RouteSettings(
+            name="image",
+            model="image_jpeg",
+            match=Match(modality=(Modality.IMAGE,)),
+            batch=BatchSettings(max_records=8, max_delay_seconds=0.01),
+        ),
         RouteSettings(name="audio", model="audio_vad", match=Match(modality=(Modality.AUDIO,))),
-        RouteSettings(name="image-tensor", model="image_classification",
-                      match=Match(modality=(Modality.TENSOR,), explicit=True), batch=BatchSettings(max_records=8)),
-        RouteSettings(name="identity", model="identity", match=Match(modality=(Modality.TENSOR,)),
-                      batch=BatchSettings(max_records=64)),
-        RouteSettings(name="affine", model="affine", match=Match(modality=(Modality.TENSOR,), explicit=True),
-                      batch=BatchSettings(max_records=64)),
+        RouteSettings(
+            name="image-tensor",
+            model="image_classification",
+            match=Match(modality=(Modality.TENSOR,), explicit=True),
+            batch=BatchSettings(max_records=8),
+        ),
+        RouteSettings(
+            name="identity",
+            model="identity",
+            match=Match(modality=(Modality.TENSOR,)),
+            batch=BatchSettings(max_records=64),
+        ),
+        RouteSettings(
+            name="affine",
+            model="affine",
+            match=Match(modality=(Modality.TENSOR,), explicit=True),
+            batch=BatchSettings(max_records=64),
+        ),
         RouteSettings(name="delay", model="delay", match=Match(modality=(Modality.TENSOR,), explicit=True)),
     )
 
@@ -172,7 +207,9 @@ class Settings(Section):
         if len(inputs) != len(self.topics.requests):
             raise ValueError("topics.requests: each topic once")
         outputs = {self.topics.results, self.topics.dead_letters}
-        outputs |= {topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic}
+        outputs |= {
+            topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic
+        }
         if loops := sorted(inputs & outputs):
             raise ValueError(f"topics: {', '.join(loops)} is both a request topic and an output, which would loop")
         return self
