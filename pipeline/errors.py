@@ -18,7 +18,7 @@ class UnavailableError(RetriableError):
 
 
 class PoisonError(HeadraceError):
-    """This record can never succeed; it becomes a dead letter.
+    """A record that can never succeed; it becomes a dead letter.
 
     Args:
         stage: where on the journey it failed (see ``records.Stage``).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,10 +137,11 @@ class OffsetCommit:
 class CommitUnit:
     """What one transaction holds: outputs of completed records and exactly those records' offsets."""
 
-    generation: int
     outputs: tuple[OutputRecord, ...]
     offsets: tuple[OffsetCommit, ...]
     records: int
+    still_owned: Callable[[], bool]
+    """False once any of its partitions has been revoked or lost. Callable from any thread."""
 
 
 class Transactions(Protocol):
@@ -160,15 +161,12 @@ class Transactions(Protocol):
 
 
 class RecordSource(Protocol):
-    """The consumer: hands over record batches until paused."""
+    """The consumer. Stops fetching, but goes on polling, while its budget is spent: backpressure without eviction."""
 
     async def start(self, listener: AssignmentListener) -> None: ...
 
-    def set_paused(self, paused: bool) -> None:
-        """Backpressure: stop fetching while polling, and so group membership, goes on."""
-
     async def stop(self) -> None:
-        """Revokes (the listener drains), leaves the group and closes."""
+        """Revoke what is assigned (the listener drains), leave the group and close."""
 
 
 def dtype_of(datatype: str) -> np.dtype[Any]:

@@ -1,0 +1,73 @@
+"""What a KafkaError of a transaction call means to us, decided once."""
+
+from __future__ import annotations
+
+import enum
+
+from confluent_kafka import KafkaError
+
+
+class Meaning(enum.Enum):
+    """What to do about it."""
+
+    RETRY = "retry"
+    """The same call again: librdkafka resumes where it was."""
+    ABORT = "abort"
+    """Abort the transaction, then the same unit again in a new one."""
+    STALE_GENERATION = "stale_generation"
+    """The group metadata is of an older generation: abort, then again with fresh metadata while still the owner."""
+    INDEFINITE = "indefinite"
+    """The producer or the call's fate is lost: replace the producer, then read from the broker what happened."""
+    MEMBER_FENCED = "member_fenced"
+    """Another process has joined the group as this worker slot: this process must end."""
+    FATAL = "fatal"
+    """Not allowed, not supported or misconfigured: ends the process with the broker's own words."""
+
+
+_STALE = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+_FATAL = frozenset(
+    {
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError._AUTHENTICATION,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError.INVALID_TRANSACTION_TIMEOUT,
+        KafkaError.OFFSET_METADATA_TOO_LARGE,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+    }
+)
+
+
+def meaning_of(error: KafkaError) -> Meaning:
+    """Classify an error raised by a transactional producer's call (librdkafka's "transactional producer" manual).
+
+    A fenced *producer* is not a fenced *member*: the coordinator also bumps the epoch of a transaction that it timed
+    out (after a pause of this process or the broker). So a producer is replaced, and only a member whose static
+    identity was taken ends the process; of two holders of a slot one loses its membership and ends.
+    """
+    code = error.code()
+    if code == KafkaError.FENCED_INSTANCE_ID:
+        return Meaning.MEMBER_FENCED
+    if code in _FATAL:
+        return Meaning.FATAL
+    if error.fatal():
+        return Meaning.INDEFINITE
+    if code in _STALE:
+        return Meaning.STALE_GENERATION
+    if error.txn_requires_abort():
+        return Meaning.ABORT
+    if error.retriable():
+        return Meaning.RETRY
+    return Meaning.INDEFINITE

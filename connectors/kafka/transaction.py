@@ -1,0 +1,338 @@
+"""Transactions: every call of the transactional API stands here.
+
+Kafka's consume-process-produce protocol with fencing by group metadata (KIP-98, KIP-447): outputs and input offsets
+in one transaction, ``send_offsets_to_transaction`` with the member's current generation, stable transactional ids.
+An error whose outcome is unknown is never guessed at: the producer is replaced (a new epoch aborts or completes
+what was pending), then the committed offsets say whether the unit was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from headrace.connectors.kafka.errors import Meaning, meaning_of
+from headrace.pipeline import metrics
+from headrace.pipeline.errors import FatalError, SlotTakenError
+from headrace.pipeline.ports import CommitUnit
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_SECONDS = 5.0
+"""One blocking call; a time-out is retried inside the unit's budget, so this only bounds how deaf the thread is."""
+MAX_ABORTS = 20
+"""Consecutive aborts of one unit before the process ends: with the back-off below about 15 s, past any election."""
+MAX_REPLACEMENTS = 5
+"""Consecutive replacements of the producer for one unit: each waits for the broker first, so more won't help."""
+MAX_BACKOFF_SECONDS = 1.0
+
+GroupMetadata = object
+"""librdkafka's opaque group metadata."""
+
+
+class GroupMember(Protocol):
+    """What transactions need of the consumer."""
+
+    def group_metadata(self, refresh: bool) -> GroupMetadata:
+        """The current generation's metadata; ``refresh`` asks the consumer's thread to take it anew first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionSettings:
+    bootstrap_servers: str
+    group_id: str
+    transactional_id: str
+    producers: int = 2
+    transaction_timeout_seconds: float = 30.0
+    max_message_bytes: int = 10 * 1024 * 1024
+    client: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+class _Failed(Exception):
+    """A transaction call failed, and what that means."""
+
+    def __init__(self, meaning: Meaning, call: str, error: KafkaError) -> None:
+        super().__init__(f"{call}: {error.str()} ({error.name()})")
+        self.meaning = meaning
+        self.call = call
+
+
+class KafkaTransactions:
+    """Implements ``ports.Transactions`` on one thread of its own.
+
+    Args:
+        on_unreachable: called with True when the broker stops answering transaction calls, with False when it is back.
+    """
+
+    def __init__(
+        self,
+        settings: TransactionSettings,
+        member: GroupMember,
+        on_unreachable: Callable[[bool], None] = lambda down: None,
+    ) -> None:
+        self._settings = settings
+        self._member = member
+        self._on_unreachable = on_unreachable
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="transactions")
+        self._stopping = threading.Event()
+        self._producers: list[Producer] = []
+        self._turn = 0
+        self._undelivered: KafkaError | None = None
+
+    async def start(self) -> None:
+        await self._run(self._start)
+
+    async def commit(self, unit: CommitUnit) -> bool:
+        return await self._run(lambda: self._commit(unit))
+
+    async def close(self) -> None:
+        """Gives up waiting for the broker, if that is what it is doing; a transaction left open is aborted by it."""
+        self._stopping.set()
+        await self._run(self._producers.clear)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    # --- on the thread
+
+    def _start(self) -> None:
+        self._producers = [self._new_producer(index) for index in range(self._settings.producers)]
+
+    def _new_producer(self, index: int) -> Producer:
+        settings = self._settings
+        producer = Producer(
+            {
+                **settings.client,
+                "bootstrap.servers": settings.bootstrap_servers,
+                "transactional.id": f"{settings.transactional_id}-{index}",
+                "transaction.timeout.ms": int(settings.transaction_timeout_seconds * 1000),
+                "message.max.bytes": settings.max_message_bytes,
+                "linger.ms": 0,  # the unit is complete when it is sent: waiting gains nothing
+                "retry.backoff.ms": 1,  # else each CONCURRENT_TRANSACTIONS costs 100 ms (the default)
+                "retry.backoff.max.ms": 100,
+                "partitioner": "murmur2_random",  # as Java's clients: a key keeps its partition across languages
+                "queue.buffering.max.messages": 1_000_000,
+                "batch.num.messages": 10_000,
+                "delivery.report.only.error": True,
+                "on_delivery": self._note_undelivered,
+                "error_cb": _count_error,
+            }
+        )
+        self._wait_for_broker(lambda: producer.init_transactions(CALL_TIMEOUT_SECONDS), "init_transactions")
+        return producer
+
+    def _note_undelivered(self, error: KafkaError | None, record: object) -> None:
+        self._undelivered = self._undelivered or error
+
+    def _wait_for_broker(self, call: Callable[[], T], name: str) -> T:
+        """Repeat a call that is safe to repeat until the broker answers; only then is an error final."""
+        backoff_seconds, down = 0.1, False
+        while True:
+            try:
+                answer = call()
+            except KafkaException as exception:
+                error = cast("KafkaError", exception.args[0])
+                if not (error.retriable() or error.code() in _TRANSIENT) or error.fatal():
+                    raise FatalError(f"Kafka refused {name}: {error.str()} ({error.name()})") from exception
+                if self._stopping.is_set():
+                    raise FatalError(f"stopped while waiting for Kafka to answer {name}") from exception
+                if not down:
+                    log.warning("waiting for Kafka to answer %s: %s", name, error.str())
+                    self._on_unreachable(True)
+                down = True
+                self._stopping.wait(backoff_seconds)
+                backoff_seconds = min(backoff_seconds * 2, MAX_BACKOFF_SECONDS)
+            else:
+                if down:
+                    log.info("Kafka answers %s again", name)
+                    self._on_unreachable(False)
+                return answer
+
+    def _commit(self, unit: CommitUnit) -> bool:
+        aborts = replacements = 0
+        stale_since: float | None = None
+        while unit.still_owned():
+            index = self._turn = (self._turn + 1) % len(self._producers)
+            producer = self._producers[index]
+            try:
+                return self._attempt(producer, unit, refresh=stale_since is not None)
+            except _Failed as failed:
+                if failed.meaning in (Meaning.ABORT, Meaning.STALE_GENERATION, Meaning.RETRY):
+                    failed = self._abort(producer) or failed
+                metrics.TRANSACTION_RETRIES.labels(failed.meaning.value).inc()
+                log.warning("transaction of %d records: %s, %s", unit.records, failed.meaning.value, failed)
+                if failed.meaning is Meaning.MEMBER_FENCED:
+                    raise SlotTakenError(f"another process has taken this worker's slot ({failed})") from failed
+                if failed.meaning is Meaning.FATAL:
+                    raise FatalError(f"Kafka refused the transaction: {failed}") from failed
+                if failed.meaning is Meaning.INDEFINITE:
+                    replacements += 1
+                    self._producers[index] = self._new_producer(index)
+                    if self._was_committed(unit):
+                        return True
+                elif failed.meaning is Meaning.STALE_GENERATION:
+                    # No new generation can begin before our revoked or lost callback has run, so either that ends
+                    # our ownership soon or the fresh metadata is accepted.
+                    stale_since = stale_since or time.monotonic()
+                    if time.monotonic() - stale_since > self._settings.transaction_timeout_seconds:
+                        raise FatalError("the group's generation stays stale although nothing was revoked") from failed
+                else:
+                    aborts += 1
+                if aborts > MAX_ABORTS or replacements > MAX_REPLACEMENTS:
+                    raise FatalError(f"a transaction of {unit.records} records keeps failing: {failed}") from failed
+                self._stopping.wait(min(0.02 * 2 ** min(aborts + replacements, 8), MAX_BACKOFF_SECONDS))
+        return False
+
+    def _attempt(self, producer: Producer, unit: CommitUnit, refresh: bool) -> bool:
+        """One transaction, from begin to commit. False if the unit turned out not to be ours any more."""
+        deadline = time.monotonic() + self._settings.transaction_timeout_seconds * 0.8
+        self._undelivered = None
+        self._call("begin_transaction", producer.begin_transaction, deadline)
+        for output in unit.outputs:
+            self._produce(producer, output.topic, output.value, output.key, output.headers, output.partition, deadline)
+        metadata = self._member.group_metadata(refresh)
+        # After the capture: metadata of a later generation must never carry offsets of an earlier one.
+        if not unit.still_owned():
+            if failed := self._abort(producer):
+                raise failed
+            return False
+        offsets = [
+            TopicPartition(each.partition.topic, each.partition.partition, each.offset, each.metadata or None)
+            for each in unit.offsets
+        ]
+        self._call(
+            "send_offsets_to_transaction",
+            lambda: producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_SECONDS),
+            deadline,
+        )
+        self._call("commit_transaction", lambda: producer.commit_transaction(CALL_TIMEOUT_SECONDS), deadline)
+        return True
+
+    def _produce(
+        self,
+        producer: Producer,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: tuple[tuple[str, bytes | None], ...],
+        partition: int | None,
+        deadline: float,
+    ) -> None:
+        while True:
+            try:
+                producer.produce(topic, value, key, -1 if partition is None else partition, headers=list(headers))
+                return
+            except BufferError:
+                producer.poll(0.01)
+                if time.monotonic() > deadline:
+                    raise _Failed(Meaning.ABORT, "produce", KafkaError(KafkaError._QUEUE_FULL)) from None
+            except KafkaException as exception:
+                error = cast("KafkaError", exception.args[0])
+                raise _Failed(meaning_of(error), f"produce to {topic}", error) from exception
+
+    def _call(self, name: str, call: Callable[[], object], deadline: float) -> None:
+        """A call, repeated while librdkafka says that it may be and the transaction's time lasts."""
+        while True:
+            try:
+                call()
+                return
+            except KafkaException as exception:
+                error = cast("KafkaError", exception.args[0])
+                meaning = meaning_of(error)
+                if meaning is Meaning.ABORT and self._undelivered is not None:
+                    # The commit only says that some record failed; the delivery report says why.
+                    error, meaning = self._undelivered, _delivery_meaning(self._undelivered)
+                if meaning is Meaning.RETRY:
+                    if time.monotonic() < deadline and not self._stopping.is_set():
+                        self._stopping.wait(0.01)
+                        continue
+                    meaning = Meaning.INDEFINITE
+                raise _Failed(meaning, name, error) from exception
+
+    def _abort(self, producer: Producer) -> _Failed | None:
+        """Abort. Returns what is wrong if that fails: then the producer is of no more use."""
+        deadline = time.monotonic() + self._settings.transaction_timeout_seconds * 0.8
+        try:
+            self._call("abort_transaction", lambda: producer.abort_transaction(CALL_TIMEOUT_SECONDS), deadline)
+        except _Failed as failed:
+            if failed.meaning is not Meaning.FATAL:
+                failed.meaning = Meaning.INDEFINITE
+            return failed
+        return None
+
+    def _was_committed(self, unit: CommitUnit) -> bool:
+        """Whether the group's committed offsets are this unit's.
+
+        To be asked after the producer was replaced, when the transaction has come to its end one way or the other.
+        Each unit changes the offset or metadata of each of its partitions, so equal means committed.
+        """
+        settings = self._settings
+        consumer = Consumer(
+            {
+                **settings.client,
+                "bootstrap.servers": settings.bootstrap_servers,
+                "group.id": settings.group_id,
+                "isolation.level": "read_committed",
+                "error_cb": _count_error,
+            }
+        )
+        try:
+            asked = [TopicPartition(each.partition.topic, each.partition.partition) for each in unit.offsets]
+            answer = self._wait_for_broker(lambda: _committed(consumer, asked), "committed offsets")
+        finally:
+            consumer.close()
+        found = {(str(each.topic), int(each.partition)): (each.offset, each.metadata or "") for each in answer}
+        same = [
+            found[each.partition.topic, each.partition.partition] == (each.offset, each.metadata)
+            for each in unit.offsets
+        ]
+        if any(same) and not all(same) and unit.still_owned():
+            raise FatalError(f"torn transaction: committed offsets are {found}, the unit's are {unit.offsets}")
+        log.info("the transaction of unknown outcome was %s", "committed" if all(same) else "not committed")
+        return all(same)
+
+
+def _committed(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:
+    answer = consumer.committed(asked, CALL_TIMEOUT_SECONDS)
+    for each in answer:
+        if each.error:
+            raise KafkaException(each.error)
+    return answer
+
+
+def _delivery_meaning(error: KafkaError) -> Meaning:
+    meaning = meaning_of(error)
+    return Meaning.FATAL if meaning is Meaning.FATAL else Meaning.ABORT
+
+
+def _count_error(error: KafkaError) -> None:
+    metrics.KAFKA_ERRORS.labels("transactions").inc()
+    log.debug("kafka: %s", error.str())
+
+
+_TRANSIENT = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._WAIT_COORD,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)

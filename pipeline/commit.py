@@ -1,0 +1,50 @@
+"""Group commit, self-clocking: the moment one transaction ends the next begins with all that completed meanwhile.
+
+Transactions are small and quick when the worker is idle and large when it is busy; there is no interval to tune.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from headrace.pipeline import metrics
+from headrace.pipeline.flow import Flow, Unit
+from headrace.pipeline.ports import Clock, Transactions
+
+
+class GroupCommit:
+    """Writes what the flow has completed, one transaction at a time.
+
+    The next unit is collected only when the last one's outcome is known, so offsets can only grow.
+    """
+
+    def __init__(self, flow: Flow, transactions: Transactions, clock: Clock, max_records: int) -> None:
+        self._flow = flow
+        self._transactions = transactions
+        self._clock = clock
+        self._max_records = max_records
+        self._idle = asyncio.Event()
+        flow.flush = self.flush
+
+    async def run(self) -> None:
+        """Commit for ever. Raises FatalError when the transactions do."""
+        while True:
+            await self._flow.completed.wait()
+            self._flow.completed.clear()
+            while unit := self._flow.collect(self._max_records):
+                await self._commit(unit)
+            self._idle.set()
+
+    async def flush(self) -> None:
+        """Wait until nothing is ready, the transaction in flight included. The caller sets the deadline."""
+        self._idle.clear()
+        self._flow.completed.set()
+        await self._idle.wait()
+
+    async def _commit(self, unit: Unit) -> None:
+        began = self._clock.monotonic()
+        committed = await self._transactions.commit(unit.commit)
+        self._flow.settle(unit)
+        metrics.TRANSACTIONS.labels("committed" if committed else "dropped").inc()
+        metrics.TRANSACTION_SECONDS.observe(self._clock.monotonic() - began)
+        metrics.TRANSACTION_RECORDS.observe(unit.commit.records)

@@ -1,0 +1,195 @@
+"""Records in flight: from the source's hands to a transaction, or dropped when their partition goes.
+
+Lives on the event loop. Owns the ledgers of the current assignment, answers the source's rebalance calls, and makes
+the units that the group commit writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace.pipeline.budget import Budget
+from headrace.pipeline.offsets import decode_metadata
+from headrace.pipeline.ordering import Lane, PartitionLedger, Taken
+from headrace.pipeline.ports import Clock, CommitUnit, OffsetCommit, StartPosition
+from headrace.pipeline.records import OutputRecord, RecordBatch, SourceRecord, TopicPartition
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRef:
+    """A record in flight: its partition, the generation it was consumed in, and its offset."""
+
+    partition: TopicPartition
+    generation: int
+    offset: int
+
+
+@dataclass(slots=True)
+class _Held:
+    """A partition that is ours."""
+
+    generation: int
+    ledger: PartitionLedger
+    alive: bool = True
+    draining: bool = False
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A commit unit and whose records it holds."""
+
+    commit: CommitUnit
+    taken: tuple[tuple[_Held, Taken], ...]
+
+
+class Flow:
+    """Implements ``ports.AssignmentListener``.
+
+    Args:
+        budget: shared with the source: everything it takes is released here, once.
+        deliver: where record batches go to be processed.
+        drain_timeout_seconds: how long a revoke waits for infer calls in flight and the commits of what they complete.
+    """
+
+    def __init__(
+        self, budget: Budget, deliver: Callable[[RecordBatch], None], clock: Clock, drain_timeout_seconds: float
+    ) -> None:
+        self._budget = budget
+        self._deliver = deliver
+        self._clock = clock
+        self._drain_timeout_seconds = drain_timeout_seconds
+        self._held: dict[TopicPartition, _Held] = {}
+        self._call_ended = asyncio.Event()
+        self._turn = 0
+        self.completed = asyncio.Event()
+        """Set when there may be something to commit."""
+        self.flush: Callable[[], Awaitable[None]] = _nothing
+        """Commits everything that is ready; set by the group commit."""
+
+    # --- what the source calls (ports.AssignmentListener)
+
+    async def assigned(self, generation: int, positions: Mapping[TopicPartition, StartPosition]) -> None:
+        for partition, position in positions.items():
+            start = position.offset or 0
+            done, complaint = decode_metadata(start, position.metadata)
+            if complaint:
+                log.warning("%s[%d]: %s", *partition, complaint)
+            self._held[partition] = _Held(generation, PartitionLedger(start, done))
+        log.info("assigned %d partitions (generation %d)", len(positions), generation)
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        held = [self._held[partition] for partition in partitions if partition in self._held]
+        for each in held:
+            each.draining = True
+        try:
+            async with asyncio.timeout(self._drain_timeout_seconds):
+                while any(each.calls for each in held):
+                    self._call_ended.clear()
+                    await self._call_ended.wait()
+                await self.flush()
+        except TimeoutError:
+            log.warning("revoked: not drained in %.1f s, the rest will be processed again", self._drain_timeout_seconds)
+        self._drop(partitions)
+        log.info("revoked %d partitions", len(partitions))
+
+    async def lost(self, partitions: frozenset[TopicPartition]) -> None:
+        self._drop(partitions)
+        log.warning("lost %d partitions: another worker has them, what was in flight is dropped", len(partitions))
+
+    def received(self, batches: Sequence[RecordBatch]) -> None:
+        for batch in batches:
+            held = self._held.get(batch.partition)
+            if held is None or held.generation != batch.generation:
+                self._budget.release(len(batch.records), sum(record.size_bytes for record in batch.records))
+                continue
+            admitted = tuple(record for record in batch.records if self._admit(held, record))
+            if admitted:
+                self._deliver(RecordBatch(batch.partition, batch.generation, admitted))
+
+    def _admit(self, held: _Held, record: SourceRecord) -> bool:
+        if held.ledger.admit(record.provenance.offset, record.size_bytes):
+            return True
+        self._budget.release(1, record.size_bytes)
+        return False
+
+    def _drop(self, partitions: frozenset[TopicPartition]) -> None:
+        for partition in partitions:
+            if held := self._held.pop(partition, None):
+                held.alive = False
+                self._budget.release(*held.ledger.outstanding)
+
+    # --- what the processing calls
+
+    def wants(self, partition: TopicPartition, generation: int) -> bool:
+        """False if work on this record batch is in vain: its partition is gone or going."""
+        held = self._held.get(partition)
+        return held is not None and held.generation == generation and not held.draining
+
+    def enter(self, ref: RecordRef, lanes: Sequence[Lane]) -> None:
+        """Queue a record in its order lanes (see ``ordering``), in offset order."""
+        if held := self._find(ref):
+            held.ledger.enter(ref.offset, lanes)
+
+    def begin_call(self, ref: RecordRef) -> bool:
+        """An infer call is about to take this record along; False if it must not."""
+        if not self.wants(ref.partition, ref.generation):
+            return False
+        self._held[ref.partition].calls += 1
+        return True
+
+    def end_call(self, ref: RecordRef) -> None:
+        """The counterpart of a ``begin_call`` that returned True."""
+        if held := self._find(ref):
+            held.calls -= 1
+            self._call_ended.set()
+
+    def complete(self, ref: RecordRef, outputs: Sequence[OutputRecord]) -> None:
+        """A record is processed. Dropped without trace if its partition has gone meanwhile."""
+        held = self._find(ref)
+        if held is not None and held.ledger.complete(ref.offset, outputs):
+            self.completed.set()
+
+    def _find(self, ref: RecordRef) -> _Held | None:
+        held = self._held.get(ref.partition)
+        return held if held is not None and held.generation == ref.generation else None
+
+    # --- what the group commit calls
+
+    def collect(self, max_records: int) -> Unit | None:
+        """Up to ``max_records`` completed records as one unit; another partition goes first each time."""
+        partitions = list(self._held)
+        self._turn = (self._turn + 1) % len(partitions) if partitions else 0
+        taken: list[tuple[_Held, Taken]] = []
+        offsets: list[OffsetCommit] = []
+        left = max_records
+        for partition in partitions[self._turn :] + partitions[: self._turn]:
+            held = self._held[partition]
+            if left > 0 and (some := held.ledger.take(left)):
+                left -= some.records
+                taken.append((held, some))
+                offsets.append(OffsetCommit(partition, some.offset, some.metadata))
+        if not taken:
+            return None
+        owners = [held for held, _ in taken]
+        outputs = tuple(output for _, some in taken for output in some.outputs)
+        commit = CommitUnit(outputs, tuple(offsets), max_records - left, lambda: all(each.alive for each in owners))
+        return Unit(commit, tuple(taken))
+
+    def settle(self, unit: Unit) -> None:
+        """A unit's transaction has come to its end, committed or not: its records are no longer in flight."""
+        for _, some in unit.taken:
+            self._budget.release(some.records, some.size_bytes)
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        return frozenset(self._held)
+
+
+async def _nothing() -> None:
+    return None

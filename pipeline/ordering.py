@@ -1,0 +1,188 @@
+"""The completion ledger: which records of a partition are done, which may be committed, and in which order.
+
+Pure: no clock, no I/O. One ledger a partition and assignment. A record's life here::
+
+    admit ──▶ WAITING ──complete──▶ COMPLETE ──its turn in all its lanes──▶ READY ──take──▶ TAKEN
+
+A *lane* is what must stay in order: a route's records of one key, or of the whole partition, or nothing. Lanes are
+entered in offset order, so waiting for one's turn cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from headrace.pipeline.offsets import WINDOW, OffsetBitmap
+from headrace.pipeline.records import OutputRecord
+
+Lane = Hashable
+
+
+class EntryState(enum.Enum):
+    """A record's state, and the only ones that may follow."""
+
+    WAITING = "waiting"
+    COMPLETE = "complete"
+    READY = "ready"
+    TAKEN = "taken"
+
+    @property
+    def next(self) -> frozenset[EntryState]:
+        return _NEXT[self]
+
+
+_NEXT = {
+    EntryState.WAITING: frozenset({EntryState.COMPLETE}),
+    EntryState.COMPLETE: frozenset({EntryState.READY}),
+    EntryState.READY: frozenset({EntryState.TAKEN}),
+    EntryState.TAKEN: frozenset[EntryState](),
+}
+
+
+@dataclass(slots=True)
+class _Entry:
+    offset: int
+    size_bytes: int
+    state: EntryState = EntryState.WAITING
+    lanes: tuple[Lane, ...] = ()
+    outputs: Sequence[OutputRecord] = ()
+
+    def become(self, state: EntryState) -> None:
+        if state not in self.state.next:
+            raise ValueError(f"offset {self.offset} is {self.state.value} and cannot become {state.value}")
+        self.state = state
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one ledger gives to one transaction: outputs in order, and the offset and metadata that cover them."""
+
+    outputs: tuple[OutputRecord, ...]
+    offset: int
+    metadata: str
+    records: int
+    size_bytes: int
+
+
+class PartitionLedger:
+    """Completion of one partition's records during one assignment.
+
+    Args:
+        start: the committed offset to start from.
+        done: what is already done at or above it (see ``offsets``).
+        window: how far above the lowest incomplete offset a completion may be committed.
+    """
+
+    def __init__(self, start: int, done: OffsetBitmap, window: int = WINDOW) -> None:
+        self._done = done
+        self._window = window
+        self._next = start
+        self._open: deque[_Entry] = deque()
+        self._entries: dict[int, _Entry] = {}
+        self._lanes: dict[Lane, deque[_Entry]] = {}
+        self._ready: deque[_Entry] = deque()
+        self._waiting = 0
+        self._outstanding_bytes = 0
+
+    @property
+    def waiting(self) -> int:
+        """Records admitted and not yet completed."""
+        return self._waiting
+
+    @property
+    def outstanding(self) -> tuple[int, int]:
+        """Records and bytes admitted and not yet taken into a transaction."""
+        return len(self._entries), self._outstanding_bytes
+
+    @property
+    def base(self) -> int:
+        """The lowest offset that is not yet done: what a commit now would commit."""
+        return self._open[0].offset if self._open else self._next
+
+    def admit(self, offset: int, size_bytes: int) -> bool:
+        """Take note of a consumed record. False if it is already done and must be skipped.
+
+        Raises:
+            ValueError: if offsets do not increase: a record would be processed twice.
+        """
+        if offset < self._next:
+            raise ValueError(f"offset {offset} consumed again: the ledger is at {self._next}")
+        if offset in self._done:
+            self._next = offset + 1
+            return False
+        self._next = offset + 1
+        entry = _Entry(offset, size_bytes)
+        self._entries[offset] = entry
+        self._open.append(entry)
+        self._waiting += 1
+        self._outstanding_bytes += size_bytes
+        return True
+
+    def enter(self, offset: int, lanes: Iterable[Lane]) -> None:
+        """Queue a record in its lanes. To be called in offset order, before the record completes."""
+        entry = self._entries[offset]
+        entry.lanes = tuple(dict.fromkeys(lanes))
+        for lane in entry.lanes:
+            self._lanes.setdefault(lane, deque()).append(entry)
+
+    def complete(self, offset: int, outputs: Sequence[OutputRecord]) -> bool:
+        """A record is processed. True if this (or what waited for it) may now be committed.
+
+        Raises:
+            KeyError: the record is not in flight here.
+            ValueError: it was completed before.
+        """
+        entry = self._entries[offset]
+        entry.become(EntryState.COMPLETE)
+        entry.outputs = outputs
+        self._waiting -= 1
+        return self._release(entry)
+
+    def _release(self, entry: _Entry) -> bool:
+        pending, released = [entry], False
+        while pending:
+            entry = pending.pop()
+            if entry.state is not EntryState.COMPLETE or any(self._lanes[lane][0] is not entry for lane in entry.lanes):
+                continue
+            entry.become(EntryState.READY)
+            self._ready.append(entry)
+            released = True
+            for lane in entry.lanes:
+                queue = self._lanes[lane]
+                queue.popleft()
+                if queue:
+                    pending.append(queue[0])
+                else:
+                    del self._lanes[lane]
+        return released
+
+    def take(self, max_records: int) -> Taken | None:
+        """Move up to ``max_records`` ready records into a transaction; None if there is none.
+
+        A taken record stays taken: if its transaction is aborted the same unit is tried again, or the partition has
+        been revoked and the whole ledger is dropped.
+        """
+        limit = self.base + self._window
+        taken: list[_Entry] = []
+        held: list[_Entry] = []
+        while self._ready and len(taken) < max_records:
+            entry = self._ready.popleft()
+            (taken if entry.offset < limit else held).append(entry)
+        self._ready.extendleft(reversed(held))
+        if not taken:
+            return None
+        size_bytes = 0
+        for entry in taken:
+            entry.become(EntryState.TAKEN)
+            self._done.add(entry.offset)
+            del self._entries[entry.offset]
+            size_bytes += entry.size_bytes
+        self._outstanding_bytes -= size_bytes
+        while self._open and self._open[0].state is EntryState.TAKEN:
+            self._open.popleft()
+        outputs = tuple(output for entry in taken for output in entry.outputs)
+        base = self.base
+        return Taken(outputs, base, self._done.encode(base), len(taken), size_bytes)
