@@ -1,0 +1,218 @@
+"""Renders a model repository: templates, what the models run, and weights.
+
+Two forms of the same public models. ``python`` runs wherever the python backend does, with ONNX Runtime inside the
+models. ``native`` is for NVIDIA's image, whose own ONNX backend runs the graphs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import string
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import efficientnet, minilm, weights
+
+HERE = Path(__file__).resolve().parent
+MANIFEST = "manifest.json"
+
+
+class Form(enum.StrEnum):
+    PYTHON = "python"
+    NATIVE = "native"
+
+
+class Placement(enum.StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+_KIND = {Placement.CPU: "KIND_CPU", Placement.CUDA: "KIND_GPU"}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model of the repository.
+
+    Attributes:
+        config: folder of its ``config.pbtxt`` template.
+        code: folder of its ``1/model.py``, None if a backend runs its graph or it is an ensemble.
+        files: names in its version folder, and the artifacts they hold.
+    """
+
+    name: str
+    config: str
+    code: str | None
+    files: tuple[tuple[str, str], ...] = ()
+
+
+def _python(name: str, *files: tuple[str, str]) -> Model:
+    return Model(name, name, name, files)
+
+
+_ONNX = "model.onnx"
+_PLAIN = (_python("identity"), _python("affine"), _python("delay"))
+MODELS: dict[Form, tuple[Model, ...]] = {
+    Form.PYTHON: (
+        *_PLAIN,
+        _python("text_embedding", (_ONNX, "minilm.onnx"), ("tokenizer.json", "tokenizer.json")),
+        _python("image_classification", (_ONNX, "efficientnet_lite0.onnx")),
+    ),
+}
+PUBLIC_MODELS = tuple(model.name for model in MODELS[Form.PYTHON])
+
+
+def _efficientnet() -> bytes:
+    built = efficientnet.build(weights.read(weights.EFFICIENTNET_LITE0))
+    weights.require_sha256("the built efficientnet_lite0.onnx", built, efficientnet.SHA256)
+    return built
+
+
+def _minilm() -> bytes:
+    built = minilm.build(weights.read(weights.MINILM))
+    weights.require_sha256("the built minilm.onnx", built, minilm.SHA256)
+    return built
+
+
+ARTIFACTS: dict[str, Callable[[], bytes]] = {
+    "efficientnet_lite0.onnx": _efficientnet,
+    "minilm.onnx": _minilm,
+    "tokenizer.json": lambda: weights.read(weights.TOKENIZER),
+    "labels.json": lambda: weights.read(weights.IMAGENET_NAMES),
+    "silero_vad.onnx": lambda: weights.read(weights.SILERO_VAD),
+}
+
+
+def render_config(folder: str, placement: Placement) -> str:
+    """The text of a model's ``config.pbtxt``.
+
+    A template's ``$kind`` becomes the kind of its instance groups; models without one stay on the CPU.
+    """
+    template = string.Template((HERE / folder / "config.pbtxt").read_text(encoding="utf-8"))
+    return template.substitute(kind=_KIND[placement])
+
+
+def sources_digest(form: Form, placement: Placement) -> str:
+    """Changes whenever the rendered repository would."""
+    digest = hashlib.sha256(f"{form} {placement}".encode())
+    for path in sorted(HERE.rglob("*")):
+        if path.suffix in {".py", ".pbtxt"}:
+            digest.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_current(repository: Path, digest: str) -> bool:
+    """True if the repository was rendered from these sources and no file of it has changed since."""
+    try:
+        manifest = json.loads((repository / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return False  # cut short by a crash: rendered anew
+    return bool(manifest.get("sources") == digest and manifest.get("files") == _hashes(repository))
+
+
+def _hashes(repository: Path) -> dict[str, str]:
+    files = (path for path in repository.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(repository).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
+        if path.suffix != ".pyc"
+    }
+
+
+def render(repository: Path, form: Form, placement: Placement) -> bool:
+    """Makes ``repository`` hold exactly this form; False if it already did.
+
+    It is written beside its place and then moved there, so a crash never leaves half of one.
+
+    Raises:
+        SetupError: if weights are missing or not the pinned ones.
+    """
+    repository = repository.resolve()
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    digest = sources_digest(form, placement)
+    with _locked(repository):
+        if is_current(repository, digest):
+            return False
+        with tempfile.TemporaryDirectory(prefix=f".{repository.name}.", dir=repository.parent) as scratch:
+            fresh, old = Path(scratch, "fresh"), Path(scratch, "old")
+            _write(fresh, form, placement)
+            manifest = {"form": form, "placement": placement, "sources": digest, "files": _hashes(fresh)}
+            (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            if repository.exists():
+                _refuse_foreign(repository)
+                repository.rename(old)
+            fresh.rename(repository)
+    return True
+
+
+def _refuse_foreign(repository: Path) -> None:
+    if any(repository.iterdir()) and not (repository / MANIFEST).is_file():
+        raise weights.SetupError(f"{repository} is not empty and was not made by this program: choose another folder")
+
+
+@contextmanager
+def _locked(repository: Path) -> Iterator[None]:
+    """One at a time for one repository; the lock goes with the process."""
+    handle = os.open(repository.parent / f".{repository.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write(repository: Path, form: Form, placement: Placement) -> None:
+    made: dict[str, bytes] = {}
+    for model in MODELS[form]:
+        version = repository / model.name / "1"
+        version.mkdir(parents=True)
+        config = render_config(model.config, placement)
+        (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+        if model.code is not None:
+            shutil.copyfile(HERE / model.code / "1" / "model.py", version / "model.py")
+            shutil.copytree(HERE / "serving", version / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+        for name, artifact in model.files:
+            if artifact not in made:
+                made[artifact] = ARTIFACTS[artifact]()
+            (version / name).write_bytes(made[artifact])
+        print(f"  {model.name}: {', '.join(path.name for path in sorted(version.iterdir())) or 'ensemble'}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="setup_models.py", description="Render a ready-to-serve model repository.")
+    parser.add_argument(
+        "--repository", type=Path, required=True, metavar="DEST", help="folder to make or bring up to date"
+    )
+    parser.add_argument("--placement", type=Placement, choices=list(Placement), default=Placement.CPU)
+    parser.add_argument(
+        "--form",
+        type=Form,
+        choices=list(Form),
+        default=Form.PYTHON,
+        help="native: for NVIDIA's image (default: python)",
+    )
+    options = parser.parse_args()
+    try:
+        changed = render(options.repository, options.form, options.placement)
+    except weights.SetupError as error:
+        print(f"setup_models: {error}", file=sys.stderr)
+        return 1
+    state = "rendered" if changed else "already up to date"
+    print(f"{options.repository}: {state} ({options.form} form, {options.placement})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
