@@ -1,0 +1,255 @@
+"""The receiving end: read_committed records of whole topics, without a consumer group.
+
+What is read here is what any downstream consumer sees: nothing of an open or aborted transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self, cast
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from headrace.pipeline.config import KafkaSettings
+from headrace.pipeline.errors import FatalError, HeadraceError, UnavailableError
+from headrace.pipeline.records import Provenance, SourceRecord
+
+FETCH_RECORDS = 500
+"""Most records handed over by one ``read``."""
+ANSWER_SECONDS = 10.0
+"""How long a broker may take to answer a question about topics and offsets."""
+LOOK_BACK_FACTOR = 4
+"""How many times the wanted records to go back at first: transaction markers and aborted records take offsets too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Everything that is retained."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Only what comes after the reader was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Records with this timestamp or a later one."""
+
+    epoch_ms: int
+
+
+Start = Beginning | End | Since
+
+
+class CommittedReader:
+    """Reads all partitions of some topics, read_committed, from a start position fixed on construction.
+
+    Raises:
+        UnavailableError: on construction, if no broker answers in ``answer_seconds``.
+        FatalError: on construction, if a topic does not exist.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, topics: Sequence[str], start: Start, *, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
+        self._bootstrap_servers = settings.bootstrap_servers
+        self._answer_seconds = answer_seconds
+        self._last_trouble = ""
+        self._consumer = Consumer(
+            {
+                **settings.client,
+                "bootstrap.servers": settings.bootstrap_servers,
+                "group.id": "headrace-reader",  # required by the client, never joined: partitions are assigned by hand
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
+                "fetch.queue.backoff.ms": 2,
+                "topic.metadata.refresh.interval.ms": 30_000,
+                "error_cb": self._on_trouble,
+                "log_level": 0,  # troubles come through error_cb and raised errors, in our words
+            }
+        )
+        try:
+            self._partitions = [partition for topic in topics for partition in self._partitions_of(topic)]
+            self._at_end: set[tuple[str, int]] = set()
+            self._consumer.assign([self._placed(partition, start) for partition in self._partitions])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def at_end(self) -> bool:
+        """Every partition has been read up to its last committed record, as far as the last ``read`` knows."""
+        return len(self._at_end) == len(self._partitions)
+
+    def read(self, timeout_seconds: float) -> list[SourceRecord]:
+        """Whatever is there, waiting at most this long for the first record. Empty when nothing came.
+
+        A broker that goes away meanwhile is waited for: the client resumes where it was.
+
+        Raises:
+            FatalError: not allowed, or the topic is gone.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            # consume(n, t) would wait for n records or t: the first is waited for, the rest taken as they lie there
+            first = self._polled(max(0.0, deadline - time.monotonic()))
+            if first is None:
+                return []
+            found = self._consumer.consume(FETCH_RECORDS, 0.0)
+            records = [record for message in (first, *found) if (record := self._record(message)) is not None]
+            if records or self.at_end or time.monotonic() >= deadline:
+                return records
+
+    def records(self, timeout_seconds: float, *, until_end: bool = False) -> Iterator[SourceRecord]:
+        """Records until the time is up or, with ``until_end``, until all that was committed has been read."""
+        deadline = time.monotonic() + timeout_seconds
+        while (left := deadline - time.monotonic()) > 0:
+            yield from self.read(min(left, 1.0))
+            if until_end and self.at_end:
+                return
+
+    def read_last(
+        self, count: int, timeout_seconds: float, accept: Callable[[SourceRecord], bool] = lambda _: True
+    ) -> list[SourceRecord]:
+        """The newest ``count`` records that ``accept`` takes, oldest first; the reader then stands at the end.
+
+        Goes back from the end by growing steps, so that a long history isn't read for a few records.
+
+        Raises:
+            UnavailableError: the history could not be read in time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        back = max(1, count) * LOOK_BACK_FACTOR
+        while True:
+            starts, whole = self._look_back(back)
+            self._at_end.clear()
+            self._consumer.assign(starts)
+            found = [record for record in self._until_end(deadline) if accept(record)]
+            if len(found) >= count or whole:
+                found.sort(key=lambda record: (record.provenance.timestamp_ms, *_place(record)))
+                return found[-count:] if count else []
+            back *= LOOK_BACK_FACTOR
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _until_end(self, deadline: float) -> Iterator[SourceRecord]:
+        while not self.at_end:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise UnavailableError(f"{self._where()} did not hand over the topics' end in time{self._detail()}")
+            yield from self.read(min(left, 1.0))
+
+    def _look_back(self, records: int) -> tuple[list[TopicPartition], bool]:
+        """Start positions that many offsets before each end, and whether that is all there is."""
+        starts, whole = [], True
+        for partition in self._partitions:
+            low, high = self._watermarks(partition)
+            start = max(low, high - records)
+            whole = whole and start == low
+            starts.append(TopicPartition(partition.topic, partition.partition, start))
+        return starts, whole
+
+    def _partitions_of(self, topic: str) -> list[TopicPartition]:
+        try:
+            found = self._consumer.list_topics(topic, timeout=self._answer_seconds).topics[topic]
+        except KafkaException as error:
+            raise self._explain(error.args[0]) from error
+        if found.error is not None:
+            raise self._explain(found.error, topic)
+        return [TopicPartition(topic, number) for number in sorted(found.partitions)]
+
+    def _placed(self, partition: TopicPartition, start: Start) -> TopicPartition:
+        match start:
+            case Beginning():
+                offset = OFFSET_BEGINNING
+            case End():
+                offset = self._watermarks(partition)[1]
+            case Since(epoch_ms):
+                asked = TopicPartition(partition.topic, partition.partition, epoch_ms)
+                try:
+                    offset = self._consumer.offsets_for_times([asked], timeout=self._answer_seconds)[0].offset
+                except KafkaException as error:
+                    raise self._explain(error.args[0]) from error
+                if offset < 0:  # nothing that young
+                    offset = self._watermarks(partition)[1]
+        return TopicPartition(partition.topic, partition.partition, offset)
+
+    def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
+        try:
+            found = self._consumer.get_watermark_offsets(partition, timeout=self._answer_seconds)
+        except KafkaException as error:
+            raise self._explain(error.args[0]) from error
+        if found is None:
+            raise UnavailableError(f"{self._where()} did not answer in {self._answer_seconds:g} s{self._detail()}")
+        return found
+
+    def _polled(self, timeout_seconds: float) -> Message | None:
+        try:
+            return self._consumer.poll(timeout_seconds)
+        except KafkaException as error:
+            raise self._explain(error.args[0]) from error
+
+    def _record(self, message: Message) -> SourceRecord | None:
+        topic, partition, offset, error = message.topic(), message.partition(), message.offset(), message.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF and topic is not None and partition is not None:
+                self._at_end.add((topic, partition))
+            elif error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                raise self._explain(error, topic or "")
+            return None
+        if topic is None or partition is None or offset is None:
+            raise FatalError("the Kafka client handed over a record without a position")
+        self._at_end.discard((topic, partition))
+        kind, timestamp_ms = message.timestamp()
+        place = Provenance(topic, partition, offset, 0 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms)
+        headers = tuple(cast("list[tuple[str, bytes | None]]", message.headers() or []))  # the stub is wider
+        return SourceRecord(place, _raw(message.key()), _raw(message.value()), headers)
+
+    def _on_trouble(self, error: KafkaError) -> None:
+        self._last_trouble = error.str()
+
+    def _explain(self, error: KafkaError, topic: str = "") -> HeadraceError:
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            return FatalError(f"topic {topic} does not exist at {self._bootstrap_servers}: `headrace up` creates it")
+        if error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE):
+            return UnavailableError(
+                f"{self._where()} did not answer in {self._answer_seconds:g} s{self._detail()}: is Kafka running? "
+                "`headrace up` starts one, kafka.bootstrap_servers says where it is"
+            )
+        return FatalError(f"{self._where()}: {error.str()}")
+
+    def _where(self) -> str:
+        return f"Kafka at {self._bootstrap_servers}"
+
+    def _detail(self) -> str:
+        return f" ({self._last_trouble})" if self._last_trouble else ""
+
+
+def _place(record: SourceRecord) -> tuple[str, int, int]:
+    return record.provenance.topic, record.provenance.partition, record.provenance.offset
+
+
+def _raw(content: str | bytes | None) -> bytes | None:
+    return content.encode() if isinstance(content, str) else content

@@ -1,0 +1,181 @@
+"""What the demo sends: a plan of events, good and bad, that depends on nothing but the seed. Pure."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from headrace.pipeline.demo import augment
+from headrace.pipeline.demo.assets import Assets
+from headrace.pipeline.records import InferenceRequest, Modality, Part
+
+SOURCE = "headrace/demo"
+BAD_SHARE = 0.03
+KEYS = 40
+"""Distinct record keys: as many senders whose results stay in order."""
+UNKNOWN_MODEL_NAME = "no_such_model"
+UNKNOWN_SCHEMA_ID = 2_000_000_000
+
+
+class Kind(enum.StrEnum):
+    """What an event carries."""
+
+    TEXT = "text"
+    PHOTO = "photo"
+    SPEECH = "speech"
+    SOUND = "sound"
+    TEXT_PHOTO = "text and photo"
+    TEXT_SPEECH = "text and speech"
+    ALL = "text, photo and speech"
+
+
+SHARES = {
+    Kind.TEXT: 0.36,
+    Kind.PHOTO: 0.22,
+    Kind.SPEECH: 0.14,
+    Kind.SOUND: 0.08,
+    Kind.TEXT_PHOTO: 0.10,
+    Kind.TEXT_SPEECH: 0.06,
+    Kind.ALL: 0.04,
+}
+
+
+class Defect(enum.StrEnum):
+    """How a planted event is bad."""
+
+    CORRUPT_AVRO = "corrupt Avro"
+    CORRUPT_JPEG = "corrupt JPEG"
+    TRUNCATED_WAV = "truncated WAV"
+    UNKNOWN_MODEL = "unknown model"
+    UNKNOWN_SCHEMA = "unknown schema id"
+    EMPTY_PARTS = "no parts"
+    EMPTY_VALUE = "empty value"
+
+
+_KIND_OF_DEFECT = {Defect.CORRUPT_JPEG: Kind.PHOTO, Defect.TRUNCATED_WAV: Kind.SPEECH}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEvent:
+    """One event before it is encoded. ``about`` says to a person what the parts are."""
+
+    index: int
+    kind: Kind
+    key: bytes
+    request: InferenceRequest
+    about: str
+    defect: Defect | None = None
+
+
+def plan(count: int, seed: int, assets: Assets, time_ms: int) -> Iterator[PlannedEvent]:
+    """The events in the order of sending, made one by one.
+
+    Args:
+        count: how many, at least 40, so that every kind and every defect occurs.
+        seed: the same seed gives the same events, byte by byte.
+        assets: the bundled data.
+        time_ms: the event time they all carry.
+    """
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice([*SHARES], size=count, p=[*SHARES.values()])
+    kinds[: len(Kind)] = [*Kind]
+    rng.shuffle(kinds)
+    defects = _places(rng, count)
+    for index in range(count):
+        defect = defects.get(index)
+        kind = _KIND_OF_DEFECT.get(defect, Kind.TEXT) if defect else Kind(kinds[index])
+        event = _event(np.random.default_rng([seed, index]), index, kind, assets, time_ms)
+        yield _spoil(event, defect) if defect else event
+
+
+def mangle(value: bytes, defect: Defect | None) -> bytes:
+    """The bytes of an encoded event as they go out: some defects are of the record, not of the request."""
+    match defect:
+        case Defect.CORRUPT_AVRO:
+            return value[: 5 + (len(value) - 5) // 2]
+        case Defect.UNKNOWN_SCHEMA:
+            return value[:1] + UNKNOWN_SCHEMA_ID.to_bytes(4, "big") + value[5:]
+        case Defect.EMPTY_VALUE:
+            return b""
+        case _:
+            return value
+
+
+def _places(rng: np.random.Generator, count: int) -> dict[int, Defect]:
+    """Where the bad events are: every defect at least once, in turn, at random places."""
+    bad = max(len(Defect), round(count * BAD_SHARE))
+    defects = [[*Defect][number % len(Defect)] for number in range(bad)]
+    return dict(zip((int(place) for place in rng.choice(count, size=bad, replace=False)), defects, strict=True))
+
+
+def _spoil(event: PlannedEvent, defect: Defect) -> PlannedEvent:
+    request = event.request
+    match defect:
+        case Defect.CORRUPT_JPEG:
+            parts = tuple(_cut(part, 2, b"\x00" * 400) for part in request.parts)  # the magic bytes, then nothing
+            request = replace(request, parts=parts)
+        case Defect.TRUNCATED_WAV:
+            request = replace(request, parts=tuple(_cut(part, 30) for part in request.parts))  # inside its header
+        case Defect.UNKNOWN_MODEL:
+            request = replace(request, model=UNKNOWN_MODEL_NAME)
+        case Defect.EMPTY_PARTS:
+            request = replace(request, parts=())
+        case Defect.CORRUPT_AVRO | Defect.UNKNOWN_SCHEMA | Defect.EMPTY_VALUE:
+            pass  # of the record: see mangle
+    return replace(event, request=request, defect=defect, about=f"{event.about}, {defect}")
+
+
+def _cut(part: Part, length: int, then: bytes = b"") -> Part:
+    assert isinstance(part.content, bytes)
+    return replace(part, content=part.content[:length] + then)
+
+
+def _event(rng: np.random.Generator, index: int, kind: Kind, assets: Assets, time_ms: int) -> PlannedEvent:
+    made = [maker(rng, assets) for maker in _MAKERS[kind]]
+    request = InferenceRequest(
+        id=str(uuid.UUID(bytes=rng.bytes(16), version=4)),
+        type=f"demo.{kind.name.lower()}",
+        source=SOURCE,
+        time_ms=time_ms,
+        parts=tuple(part for part, _ in made),
+    )
+    key = f"sender-{int(rng.integers(KEYS)):02d}".encode()
+    return PlannedEvent(index, kind, key, request, " + ".join(about for _, about in made))
+
+
+def _text(rng: np.random.Generator, assets: Assets) -> tuple[Part, str]:
+    group = assets.sentences[int(rng.integers(len(assets.sentences)))]
+    text = augment.sentence(rng, group[int(rng.integers(len(group)))])
+    return Part("text", Modality.TEXT, "text/plain", text), text
+
+
+def _photo(rng: np.random.Generator, assets: Assets) -> tuple[Part, str]:
+    photo = augment.photo(rng, assets.photos[int(rng.integers(len(assets.photos)))])
+    return Part("photo", Modality.IMAGE, photo.content_type, photo.data), photo.name
+
+
+def _speech(rng: np.random.Generator, assets: Assets) -> tuple[Part, str]:
+    clip = assets.speech[int(rng.integers(len(assets.speech)))]
+    return Part("speech", Modality.AUDIO, "audio/wav", augment.speech(rng, clip)), clip.name
+
+
+def _sound(rng: np.random.Generator, _: Assets) -> tuple[Part, str]:
+    name, data = augment.sound(rng)
+    return Part("sound", Modality.AUDIO, "audio/wav", data), name
+
+
+_Maker = Callable[[np.random.Generator, Assets], tuple[Part, str]]
+
+_MAKERS: dict[Kind, tuple[_Maker, ...]] = {
+    Kind.TEXT: (_text,),
+    Kind.PHOTO: (_photo,),
+    Kind.SPEECH: (_speech,),
+    Kind.SOUND: (_sound,),
+    Kind.TEXT_PHOTO: (_text, _photo),
+    Kind.TEXT_SPEECH: (_text, _speech),
+    Kind.ALL: (_text, _photo, _speech),
+}
