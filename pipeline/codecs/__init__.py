@@ -1,1 +1,48 @@
-"""Per modality: what a part must look like before it goes to a model."""
+"""Checks on what a part carries, before it costs an inference: one module a modality.
+
+Decoding proper (JPEG, WAV) happens in the model; the worker reads headers only.
+"""
+
+from __future__ import annotations
+
+from headrace.pipeline.codecs import audio, image, tensor, text, video
+from headrace.pipeline.codecs.row import Row, poison
+from headrace.pipeline.ports import TensorSpec
+from headrace.pipeline.records import Modality, Part, Reference, Tensor
+
+__all__ = ["Row", "to_row"]
+
+_ENCODED = {
+    Modality.TEXT: text.encoded,
+    Modality.IMAGE: image.encoded,
+    Modality.AUDIO: audio.encoded,
+    Modality.VIDEO: video.encoded,
+}
+
+
+def to_row(part: Part, spec: TensorSpec) -> Row:
+    """The row of a model's input that a part becomes.
+
+    A tensor goes to any input of its datatype and shape, whatever the part's modality. Text and encoded bytes go to
+    an input of one ``BYTES`` element.
+
+    Raises:
+        PoisonError: stage ``prepare``; the code says which rule is broken.
+    """
+    content = part.content
+    if isinstance(content, Tensor):
+        return tensor.to_row(part.name, content, spec)
+    if isinstance(content, Reference):
+        message = "its content is a reference to another store, which this version does not fetch: send the content"
+        raise poison(part, "REFERENCE_UNSUPPORTED", message)
+    if part.modality is Modality.TENSOR:
+        raise poison(part, "BAD_CONTENT", "modality TENSOR needs a tensor (datatype, shape, data) as its content")
+    if not tensor.is_single_bytes(spec):
+        wanted = tensor.describe(spec.datatype, spec.shape)
+        raise poison(
+            part,
+            "MODALITY_MISMATCH",
+            f"the model's input {spec.name} takes {wanted}, not {part.modality} content: send a tensor",
+        )
+    data = _ENCODED[part.modality](part, content)
+    return Row((data,), len(data), tuple(1 for _ in spec.shape))

@@ -1,0 +1,203 @@
+"""Micro-batches of one route: by records, bytes and delay, over all partitions. Pure: time is an argument.
+
+A batch is cut when a call slot asks for it (`Batcher.take`), not when a timer fires: while every slot is busy, what
+waits goes on filling, so load makes batches larger by itself. See docs/decisions/005-routing-and-batching.md.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[T]):
+    """Items that share one infer call, oldest first.
+
+    Attributes:
+        bucket: what they have in common (see `inference.Bucket`).
+        weight_bytes: sum of the items' weights.
+        oldest_at: when the first item was added (seconds, monotonic).
+    """
+
+    items: tuple[T, ...]
+    bucket: Hashable
+    weight_bytes: int
+    oldest_at: float
+
+
+class _Waiting(Generic[T]):
+    """The items of one bucket, in order of arrival, each with its weight and the time it was added."""
+
+    __slots__ = ("bucket", "items", "max_records", "weight_bytes")
+
+    def __init__(self, bucket: Hashable, max_records: int) -> None:
+        self.bucket = bucket
+        self.max_records = max_records
+        self.items: deque[tuple[T, int, float]] = deque()
+        self.weight_bytes = 0
+
+
+class Batcher(Generic[T]):
+    """Collects items into buckets and hands out batches, first in, first out within a bucket.
+
+    Args:
+        max_records: most items in a batch, 1 or more.
+        max_bytes: most bytes in a batch; an item heavier than that goes alone.
+        max_delay_seconds: how long an item may wait for others while a call slot is free.
+    """
+
+    def __init__(self, max_records: int, max_bytes: int, max_delay_seconds: float) -> None:
+        if max_records < 1 or max_bytes < 1 or max_delay_seconds < 0:
+            raise ValueError("max_records and max_bytes must be 1 or more, max_delay_seconds 0 or more")
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._max_delay_seconds = max_delay_seconds
+        self._buckets: dict[Hashable, _Waiting[T]] = {}
+        self._full: dict[Hashable, None] = {}  # in the order in which they became full
+        self._heads: list[tuple[float, int, _Waiting[T]]] = []  # heap of (added at, tie-break, bucket); may be stale
+        self._sequence = 0
+        self._records = 0
+        self._weight_bytes = 0
+
+    def __len__(self) -> int:
+        """Items waiting."""
+        return self._records
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes waiting."""
+        return self._weight_bytes
+
+    def add(self, item: T, weight_bytes: int, bucket: Hashable, now: float, max_records: int | None = None) -> None:
+        """Add one item.
+
+        Args:
+            item: handed back in exactly one batch.
+            weight_bytes: its share of `max_bytes`.
+            bucket: items of different buckets never share a batch.
+            now: monotonic seconds, never less than at the last call.
+            max_records: a tighter bound for this bucket, for a model whose own limit is lower.
+        """
+        waiting = self._buckets.get(bucket)
+        if waiting is None:
+            limit = self._max_records if max_records is None else max(1, min(max_records, self._max_records))
+            waiting = self._buckets[bucket] = _Waiting(bucket, limit)
+        waiting.items.append((item, weight_bytes, now))
+        waiting.weight_bytes += weight_bytes
+        self._records += 1
+        self._weight_bytes += weight_bytes
+        if len(waiting.items) == 1:
+            self._push_head(waiting)
+        if self._is_full(waiting):
+            self._full.setdefault(bucket)
+
+    def take(self, now: float, idle: bool) -> Batch[T] | None:
+        """The batch that a free call slot should run now, None if it is better to wait for more items.
+
+        In this order: the bucket whose first item has waited longest, if that is `max_delay_seconds` or more (so none
+        starves behind full ones); a full bucket; and, if the route is idle, whatever has waited longest.
+
+        Args:
+            now: monotonic seconds.
+            idle: waiting would gain nothing, for instance because no call of this route is in flight.
+        """
+        oldest = self._oldest()
+        if oldest is None:
+            return None
+        if idle or oldest.items[0][2] + self._max_delay_seconds <= now:
+            return self._cut(oldest)
+        if self._full:
+            return self._cut(self._buckets[next(iter(self._full))])
+        return None
+
+    def next_due(self) -> float | None:
+        """The time from which `take` gives a batch even if the route is not idle; None if nothing waits."""
+        oldest = self._oldest()
+        if oldest is None:
+            return None
+        added_at = oldest.items[0][2]
+        return added_at if self._full else added_at + self._max_delay_seconds
+
+    def discard(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Remove and return the items that are not wanted any more (their partition was revoked, say)."""
+        entries = [(bucket, *entry) for bucket, waiting in self._buckets.items() for entry in waiting.items]
+        entries.sort(key=lambda entry: entry[3])  # stable: order within a bucket stays
+        limits = {bucket: waiting.max_records for bucket, waiting in self._buckets.items()}
+        self._buckets.clear()
+        self._full.clear()
+        self._heads.clear()
+        self._records = self._weight_bytes = 0
+        removed: list[T] = []
+        for bucket, item, weight_bytes, added_at in entries:
+            if unwanted(item):
+                removed.append(item)
+            else:
+                self.add(item, weight_bytes, bucket, added_at, limits[bucket])
+        return removed
+
+    def _is_full(self, waiting: _Waiting[T]) -> bool:
+        return len(waiting.items) >= waiting.max_records or waiting.weight_bytes >= self._max_bytes
+
+    def _push_head(self, waiting: _Waiting[T]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heads, (waiting.items[0][2], self._sequence, waiting))
+
+    def _oldest(self) -> _Waiting[T] | None:
+        """The bucket whose first item was added first."""
+        while self._heads:
+            added_at, _, waiting = self._heads[0]
+            if waiting.items and waiting.items[0][2] == added_at:
+                return waiting
+            heapq.heappop(self._heads)  # its head was cut as part of a full bucket
+        return None
+
+    def _cut(self, waiting: _Waiting[T]) -> Batch[T]:
+        """Take one batch off the front of a bucket."""
+        items: list[T] = []
+        batch_bytes = 0
+        oldest_at = waiting.items[0][2]
+        while waiting.items and len(items) < waiting.max_records:
+            item, weight_bytes, _ = waiting.items[0]
+            if items and batch_bytes + weight_bytes > self._max_bytes:
+                break
+            waiting.items.popleft()
+            items.append(item)
+            batch_bytes += weight_bytes
+        waiting.weight_bytes -= batch_bytes
+        self._records -= len(items)
+        self._weight_bytes -= batch_bytes
+        self._settle(waiting)
+        return Batch(tuple(items), waiting.bucket, batch_bytes, oldest_at)
+
+    def _settle(self, waiting: _Waiting[T]) -> None:
+        """Bring the indexes in line after items left the bucket."""
+        if not waiting.items:
+            del self._buckets[waiting.bucket]
+            self._full.pop(waiting.bucket, None)
+            return
+        if not self._is_full(waiting):
+            self._full.pop(waiting.bucket, None)
+        if len(self._heads) > 2 * len(self._buckets) + 64:  # mostly stale entries: start afresh
+            self._heads.clear()
+            for other in self._buckets.values():
+                self._push_head(other)
+        else:
+            self._push_head(waiting)
+
+
+def halves(items: tuple[T, ...]) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """Split a batch that was refused as a whole, to find the item at fault: it stands alone after log2(n) splits.
+
+    Raises:
+        ValueError: for fewer than two items; a single item that is refused is itself at fault.
+    """
+    if len(items) < 2:
+        raise ValueError("a batch of one cannot be halved")
+    middle = len(items) // 2
+    return items[:middle], items[middle:]

@@ -1,0 +1,205 @@
+"""Which route answers which part of an event. Pure: routes and an event in, assignments or a poison error out."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.records import Headers, InferenceRequest, Part, Stage
+
+_CACHE_ENTRIES = 4096
+_CACHED_KEY_CHARACTERS = 1024  # events are untrusted: a long type or content type must not fill the memory
+
+_Key = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One part of an event and what answers it. An empty ``version`` lets the model server choose."""
+
+    part_index: int
+    route: RouteSettings
+    model: str
+    version: str
+
+
+class _Patterns:
+    """A list of texts with ``*`` and ``?``, any of which may match. No texts: everything matches."""
+
+    __slots__ = ("_exact", "_wild", "anything")
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self.anything = not patterns
+        self._exact = frozenset(pattern for pattern in patterns if not _has_wildcard(pattern))
+        wild = [_translate(pattern) for pattern in patterns if _has_wildcard(pattern)]
+        self._wild = re.compile("|".join(wild)) if wild else None
+
+    def match(self, text: str) -> bool:
+        return self.anything or text in self._exact or (self._wild is not None and self._wild.match(text) is not None)
+
+
+def _has_wildcard(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern
+
+
+def _translate(pattern: str) -> str:
+    return fnmatch.translate(pattern.replace("[", "[[]"))  # only * and ? are wildcards here
+
+
+class _Candidate:
+    """A route with its match compiled."""
+
+    __slots__ = ("content_type", "headers", "match", "modality", "route", "source", "type")
+
+    def __init__(self, route: RouteSettings) -> None:
+        match = route.match
+        self.route = route
+        self.match = match
+        self.modality = frozenset(match.modality)
+        self.content_type = _Patterns([media_type(pattern) for pattern in match.content_type])
+        self.type = _Patterns(match.type)
+        self.source = _Patterns(match.source)
+        self.headers = tuple((name, _Patterns([pattern])) for name, pattern in match.headers.items())
+
+    def accepts(self, request: InferenceRequest, part: Part, headers: Headers) -> bool:
+        if request.model is None:
+            if self.match.explicit:
+                return False
+        elif request.model != self.route.model:
+            return False
+        return (
+            (not self.modality or part.modality in self.modality)
+            and (self.content_type.anything or self.content_type.match(media_type(part.content_type)))
+            and self.type.match(request.type)
+            and self.source.match(request.source)
+            and all(_header_matches(headers, name, patterns) for name, patterns in self.headers)
+        )
+
+
+def _header_matches(headers: Headers, wanted: str, patterns: _Patterns) -> bool:
+    return any(
+        name == wanted and value is not None and patterns.match(value.decode(errors="replace"))
+        for name, value in headers
+    )
+
+
+class Router:
+    """Assigns each part of an event to the first route, in the order of the file, that matches it.
+
+    An event that names a model considers only the routes of that model; one that names none considers all but the
+    routes whose match is explicit. Content types are compared without their parameters and without regard to case.
+    """
+
+    def __init__(self, routes: Sequence[RouteSettings]) -> None:
+        self._candidates = tuple(_Candidate(route) for route in routes)
+        self._models = tuple(sorted({route.model for route in routes}))
+        self._by_type = any(route.match.type for route in routes)
+        self._by_source = any(route.match.source for route in routes)
+        self._by_headers = any(route.match.headers for route in routes)
+        self._cache: dict[_Key, RouteSettings] = {}
+
+    def plan(self, request: InferenceRequest, headers: Headers) -> tuple[Assignment, ...]:
+        """One assignment a part, in the order of the parts.
+
+        Raises:
+            PoisonError: ``NO_PARTS``, ``NO_ROUTE``, ``UNKNOWN_MODEL``, ``VERSION_WITHOUT_MODEL`` or ``BAD_VERSION``.
+        """
+        if not request.parts:
+            raise PoisonError(Stage.ROUTE, "NO_PARTS", "the event has no parts: give at least one")
+        version = _version(request)
+        return tuple(
+            Assignment(index, route, route.model, version or route.version)
+            for index, route in enumerate([self._route(request, part, headers) for part in request.parts])
+        )
+
+    def _route(self, request: InferenceRequest, part: Part, headers: Headers) -> RouteSettings:
+        if self._by_headers:
+            return self._search(request, part, headers)
+        key = (
+            request.model,
+            part.modality,
+            part.content_type,
+            request.type if self._by_type else None,
+            request.source if self._by_source else None,
+        )
+        route = self._cache.get(key)
+        if route is None:
+            route = self._search(request, part, headers)
+            self._remember(key, route)
+        return route
+
+    def _remember(self, key: _Key, route: RouteSettings) -> None:
+        if sum(len(text) for text in key if text is not None) > _CACHED_KEY_CHARACTERS:
+            return
+        if len(self._cache) >= _CACHE_ENTRIES:
+            self._cache.clear()
+        self._cache[key] = route
+
+    def _search(self, request: InferenceRequest, part: Part, headers: Headers) -> RouteSettings:
+        for candidate in self._candidates:
+            if candidate.accepts(request, part, headers):
+                return candidate.route
+        raise self._no_route(request, part)
+
+    def _no_route(self, request: InferenceRequest, part: Part) -> PoisonError:
+        if request.model is not None and request.model not in self._models:
+            known = ", ".join(self._models)
+            return PoisonError(
+                Stage.ROUTE,
+                "UNKNOWN_MODEL",
+                f"no route serves model {_short(request.model)}; models with a route: {known}",
+            )
+        candidates = [
+            candidate.route.name
+            for candidate in self._candidates
+            if (request.model is None and not candidate.match.explicit) or candidate.route.model == request.model
+        ]
+        looked_for = f"modality {part.modality}, content type {_short(part.content_type)}, type {_short(request.type)}"
+        looked_for += f", source {_short(request.source)}"
+        if request.model is not None:
+            looked_for += f", model {_short(request.model)}"
+        considered = ", ".join(candidates) or "none (every route wants the event to name its model)"
+        return PoisonError(
+            Stage.ROUTE,
+            "NO_ROUTE",
+            f"no route for part {_short(part.name)} ({looked_for}); routes considered: {considered}",
+        )
+
+
+def reply_topic(route: RouteSettings, requested: str | None, default: str) -> str:
+    """Where an event's result goes; the route of an event's first part decides for all of it.
+
+    Args:
+        route: the first part's route.
+        requested: the record's ``reply_topic`` header, if any. Ignored unless the route allows it.
+        default: ``topics.results``.
+    """
+    if requested is not None and requested in route.reply_topics_allowed:
+        return requested
+    return route.reply_topic or default
+
+
+def media_type(content_type: str) -> str:
+    """A content type without its parameters, in lower case: ``Text/Plain; charset=utf-8`` → ``text/plain``."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _version(request: InferenceRequest) -> str:
+    version = request.model_version
+    if not version:
+        return ""
+    if request.model is None:
+        message = f"model_version {_short(version)} without a model: name the model too, or neither"
+        raise PoisonError(Stage.ROUTE, "VERSION_WITHOUT_MODEL", message)
+    if not (version.isascii() and version.isdigit()):
+        raise PoisonError(Stage.ROUTE, "BAD_VERSION", f"model_version {_short(version)} is not a whole number")
+    return version
+
+
+def _short(text: str) -> str:
+    """A text from an event, quoted, bounded in length and free of control characters."""
+    return repr(text if len(text) <= 100 else text[:99] + "…")

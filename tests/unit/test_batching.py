@@ -1,0 +1,220 @@
+from collections import defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from headrace.pipeline.batching import Batch, Batcher, halves
+
+
+def batcher(max_records: int = 4, max_bytes: int = 100, max_delay_seconds: float = 1.0) -> Batcher[str]:
+    return Batcher(max_records, max_bytes, max_delay_seconds)
+
+
+def fill(target: Batcher[str], items: str, now: float = 0.0, bucket: str = "b", weight_bytes: int = 1) -> None:
+    for item in items:
+        target.add(item, weight_bytes, bucket, now)
+
+
+def taken(batch: Batch[str] | None) -> str | None:
+    return None if batch is None else "".join(batch.items)
+
+
+def test_full_batch_is_ready_at_once() -> None:
+    target = batcher()
+    fill(target, "abcde")
+    assert target.next_due() == 0.0
+    assert taken(target.take(0.0, idle=False)) == "abcd"
+    assert target.take(0.0, idle=False) is None
+    assert len(target) == 1
+
+
+def test_under_filled_batch_leaves_after_its_delay() -> None:
+    target = batcher(max_delay_seconds=1.0)
+    fill(target, "a", now=5.0)
+    fill(target, "b", now=5.5)
+    assert target.next_due() == 6.0
+    assert target.take(5.99, idle=False) is None
+    assert target.take(6.0, idle=False) == Batch(("a", "b"), "b", 2, 5.0)
+    assert target.next_due() is None
+
+
+def test_idle_route_does_not_wait() -> None:
+    target = batcher(max_delay_seconds=60)
+    fill(target, "a")
+    assert taken(target.take(0.0, idle=True)) == "a"
+    assert target.take(0.0, idle=True) is None
+
+
+def test_what_waits_goes_on_filling_past_its_delay() -> None:
+    """While no slot asks, a due batch grows: load makes batches larger."""
+    target = batcher(max_delay_seconds=1.0)
+    fill(target, "a", now=0.0)
+    fill(target, "bc", now=9.0)
+    assert taken(target.take(9.0, idle=False)) == "abc"
+
+
+def test_bytes_bound_a_batch() -> None:
+    target = batcher(max_bytes=100)
+    fill(target, "ab", weight_bytes=60)
+    assert taken(target.take(0.0, idle=False)) == "a"
+    assert target.take(0.0, idle=False) is None
+    assert target.weight_bytes == 60
+
+
+def test_too_heavy_item_goes_alone_and_in_its_turn() -> None:
+    target = batcher(max_bytes=100)
+    fill(target, "a", weight_bytes=1)
+    fill(target, "B", weight_bytes=500)
+    fill(target, "c", weight_bytes=0)
+    assert [taken(target.take(0.0, idle=True)) for _ in range(4)] == ["a", "B", "c", None]
+
+
+def test_buckets_never_mix() -> None:
+    target = batcher(max_records=2)
+    for item, bucket in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "y")):
+        target.add(item, 1, bucket, 0.0)
+    batches = [target.take(0.0, idle=False), target.take(0.0, idle=False)]
+    assert sorted((b.bucket, b.items) for b in batches if b) == [("x", ("a", "c")), ("y", ("b", "d"))]
+
+
+def test_due_item_goes_before_younger_full_batches() -> None:
+    """One record of a rare shape must not starve behind a flood of a common one."""
+    target = batcher(max_records=2, max_delay_seconds=1.0)
+    target.add("rare", 1, "rare", 0.0)
+    for number in range(10):
+        target.add(f"{number}", 1, "common", 0.5)
+    assert target.take(0.6, idle=False) == Batch(("0", "1"), "common", 2, 0.5)
+    assert target.take(1.0, idle=False) == Batch(("rare",), "rare", 1, 0.0)
+
+
+def test_bucket_may_have_a_tighter_bound() -> None:
+    target = batcher(max_records=4)
+    for item in "abc":
+        target.add(item, 1, "small", 0.0, max_records=1)
+    assert [taken(target.take(0.0, idle=False)) for _ in range(4)] == ["a", "b", "c", None]
+
+
+def test_discard_removes_only_the_unwanted() -> None:
+    target = batcher(max_records=2)
+    fill(target, "abc", now=0.0, bucket="x")
+    fill(target, "de", now=1.0, bucket="y")
+    assert sorted(target.discard(lambda item: item in "abd")) == ["a", "b", "d"]
+    assert (len(target), target.weight_bytes, target.next_due()) == (2, 2, 1.0)
+    assert [taken(target.take(2.0, idle=False)) for _ in range(3)] == ["c", "e", None]
+
+
+def test_many_buckets_over_a_long_delay_keep_memory_bounded() -> None:
+    """Full batches of one bucket come and go while an old item of another waits."""
+    target = batcher(max_records=2, max_delay_seconds=60)
+    target.add("old", 1, "old", 0.0)
+    fill(target, "a", now=1.0, bucket="busy")
+    for number in range(5000):
+        fill(target, "bc", now=1.0 + number / 1000, bucket="busy")
+        assert target.take(1.0 + number / 1000, idle=False) is not None
+    assert len(target) == 2
+    assert [taken(target.take(60.0, idle=False)), taken(target.take(66.0, idle=False))] == ["old", "c"]
+
+
+@pytest.mark.parametrize(("records", "max_bytes", "delay"), [(0, 1, 0), (1, 0, 0), (1, 1, -0.1)])
+def test_impossible_limits_are_refused(records: int, max_bytes: int, delay: float) -> None:
+    with pytest.raises(ValueError, match="1 or more"):
+        Batcher[str](records, max_bytes, delay)
+
+
+@given(st.integers(2, 300), st.data())
+def test_halving_isolates_one_bad_item_in_log2_calls(size: int, data: st.DataObject) -> None:
+    bad = data.draw(st.integers(0, size - 1))
+    pending, depth = tuple(range(size)), 0
+    while len(pending) > 1:
+        first, second = halves(pending)
+        assert first + second == pending
+        pending = first if bad in first else second
+        depth += 1
+    assert pending == (bad,)
+    assert depth <= (size - 1).bit_length()
+
+
+def test_single_item_cannot_be_halved() -> None:
+    with pytest.raises(ValueError, match="batch of one"):
+        halves(("a",))
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    """Any sequence of adds, takes, discards and steps of time, against a plain model of what waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.next_item = 0
+        self.batcher: Batcher[int] = Batcher(max_records=3, max_bytes=50, max_delay_seconds=1.0)
+        self.waiting: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+
+    @rule(bucket=st.sampled_from("xyz"), weight=st.integers(0, 80), count=st.integers(1, 5))
+    def add(self, bucket: str, weight: int, count: int) -> None:
+        for _ in range(count):
+            self.batcher.add(self.next_item, weight, bucket, self.now)
+            self.waiting[bucket].append((self.next_item, weight, self.now))
+            self.next_item += 1
+
+    @rule(seconds=st.sampled_from([0.0, 0.3, 0.5, 1.0, 7.0]))
+    def step(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(idle=st.booleans())
+    def take(self, idle: bool) -> None:
+        heads = [items[0][2] for items in self.waiting.values() if items]
+        batch = self.batcher.take(self.now, idle)
+        if batch is None:
+            assert not heads or (not idle and min(heads) + 1.0 > self.now)
+            assert not any(self.full(items) for items in self.waiting.values())
+            return
+        items = self.waiting[str(batch.bucket)]
+        cut, rest = items[: len(batch.items)], items[len(batch.items) :]
+        assert tuple(item for item, _, _ in cut) == batch.items  # first in, first out; none lost, none doubled
+        assert batch.oldest_at == cut[0][2]
+        assert batch.weight_bytes == sum(weight for _, weight, _ in cut)
+        assert len(cut) == 1 or (len(cut) <= 3 and batch.weight_bytes <= 50)
+        assert len(cut) == 3 or not rest or batch.weight_bytes + rest[0][1] > 50  # as large as allowed
+        if idle or min(heads) + 1.0 <= self.now:
+            assert batch.oldest_at == min(heads)  # nobody starves
+        else:
+            assert self.full(items)
+        self.waiting[str(batch.bucket)] = rest
+
+    @rule(divisor=st.integers(2, 4))
+    def discard(self, divisor: int) -> None:
+        removed = self.batcher.discard(lambda item: item % divisor == 0)
+        expected = [item for items in self.waiting.values() for item, _, _ in items if item % divisor == 0]
+        assert sorted(removed) == sorted(expected)
+        for bucket, items in self.waiting.items():
+            self.waiting[bucket] = [entry for entry in items if entry[0] % divisor]
+
+    @precondition(lambda self: any(self.waiting.values()))
+    @rule()
+    def wait_until_due(self) -> None:
+        due = self.batcher.next_due()
+        assert due is not None
+        self.now = max(self.now, due)
+        self.take(idle=False)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        entries = [entry for items in self.waiting.values() for entry in items]
+        assert len(self.batcher) == len(entries)
+        assert self.batcher.weight_bytes == sum(weight for _, weight, _ in entries)
+        assert (self.batcher.next_due() is None) == (not entries)
+
+    def full(self, items: list[tuple[int, int, float]]) -> bool:
+        return len(items) >= 3 or sum(weight for _, weight, _ in items) >= 50
+
+    def teardown(self) -> None:
+        before = len(self.batcher)
+        batches = []
+        while batch := self.batcher.take(self.now, idle=True):
+            batches.append(batch)
+        assert sum(len(batch.items) for batch in batches) == before
+
+
+TestBatcherMachine = BatcherMachine.TestCase
