@@ -170,7 +170,7 @@ class PartOutput:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds spent in each stage. ``waiting`` is admission and batching, ``inference`` the model server's call."""
+    """Milliseconds in each stage. ``waiting`` is admission and batching, ``inference`` the model server's call."""
 
     decode_ms: float
     waiting_ms: float
@@ -193,7 +193,10 @@ class InferenceResult:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be processed: its bytes untouched, and why."""
+    """A record that could not be processed: its bytes untouched, and why.
+
+    ``omitted_bytes`` counts what was left out of value, headers and key because it would not have fitted the topic.
+    """
 
     key: bytes | None
     value: bytes | None
@@ -210,3 +213,14 @@ class DeadLetter:
     route: str | None = None
     model: str | None = None
     trace_id: str | None = None
+    omitted_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``)."""
+
+    name: str
+    partitions: int
+    replication_factor: int = 1
+    config: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,240 @@
+"""Avro schemas: the project's own, and which writer schemas are safe and readable.
+
+A writer schema is checked once, when it is first met, so that decoding a record needs no check of its types:
+
+- *safe*: fastavro's compiled reader runs off the C stack on a recursive schema, and takes a short record for 2^60 array
+  items if an item takes no bytes. So a usable schema is finite, shallow, and its array items take at least a byte:
+  then time and memory are bounded by the record's length.
+- *readable*: Avro's resolution rules hold for every field that the reader knows. Records are then read as they were
+  written, and resolved by field name where they are turned into dataclasses (``envelope``). fastavro's own resolution
+  is not used: it is slower, and turns the strings of a ``bytes | string`` union into bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, cast
+
+import fastavro
+from fastavro.schema import SchemaParseException, UnknownType
+
+JsonNode = Any  # a schema as JSON: str | list | dict, nested
+Parsed = Any  # what fastavro.parse_schema returns: the same, named types by full name
+
+MAX_SCHEMA_CHARACTERS = 256 * 1024
+MAX_SCHEMA_DEPTH = 64
+MAX_SCHEMA_NODES = 10_000
+
+_PRIMITIVES = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
+_RECORDS = frozenset(("record", "error"))
+# What Python reads as a value of the reader's type. Avro's bytes <-> string promotion is left out: it would change it.
+_PROMOTIONS = {"int": {"long", "float", "double"}, "long": {"float", "double"}, "float": {"double"}}
+
+
+class Contract(enum.Enum):
+    """The record kinds of the topics. The value is the name of the file under ``schemas/``."""
+
+    REQUEST = "inference_request"
+    RESULT = "inference_result"
+    DEAD_LETTER = "dead_letter"
+
+
+class UnusableSchemaError(Exception):
+    """A writer schema cannot be read safely, or not as the contract asks. Says why."""
+
+
+@functools.cache
+def schema_json(contract: Contract) -> str:
+    """The contract's current schema, as it is registered."""
+    return (resources.files("headrace") / "schemas" / f"{contract.value}.avsc").read_text(encoding="utf-8")
+
+
+@functools.cache
+def own_schema(contract: Contract) -> Parsed:
+    """The contract's current schema, parsed for reading and writing."""
+    return parse(schema_json(contract))
+
+
+def parse(text: str) -> Parsed:
+    """Parses a schema, without its logical types: times stay integers and ids strings, which is also faster.
+
+    Raises:
+        UnusableSchemaError: if it is no Avro schema, or not a safe one.
+    """
+    if len(text) > MAX_SCHEMA_CHARACTERS:
+        raise UnusableSchemaError(f"it has {len(text)} characters, more than {MAX_SCHEMA_CHARACTERS}")
+    try:
+        node = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnusableSchemaError("it is not JSON") from error
+    try:
+        parsed = fastavro.parse_schema(_without_logical_types(node, MAX_SCHEMA_DEPTH))
+        _measure(parsed)
+    except (SchemaParseException, UnknownType, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UnusableSchemaError(f"it is no self-contained Avro schema ({type(error).__name__}: {error})") from error
+    return parsed
+
+
+def writer_schema(text: str, contract: Contract) -> Parsed:
+    """Parses a writer schema and checks that its records can be read as ``contract``.
+
+    Raises:
+        UnusableSchemaError: if not.
+    """
+    parsed, reader = parse(text), own_schema(contract)
+    name = parsed.get("name") if isinstance(parsed, dict) else None
+    if name != reader["name"]:
+        raise UnusableSchemaError(f"it describes {name or 'no record'}, not {reader['name']}")
+    if problem := _Resolution(parsed, reader).problem():
+        raise UnusableSchemaError(problem)
+    return parsed
+
+
+def _without_logical_types(node: JsonNode, depth: int) -> JsonNode:
+    if depth == 0:
+        raise UnusableSchemaError(f"it is nested deeper than {MAX_SCHEMA_DEPTH}")
+    if isinstance(node, dict):
+        return {
+            key: _without_logical_types(value, depth - 1)
+            for key, value in node.items()
+            if key not in ("logicalType", "doc")
+        }
+    if isinstance(node, list):
+        return [_without_logical_types(value, depth - 1) for value in node]
+    return node
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """What one value takes: at least ``bytes`` on the wire; and the schema's expanded ``nodes`` and ``depth``."""
+
+    bytes: int
+    nodes: int
+    depth: int
+
+
+_LEAF = _Measure(bytes=1, nodes=1, depth=1)
+
+
+def _measure(parsed: Parsed) -> _Measure:
+    """Measures a schema with its references expanded; refuses recursion, zero-byte array items and too much of it."""
+    named: dict[str, _Measure | None] = {}  # None while the type is being measured
+
+    def measure(node: Parsed) -> _Measure:
+        if isinstance(node, list):
+            children = [measure(branch) for branch in node]
+            return _bounded(children, bytes=1)  # the branch's index
+        kind = node["type"] if isinstance(node, dict) else node
+        if kind in _PRIMITIVES:
+            return _Measure(0, 1, 1) if kind == "null" else _LEAF
+        if not isinstance(node, dict):
+            return reference(node)
+        if kind == "map":
+            return _bounded([measure(node["values"])], bytes=1)
+        if kind == "array":
+            item = measure(node["items"])
+            if item.bytes == 0:
+                raise UnusableSchemaError("it has an array of items that take no bytes")
+            return _bounded([item], bytes=1)
+        return define(node, kind)
+
+    def reference(name: str) -> _Measure:
+        known = named[name]
+        if known is None:
+            raise UnusableSchemaError(f"{name} contains itself")
+        return known
+
+    def define(node: Parsed, kind: str) -> _Measure:
+        named[node["name"]] = None
+        if kind in _RECORDS:
+            children = [measure(field["type"]) for field in node["fields"]]
+            result = _bounded(children, bytes=sum(child.bytes for child in children))
+        else:
+            result = _Measure(node["size"], 1, 1) if kind == "fixed" else _LEAF
+        named[node["name"]] = result
+        return result
+
+    return measure(parsed)
+
+
+def _bounded(children: list[_Measure], *, bytes: int) -> _Measure:
+    nodes = 1 + sum(child.nodes for child in children)
+    depth = 1 + max((child.depth for child in children), default=0)
+    if nodes > MAX_SCHEMA_NODES or depth > MAX_SCHEMA_DEPTH:
+        raise UnusableSchemaError(f"it expands to more than {MAX_SCHEMA_NODES} types or {MAX_SCHEMA_DEPTH} levels")
+    return _Measure(bytes, nodes, depth)
+
+
+class _Resolution:
+    """Avro's schema resolution, decided on the schemas alone: holds for every record the writer can write."""
+
+    def __init__(self, writer: Parsed, reader: Parsed) -> None:
+        self._writer, self._reader = writer, reader
+        self._writer_names, self._reader_names = dict(_named(writer)), dict(_named(reader))
+
+    def problem(self) -> str | None:
+        """Why the reader can't read what the writer writes; None if it can."""
+        return self._mismatch(self._writer, self._reader, self._reader["name"])
+
+    def _mismatch(self, writer: Parsed, reader: Parsed, path: str) -> str | None:
+        if isinstance(writer, list):
+            return next((why for branch in writer if (why := self._mismatch(branch, reader, path))), None)
+        if isinstance(reader, list):
+            whys = [self._mismatch(writer, branch, path) for branch in reader]
+            return None if None in whys else f"{path}: {_kind(writer)} is none of {', '.join(map(_kind, reader))}"
+        writer, reader = _resolve(writer, self._writer_names), _resolve(reader, self._reader_names)
+        writer_kind, reader_kind = _kind(writer), _kind(reader)
+        if writer_kind != reader_kind:
+            promoted = reader_kind in _PROMOTIONS.get(writer_kind, ())
+            return None if promoted else f"{path}: {writer_kind} is not {reader_kind}"
+        match reader_kind:
+            case "record":
+                return self._record_mismatch(writer, reader, path)
+            case "array":
+                return self._mismatch(writer["items"], reader["items"], f"{path}[]")
+            case "map":
+                return self._mismatch(writer["values"], reader["values"], f"{path}{{}}")
+            case "fixed" if writer["size"] != reader["size"]:
+                return f"{path}: {writer['size']} bytes are not {reader['size']}"
+        return None
+
+    def _record_mismatch(self, writer: Parsed, reader: Parsed, path: str) -> str | None:
+        if _short(writer) != _short(reader):
+            return f"{path}: {writer['name']} is not {reader['name']}"
+        written = {field["name"]: field["type"] for field in writer["fields"]}
+        for field in reader["fields"]:
+            where = f"{path}.{field['name']}"
+            if field["name"] in written:
+                if why := self._mismatch(written[field["name"]], field["type"], where):
+                    return why
+            elif "default" not in field:
+                return f"{where} is missing"
+        return None
+
+
+def _named(node: Parsed) -> Iterator[tuple[str, Parsed]]:
+    if isinstance(node, list):
+        for branch in node:
+            yield from _named(branch)
+    elif isinstance(node, dict):
+        if "name" in node:
+            yield node["name"], node
+        for child in (*(field["type"] for field in node.get("fields", ())), node.get("items"), node.get("values")):
+            yield from _named(child)
+
+
+def _resolve(node: Parsed, names: dict[str, Parsed]) -> Parsed:
+    return names.get(node, node) if isinstance(node, str) else node
+
+
+def _kind(node: Parsed) -> str:
+    return cast("str", node["type"] if isinstance(node, dict) else node)
+
+
+def _short(node: Parsed) -> str:
+    return cast("str", node["name"]).rpartition(".")[2]

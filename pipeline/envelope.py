@@ -1,0 +1,89 @@
+"""Avro bytes ↔ inference request, result and dead letter. Pure: schemas by id are brought to the decoders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headrace.pipeline.avro import Contract
+from headrace.pipeline.fields import (
+    dead_letter_fields,
+    dead_letter_from,
+    request_fields,
+    request_from,
+    result_fields,
+    result_from,
+)
+from headrace.pipeline.records import DeadLetter, Headers, InferenceRequest, InferenceResult
+from headrace.pipeline.wire import Decoder, encode
+
+DEAD_LETTER_OVERHEAD_BYTES = 64 * 1024  # all of a dead letter but the record's own bytes, with room to spare
+
+
+class RequestDecoder(Decoder[InferenceRequest]):
+    """Values of request topics → requests. ``max_value_bytes`` None leaves the limit to the broker."""
+
+    def __init__(self, *, max_value_bytes: int | None = None) -> None:
+        super().__init__(Contract.REQUEST, request_from, max_value_bytes=max_value_bytes)
+
+
+class ResultDecoder(Decoder[InferenceResult]):
+    """Values of reply topics → results."""
+
+    def __init__(self) -> None:
+        super().__init__(Contract.RESULT, result_from)
+
+
+class DeadLetterDecoder(Decoder[DeadLetter]):
+    """Values of the dead-letter topic → dead letters."""
+
+    def __init__(self) -> None:
+        super().__init__(Contract.DEAD_LETTER, dead_letter_from)
+
+
+def encode_request(request: InferenceRequest, schema_id: int) -> bytes:
+    """Encodes a request, having checked it as a worker would.
+
+    Raises:
+        PoisonError: if a worker would refuse it, or a value does not fit its field.
+    """
+    fields = request_fields(request)
+    request_from(fields)
+    return encode(Contract.REQUEST, schema_id, fields)
+
+
+def encode_result(result: InferenceResult, schema_id: int) -> bytes:
+    """Encodes a result.
+
+    Raises:
+        PoisonError: if a value does not fit its field (``Stage.ENCODE``).
+    """
+    return encode(Contract.RESULT, schema_id, result_fields(result))
+
+
+def encode_dead_letter(letter: DeadLetter, schema_id: int, max_bytes: int | None = None) -> bytes:
+    """Encodes a dead letter: must succeed whatever the record was, for it is the record's last way out.
+
+    So text that is no Unicode is mended and a long message is cut; and if it would have more than ``max_bytes``
+    (what the dead-letter topic takes), the record's value, then headers, then key are left out and counted.
+    """
+    if max_bytes is not None:
+        letter = fit_dead_letter(letter, max_bytes)
+    return encode(Contract.DEAD_LETTER, schema_id, dead_letter_fields(letter))
+
+
+def fit_dead_letter(letter: DeadLetter, max_bytes: int) -> DeadLetter:
+    """The letter without what does not fit: a record may be larger than its topic's limit, which holds compressed."""
+    room = max_bytes - DEAD_LETTER_OVERHEAD_BYTES
+    value_bytes, key_bytes, headers_bytes = len(letter.value or b""), len(letter.key or b""), _size(letter.headers)
+    omitted = letter.omitted_bytes
+    if value_bytes + key_bytes + headers_bytes > room:
+        letter, omitted, value_bytes = replace(letter, value=None), omitted + value_bytes, 0
+    if key_bytes + headers_bytes + value_bytes > room:
+        letter, omitted, headers_bytes = replace(letter, headers=()), omitted + headers_bytes, 0
+    if key_bytes + headers_bytes + value_bytes > room:
+        letter, omitted = replace(letter, key=None), omitted + key_bytes
+    return replace(letter, omitted_bytes=omitted)
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(key.encode(errors="replace")) + len(value or b"") + 16 for key, value in headers)
