@@ -16,7 +16,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PYTHONS = ("3.11", "3.12")
 # Wheel tags up to the oldest supported glibc, newest first: pip wants each one named.
-PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)) + ("manylinux2014_x86_64",)
+PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)), "manylinux2014_x86_64")
 HEADER = """\
 # Written by lock.py from requirements.in: change that, then run `python triton_models/lock.py`.
 # Install: pip install --no-deps --require-hashes -r requirements.txt

@@ -67,6 +67,18 @@ MODELS: dict[Form, tuple[Model, ...]] = {
         *_PLAIN,
         _python("text_embedding", (_ONNX, "minilm.onnx"), ("tokenizer.json", "tokenizer.json")),
         _python("image_classification", (_ONNX, "efficientnet_lite0.onnx")),
+        _python("image_jpeg", (_ONNX, "efficientnet_lite0.onnx"), ("labels.json", "labels.json")),
+        _python("audio_vad", (_ONNX, "silero_vad.onnx")),
+    ),
+    Form.NATIVE: (
+        *_PLAIN,
+        Model("text_embedding", "native/text_embedding", None),
+        Model("text_tokenizer", "native/text_tokenizer", "native/text_tokenizer", (("tokenizer.json",) * 2,)),
+        Model("text_encoder", "native/text_encoder", None, ((_ONNX, "minilm.onnx"),)),
+        Model("image_classification", "native/image_classification", None, ((_ONNX, "efficientnet_lite0.onnx"),)),
+        Model("image_jpeg", "native/image_jpeg", "image_jpeg", (("labels.json", "labels.json"),)),
+        Model("audio_vad", "native/audio_vad", "audio_vad"),
+        Model("silero_vad", "native/silero_vad", None, ((_ONNX, "silero_vad.onnx"),)),
     ),
 }
 PUBLIC_MODELS = tuple(model.name for model in MODELS[Form.PYTHON])

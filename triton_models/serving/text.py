@@ -26,7 +26,7 @@ class TextTokenizer:
         self._tokenizer.enable_padding(pad_to_multiple_of=multiple)
 
     def encode(self, texts: Sequence[bytes]) -> dict[str, NDArray[np.int64]]:
-        """``input_ids``, ``attention_mask`` and ``token_type_ids``, int64 [N, T]. Bytes that are no UTF-8 are replaced."""
+        """``input_ids``, ``attention_mask`` and ``token_type_ids``, int64 [N, T]; what is no UTF-8 is replaced."""
         plain = [text[: 4 * _MAX_CHARACTERS].decode("utf-8", "replace")[:_MAX_CHARACTERS] for text in texts]
         encodings = self._tokenizer.encode_batch(plain)
         ids = np.array([encoding.ids for encoding in encodings], np.int64)

@@ -22,5 +22,5 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb.InferenceRequest]) -> list[pb.InferenceResponse]:
         batches = [pb.get_input_tensor_by_name(request, "TEXT").as_numpy() for request in requests]
-        embeddings = embed(join(batches)[:, 0], self.tokenizer, self.encode)
+        embeddings = embed(join(batches)[:, 0].tolist(), self.tokenizer, self.encode)
         return [pb.InferenceResponse([pb.Tensor("EMBEDDING", embeddings[rows])]) for rows in row_slices(batches)]
