@@ -1,0 +1,137 @@
+"""Apache Kafka: one node in KRaft mode, broker and controller in one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from headrace.connectors.embedded.java import java_command
+from headrace.connectors.embedded.ports import LOOPBACK
+from headrace.connectors.embedded.process import ServerProcess
+from headrace.connectors.kafka.admin import is_ready
+from headrace.pipeline.errors import StackError
+
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+"""Largest record batch the broker takes; topics set their own, lower limit."""
+
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_FORMAT_SECONDS = 60.0
+_HEAP_MIB = 512
+
+_PROPERTIES = f"""\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{LOOPBACK}:{{controller_port}}
+listeners=PLAINTEXT://{LOOPBACK}:{{port}},CONTROLLER://{LOOPBACK}:{{controller_port}}
+advertised.listeners=PLAINTEXT://{LOOPBACK}:{{port}}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+log.dirs={{log_folder}}
+auto.create.topics.enable=false
+num.partitions=4
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=8
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+message.max.bytes={MAX_MESSAGE_BYTES}
+replica.fetch.max.bytes={MAX_MESSAGE_BYTES + 1024 * 1024}
+socket.request.max.bytes={4 * MAX_MESSAGE_BYTES}
+log.segment.bytes=134217728
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+unstable.api.versions.enable=false
+"""
+# A restarted broker waits until the session of its killed predecessor has expired (9 s by default).
+
+
+class KafkaServer:
+    """A broker on fixed ports whose data stays in ``data_dir`` over restarts.
+
+    Args:
+        data_dir: logs, configuration and output; made if missing.
+        classpath: the broker's jars.
+        port: of the clients' listener.
+        controller_port: of the controller's listener.
+    """
+
+    def __init__(self, data_dir: Path, classpath: Sequence[Path], port: int, controller_port: int) -> None:
+        self._data_dir = data_dir
+        self._classpath = os.pathsep.join(map(str, classpath))
+        self._port = port
+        self._controller_port = controller_port
+        self._process = ServerProcess("Kafka", data_dir / "kafka.log")
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"{LOOPBACK}:{self._port}"
+
+    @property
+    def process(self) -> ServerProcess:
+        return self._process
+
+    def start(self) -> None:
+        """Start and wait until it answers metadata requests. Raises StackError."""
+        self.spawn()
+        self.wait_ready()
+
+    def spawn(self) -> None:
+        """Start without waiting. Raises StackError if its storage cannot be prepared."""
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        log_folder = self._data_dir / "log"
+        properties = self._data_dir / "server.properties"
+        properties.write_text(
+            _PROPERTIES.format(port=self._port, controller_port=self._controller_port, log_folder=log_folder)
+        )
+        if not (log_folder / "meta.properties").exists():
+            self._format(properties)
+        self._process.spawn(self._java("kafka.Kafka", str(properties)), os.environ, self._data_dir)
+
+    def wait_ready(self) -> None:
+        """Wait until the broker answers. Raises StackError with the end of its log."""
+        self._process.wait_until(lambda: is_ready(self.bootstrap_servers), _READY_SECONDS)
+
+    def stop(self) -> None:
+        """Shut down tidily; data is kept."""
+        self._process.stop(_STOP_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL it, as a crash would; data is kept as the crash left it."""
+        self._process.kill()
+
+    def _java(self, *main: str) -> list[str]:
+        flags = (
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+        )
+        return java_command(["-cp", self._classpath, *main], _HEAP_MIB, self._data_dir / "tmp", flags)
+
+    def _format(self, properties: Path) -> None:
+        cluster_id = str(uuid.uuid4())
+        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_FORMAT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise StackError(f"Kafka's storage was not formatted in {_FORMAT_SECONDS:.0f} s: try again") from error
+        if done.returncode != 0:
+            raise StackError(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}".rstrip())
+
+    def __enter__(self) -> KafkaServer:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()

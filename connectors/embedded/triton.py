@@ -1,0 +1,134 @@
+"""NVIDIA Triton Inference Server from the wheel nvidia-pytriton, with its python backend."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from headrace.connectors.embedded.http import answers_ok
+from headrace.connectors.embedded.owners import SHARED_MEMORY, owner_tag
+from headrace.connectors.embedded.ports import LOOPBACK
+from headrace.connectors.embedded.process import ServerProcess
+from headrace.connectors.embedded.triton_env import TritonInterpreter, clean_environment
+from headrace.pipeline.errors import StackError
+
+_READY_SECONDS = 120.0
+_EXIT_SECONDS = 10
+_instances = itertools.count()
+
+
+class TritonServer:
+    """A Triton server on fixed ports.
+
+    Args:
+        data_dir: output and its backend folder; made if missing.
+        interpreter: the environment its models run in.
+        repository: the model repository.
+        http_port, grpc_port, metrics_port: where it listens.
+        gpu_metrics: also collect the metrics of the machine's GPUs.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        interpreter: TritonInterpreter,
+        repository: Path,
+        *,
+        http_port: int,
+        grpc_port: int,
+        metrics_port: int,
+        gpu_metrics: bool = False,
+    ) -> None:
+        self._data_dir = data_dir
+        self._interpreter = interpreter
+        self._repository = repository
+        self._http_port = http_port
+        self._grpc_port = grpc_port
+        self._metrics_port = metrics_port
+        self._gpu_metrics = gpu_metrics
+        self._region_prefix = f"headrace-{owner_tag()}-triton{next(_instances)}-"
+        self._process = ServerProcess("Triton", data_dir / "triton.log", str(SHARED_MEMORY / self._region_prefix))
+
+    @property
+    def grpc(self) -> str:
+        """``host:port`` of the gRPC endpoint."""
+        return f"{LOOPBACK}:{self._grpc_port}"
+
+    @property
+    def http(self) -> str:
+        """``host:port`` of the HTTP endpoint."""
+        return f"{LOOPBACK}:{self._http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{LOOPBACK}:{self._metrics_port}/metrics"
+
+    @property
+    def process(self) -> ServerProcess:
+        return self._process
+
+    def start(self) -> None:
+        """Start and wait until every model is ready. Raises StackError."""
+        self.spawn()
+        self.wait_ready()
+
+    def spawn(self) -> None:
+        """Start without waiting. Raises StackError."""
+        package = self._interpreter.package
+        libraries = f"{self._interpreter.libdir}:{package.parent / 'nvidia_pytriton.libs'}"
+        environment = {
+            **clean_environment(),
+            # The stub takes the first python3 for its interpreter.
+            "PATH": f"{self._interpreter.folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+            "VIRTUAL_ENV": str(self._interpreter.folder),
+            "LD_LIBRARY_PATH": libraries,  # libpython first, for the stub
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        command = [
+            str(package / "tritonserver" / "bin" / "tritonserver"),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={self._backend_folder()}",
+            f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
+            *(f"--http-port={self._http_port}", f"--http-address={LOOPBACK}"),
+            *(f"--grpc-port={self._grpc_port}", f"--grpc-address={LOOPBACK}"),
+            *(f"--metrics-port={self._metrics_port}", f"--metrics-address={LOOPBACK}"),
+            f"--allow-gpu-metrics={str(self._gpu_metrics).lower()}",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={_EXIT_SECONDS}",
+            "--log-format=ISO8601",
+        ]
+        self._process.spawn(command, environment, self._data_dir)
+
+    def _backend_folder(self) -> Path:
+        """The python backend together with the stub of this Python: the wheel keeps them apart."""
+        server = self._interpreter.package / "tritonserver"
+        stub = server / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}"
+        if not stub.exists():
+            raise StackError(f"nvidia-pytriton has no stub for Python {stub.name}: use Python 3.11 or 3.12")
+        folder = self._data_dir / "backends"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(server / "backends" / "python", folder / "python")
+        shutil.copy(stub / "triton_python_backend_stub", folder / "python")
+        return folder
+
+    def wait_ready(self) -> None:
+        """Wait until every model is ready. Raises StackError with the end of its log."""
+        self._process.wait_until(lambda: answers_ok(self._http_port, "/v2/health/ready"), _READY_SECONDS)
+
+    def stop(self) -> None:
+        """Shut down tidily: requests in flight get their answers."""
+        self._process.stop(_EXIT_SECONDS + 5.0)
+
+    def kill(self) -> None:
+        """SIGKILL it and its models' processes, as a crash would; its shared memory is removed."""
+        self._process.kill()
+
+    def __enter__(self) -> TritonServer:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()

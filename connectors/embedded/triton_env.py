@@ -1,0 +1,207 @@
+"""Triton's own interpreter environment: the server's binary, its python backend and the packages the models need.
+
+It is apart from headrace's because the backend's stub needs numpy < 2: with numpy 2 it serves zeros without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from headrace.connectors.embedded.locks import file_lock
+from headrace.connectors.embedded.process import guarded
+from headrace.connectors.embedded.progress import Progress
+from headrace.pipeline.errors import StackError
+
+_LOCK_SECONDS = 1800.0
+_PROBE_SECONDS = 60.0
+_COMPLETE = "headrace-complete"
+"""Marks a folder whose building went through; one without it is built anew."""
+
+_PROBE = """
+import importlib.metadata, importlib.util, json, sysconfig
+import numpy
+found = importlib.util.find_spec("pytriton")  # finds the wheel without importing it
+print(json.dumps({
+    "numpy": numpy.__version__,
+    "libdir": sysconfig.get_config_var("LIBDIR"),
+    "package": found.submodule_search_locations[0] if found else None,
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TritonInterpreter:
+    """What a server needs to know of the environment."""
+
+    folder: Path
+    python: Path
+    libdir: Path
+    package: Path
+    numpy_version: str
+
+
+def models_folder() -> Path:
+    """The bundled ``triton_models`` as a folder (headrace is never run from a zip file)."""
+    with as_file(files("headrace") / "triton_models") as folder:
+        return folder.resolve()
+
+
+def environment_folder(cache: Path) -> Path:
+    """Where the environment for these requirements and this Python is, or would be."""
+    digest = hashlib.sha256((models_folder() / "requirements.txt").read_bytes()).hexdigest()[:12]
+    return cache / f"triton-py{sys.version_info[0]}.{sys.version_info[1]}-{digest}"
+
+
+def is_built(folder: Path) -> bool:
+    """True if building this folder was completed."""
+    return (folder / _COMPLETE).exists()
+
+
+def ensure_interpreter(cache: Path, progress: Progress) -> TritonInterpreter:
+    """Build the environment if need be, and check it.
+
+    Raises:
+        StackError: if it cannot be built, or its numpy is not below 2.
+    """
+    folder = environment_folder(cache)
+
+    def build(report: Callable[[str], None]) -> None:
+        run_reported([sys.executable, "-m", "venv", str(folder)], report, _VENV_HINT)
+        run_reported(
+            [
+                *(str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"),
+                *("--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"),
+                *("-r", str(models_folder() / "requirements.txt")),
+            ],
+            report,
+            _PIP_HINT,
+        )
+
+    build_once(folder, cache, progress, "Triton's interpreter (downloads about 250 MB the first time)", build)
+    return probe(folder)
+
+
+def ensure_models(cache: Path, interpreter: TritonInterpreter, placement: str, progress: Progress) -> Path:
+    """Set the bundled models up as a model repository, once for each version of them; returns its folder.
+
+    Raises:
+        StackError: if the set-up fails.
+    """
+    source = models_folder()
+    key = hashlib.sha256(f"{interpreter.folder.name} {placement}".encode())
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            key.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes())
+    folder = cache / f"models-{placement}-{key.hexdigest()[:12]}"
+
+    def build(report: Callable[[str], None]) -> None:
+        command = [str(interpreter.python), str(source / "setup_models.py")]
+        run_reported([*command, "--repository", str(folder), "--placement", placement], report, _MODELS_HINT)
+
+    build_once(folder, cache, progress, "Models", build)
+    return folder
+
+
+def build_once(
+    folder: Path, cache: Path, progress: Progress, title: str, build: Callable[[Callable[[str], None]], None]
+) -> None:
+    """Build a folder unless that is done; a half-built one (crash, Ctrl-C) is thrown away first."""
+    if is_built(folder):
+        return
+    with file_lock(cache / f"{folder.name}.lock", _LOCK_SECONDS, f"building {folder.name}"):
+        if is_built(folder):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with progress.step(title) as report:
+            build(report)
+        (folder / _COMPLETE).touch()
+
+
+def probe(folder: Path) -> TritonInterpreter:
+    """Ask the environment what it holds.
+
+    Raises:
+        StackError: if it is broken or its numpy is not below 2.
+    """
+    python = folder / "bin" / "python"
+    mend = f"delete {folder} and start again"
+    try:
+        done = subprocess.run(
+            [str(python), "-c", _PROBE],
+            check=False,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StackError(f"Triton's interpreter {python} does not run ({error}): {mend}") from error
+    if done.returncode != 0:
+        raise StackError(f"Triton's interpreter {python} is broken: {mend}\n{done.stderr.rstrip()}")
+    found = json.loads(done.stdout)
+    if found["package"] is None:
+        raise StackError(f"Triton's interpreter {python} lacks nvidia-pytriton: {mend}")
+    check_numpy(found["numpy"], mend)
+    return TritonInterpreter(folder, python, Path(found["libdir"]), Path(found["package"]), found["numpy"])
+
+
+def check_numpy(version: str, mend: str) -> None:
+    """Refuse numpy 2 and later: Triton's stub would serve zeros. Raises StackError."""
+    if int(version.split(".")[0]) >= 2:
+        raise StackError(f"Triton's interpreter has numpy {version}; its stub needs numpy below 2: {mend}")
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of this process without what would leak its own Python into another interpreter."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
+def run_reported(command: Sequence[str], report: Callable[[str], None], hint: str) -> None:
+    """Run a step of the set-up, handing each line it prints to ``report``.
+
+    Raises:
+        StackError: with the end of its output and the hint, if it fails.
+    """
+    last: deque[str] = deque(maxlen=15)
+    with (
+        Path(os.devnull).open("wb") as nowhere,
+        subprocess.Popen(
+            guarded(command, nowhere.fileno()),
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(nowhere.fileno(),),
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                last.append(line.rstrip())
+                report(line.strip())
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        raise StackError(f"{hint}\n" + "\n".join(f"  {line}" for line in last))
+
+
+_VENV_HINT = (
+    "no virtual environment could be made for Triton: install Python's venv module "
+    "(Debian, Ubuntu: apt install python3-venv), then start again"
+)
+_PIP_HINT = "Triton's packages could not be installed: the first start needs PyPI; check network and proxy, start again"
+_MODELS_HINT = "the models could not be set up"

@@ -1,0 +1,147 @@
+"""Asking a Kafka cluster whether it is there, and creating topics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports these without saying so
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
+
+_PROBE_SECONDS = 1.0
+_REQUEST_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``)."""
+
+    name: str
+    partitions: int
+    replication_factor: int = 1
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_ready(bootstrap_servers: str) -> bool:
+    """True if the cluster answers a metadata request with at least one broker now."""
+    client = _client(bootstrap_servers)
+    try:
+        return bool(client.list_topics(timeout=_PROBE_SECONDS).brokers)
+    except KafkaException:
+        return False
+
+
+def wait_until_ready(bootstrap_servers: str, timeout_seconds: float) -> None:
+    """Wait until the cluster answers.
+
+    Raises:
+        UnavailableError: if it does not within ``timeout_seconds``.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while not is_ready(bootstrap_servers):
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"Kafka at {bootstrap_servers} did not answer in {timeout_seconds:g} s")
+        time.sleep(0.1)
+
+
+def ensure_topics(
+    bootstrap_servers: str,
+    topics: Sequence[TopicSpec],
+    client_config: Mapping[str, str | int | float | bool] | None = None,
+) -> tuple[str, ...]:
+    """Create the topics that are missing, check those that exist; returns the names that were created.
+
+    Raises:
+        UnavailableError: the cluster does not answer.
+        ConfigError: an existing topic has fewer partitions, or a smaller ``max.message.bytes``, than asked for.
+        FatalError: the cluster refuses to create a topic.
+    """
+    client = _client(bootstrap_servers, client_config)
+    created = tuple(spec.name for spec in topics if _create(client, bootstrap_servers, spec))
+    existing = [spec for spec in topics if spec.name not in created]
+    if existing:
+        _check_partitions(client, bootstrap_servers, existing)
+        _check_sizes(client, bootstrap_servers, existing)
+    return created
+
+
+def _client(bootstrap_servers: str, extra: Mapping[str, str | int | float | bool] | None = None) -> AdminClient:
+    return AdminClient(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "log_level": 0,  # a broker that is not there yet is an answer here, not news
+            "reconnect.backoff.max.ms": 500,
+            **(extra or {}),
+        }
+    )
+
+
+def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> bool:
+    new = NewTopic(
+        spec.name,
+        num_partitions=spec.partitions,
+        replication_factor=spec.replication_factor,
+        config=dict(spec.config),
+    )
+    future = client.create_topics([new], operation_timeout=_REQUEST_SECONDS, request_timeout=_REQUEST_SECONDS)[
+        spec.name
+    ]
+    try:
+        future.result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        raise _mapped(error, bootstrap_servers, f"topic {spec.name} could not be created") from error
+    return True
+
+
+def _check_partitions(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> None:
+    try:
+        known = client.list_topics(timeout=_REQUEST_SECONDS).topics
+    except KafkaException as error:
+        raise _mapped(error, bootstrap_servers, "topics could not be listed") from error
+    for spec in specs:
+        partitions = len(known[spec.name].partitions) if spec.name in known else 0
+        if partitions < spec.partitions:
+            raise ConfigError(
+                f"topic {spec.name} has {partitions} partitions, fewer than the {spec.partitions} set "
+                f"(topics.partitions): set {partitions}, or add partitions to the topic (keys then move)"
+            )
+
+
+def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> None:
+    wanted = {spec.name: int(spec.config["max.message.bytes"]) for spec in specs if "max.message.bytes" in spec.config}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted]
+    if not resources:
+        return
+    for resource, future in client.describe_configs(resources, request_timeout=_REQUEST_SECONDS).items():
+        try:
+            entries: Mapping[str, ConfigEntry] = future.result()
+        except KafkaException as error:
+            raise _mapped(error, bootstrap_servers, f"topic {resource.name} could not be described") from error
+        allowed = int(entries["max.message.bytes"].value or 0)
+        if allowed < wanted[resource.name]:
+            raise ConfigError(
+                f"topic {resource.name} allows records of {allowed} bytes, less than the {wanted[resource.name]} "
+                "needed (topics.max_message_bytes): raise the topic's max.message.bytes or lower the setting"
+            )
+
+
+def _mapped(error: KafkaException, bootstrap_servers: str, what: str) -> UnavailableError | FatalError:
+    cause: KafkaError = error.args[0]
+    if cause.retriable() or cause.code() in _NO_ANSWER:
+        return UnavailableError(f"Kafka at {bootstrap_servers} does not answer: {what} ({cause.str()})")
+    return FatalError(f"{what}: {cause.str()}")
+
+
+_NO_ANSWER = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
+"""librdkafka's own codes for a broker that cannot be reached; public constants in spite of their underscore."""

@@ -1,0 +1,63 @@
+"""One real Kafka, schema registry and Triton for the whole test run; topics and groups of its own for each test.
+
+``HEADRACE_STACK`` chooses how they run: ``embedded`` (the default, also where a Docker engine answers) or
+``containers`` (the official images through testcontainers). Tests see ``Endpoints`` and can't tell the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from headrace.connectors.embedded.stack import Stack
+from headrace.connectors.embedded.state import Endpoints
+from headrace.connectors.kafka.admin import TopicSpec, ensure_topics
+from tests.integration.containers import container_stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Endpoints]:
+    """The shared servers, without workers. Never stop them: tests of failure take ``own_stack``."""
+    kind = os.environ.get("HEADRACE_STACK", "embedded")
+    if kind == "containers":
+        with container_stack() as endpoints:
+            yield endpoints
+    elif kind == "embedded":
+        with Stack() as embedded:
+            yield embedded.endpoints
+    else:
+        pytest.exit(f"HEADRACE_STACK={kind}: must be 'embedded' or 'containers'", returncode=2)
+
+
+@pytest.fixture
+def own_stack() -> Iterator[Stack]:
+    """An embedded stack for one test, whose servers it may stop, kill and start again."""
+    with Stack() as embedded:
+        yield embedded
+
+
+@pytest.fixture
+def names(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Makes names of topics, groups and subjects that belong to this test alone: the same suffix, the same name."""
+    test = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")
+    prefix = f"{test}.{uuid.uuid4().hex[:8]}"
+    return lambda suffix: f"{prefix}.{suffix}"
+
+
+@pytest.fixture
+def make_topics(stack: Endpoints, names: Callable[[str], str]) -> Callable[..., tuple[str, ...]]:
+    """Creates topics of this test: ``requests, results = make_topics("requests", "results", partitions=4)``.
+
+    Keywords: ``partitions`` (4 by default) and ``config``, Kafka's topic configuration by its own names.
+    """
+
+    def make(*suffixes: str, partitions: int = 4, config: dict[str, str] | None = None) -> tuple[str, ...]:
+        specs = [TopicSpec(names(suffix), partitions, config=config or {}) for suffix in suffixes]
+        ensure_topics(stack.bootstrap_servers, specs)
+        return tuple(spec.name for spec in specs)
+
+    return make
