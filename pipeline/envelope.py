@@ -16,7 +16,8 @@ from headrace.pipeline.fields import (
 from headrace.pipeline.records import DeadLetter, Headers, InferenceRequest, InferenceResult
 from headrace.pipeline.wire import Decoder, encode
 
-DEAD_LETTER_OVERHEAD_BYTES = 64 * 1024  # all of a dead letter but the record's own bytes, with room to spare
+DEAD_LETTER_OVERHEAD_BYTES = 128 * 1024  # all of a dead letter but the record's own bytes, with room to spare
+_HEADER_BYTES = 12  # lengths around a header's name and value, at most
 
 
 class RequestDecoder(Decoder[InferenceRequest]):
@@ -72,18 +73,22 @@ def encode_dead_letter(letter: DeadLetter, schema_id: int, max_bytes: int | None
 
 
 def fit_dead_letter(letter: DeadLetter, max_bytes: int) -> DeadLetter:
-    """The letter without what does not fit: a record may be larger than its topic's limit, which holds compressed."""
+    """The letter without what does not fit: a record may be larger than its topic's limit, which counts compressed.
+
+    The key counts twice: a dead letter is keyed as its record. If the letter comes back without it, so must it be.
+    """
     room = max_bytes - DEAD_LETTER_OVERHEAD_BYTES
-    value_bytes, key_bytes, headers_bytes = len(letter.value or b""), len(letter.key or b""), _size(letter.headers)
-    omitted = letter.omitted_bytes
-    if value_bytes + key_bytes + headers_bytes > room:
-        letter, omitted, value_bytes = replace(letter, value=None), omitted + value_bytes, 0
-    if key_bytes + headers_bytes + value_bytes > room:
-        letter, omitted, headers_bytes = replace(letter, headers=()), omitted + headers_bytes, 0
-    if key_bytes + headers_bytes + value_bytes > room:
-        letter, omitted = replace(letter, key=None), omitted + key_bytes
-    return replace(letter, omitted_bytes=omitted)
+    value_bytes, headers_bytes, key_bytes = len(letter.value or b""), _size(letter.headers), len(letter.key or b"")
+    if value_bytes + headers_bytes + 2 * key_bytes <= room:
+        return letter
+    letter = replace(letter, value=None, omitted_bytes=letter.omitted_bytes + value_bytes)
+    if headers_bytes + 2 * key_bytes <= room:
+        return letter
+    letter = replace(letter, headers=(), omitted_bytes=letter.omitted_bytes + headers_bytes)
+    if 2 * key_bytes <= room:
+        return letter
+    return replace(letter, key=None, omitted_bytes=letter.omitted_bytes + key_bytes)
 
 
 def _size(headers: Headers) -> int:
-    return sum(len(key.encode(errors="replace")) + len(value or b"") + 16 for key, value in headers)
+    return sum(len(key.encode(errors="replace")) + len(value or b"") + _HEADER_BYTES for key, value in headers)

@@ -141,6 +141,7 @@ def _tensor(fields: Fields) -> Tensor:
 
 
 def result_from(fields: Fields) -> InferenceResult:
+    """A result; nothing but its schema is checked."""
     return InferenceResult(
         request_id=fields["request_id"],
         status=fields["status"],
@@ -176,6 +177,7 @@ def _timings(fields: Fields) -> Timings:
 
 
 def dead_letter_from(fields: Fields) -> DeadLetter:
+    """A dead letter; nothing but its schema is checked."""
     return DeadLetter(
         key=fields.get("key"),
         value=fields.get("value"),
@@ -200,6 +202,7 @@ def dead_letter_from(fields: Fields) -> DeadLetter:
 
 
 def request_fields(request: InferenceRequest) -> Fields:
+    """Every field of the current schema."""
     return {
         "id": request.id,
         "type": request.type,
@@ -215,6 +218,7 @@ def request_fields(request: InferenceRequest) -> Fields:
 
 
 def result_fields(result: InferenceResult) -> Fields:
+    """Every field of the current schema."""
     timings = result.timings
     return {
         "request_id": result.request_id,
@@ -233,10 +237,11 @@ def result_fields(result: InferenceResult) -> Fields:
 
 
 def dead_letter_fields(letter: DeadLetter) -> Fields:
+    """Every field of the current schema, texts made fit to be written."""
     return {
         "key": letter.key,
         "value": letter.value,
-        "headers": [{"key": _mended(key), "value": value} for key, value in letter.headers],
+        "headers": [{"key": _unicode(key), "value": value} for key, value in letter.headers],
         "omitted_bytes": letter.omitted_bytes,
         "provenance": _provenance_fields(letter.provenance),
         "stage": str(letter.stage),
@@ -253,9 +258,14 @@ def dead_letter_fields(letter: DeadLetter) -> Fields:
     }
 
 
-def _mended(text: str | None) -> Any:
-    """Text cut to what a person reads, with lone surrogates (which UTF-8 can't hold) replaced."""
-    return None if text is None else text[:MAX_MESSAGE_CHARACTERS].encode(errors="replace").decode()
+def _mended(text: str | None) -> str | None:
+    """Text cut to what a person reads."""
+    return None if text is None else _unicode(text[:MAX_MESSAGE_CHARACTERS])
+
+
+def _unicode(text: str) -> str:
+    """Lone surrogates, which UTF-8 can't hold, replaced."""
+    return text.encode(errors="replace").decode()
 
 
 def _part_fields(part: Part) -> Fields:
