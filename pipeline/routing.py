@@ -111,6 +111,9 @@ class Router:
         if not request.parts:
             raise PoisonError(Stage.ROUTE, "NO_PARTS", "the event has no parts: give at least one")
         version = _version(request)
+        if len(request.parts) == 1:  # the usual case, and this is a hot path
+            route = self._route(request, request.parts[0], headers)
+            return (Assignment(0, route, route.model, version or route.version),)
         return tuple(
             Assignment(index, route, route.model, version or route.version)
             for index, route in enumerate([self._route(request, part, headers) for part in request.parts])

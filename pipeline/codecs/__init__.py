@@ -5,18 +5,22 @@ Decoding proper (JPEG, WAV) happens in the model; the worker reads headers only.
 
 from __future__ import annotations
 
-from headrace.pipeline.codecs import audio, image, tensor, text, video
+from headrace.pipeline.codecs import tensor
+from headrace.pipeline.codecs.audio import encoded as encoded_audio
+from headrace.pipeline.codecs.image import encoded as encoded_image
 from headrace.pipeline.codecs.row import Row, poison
+from headrace.pipeline.codecs.text import encoded as encoded_text
+from headrace.pipeline.codecs.video import encoded as encoded_video
 from headrace.pipeline.ports import TensorSpec
 from headrace.pipeline.records import Modality, Part, Reference, Tensor
 
 __all__ = ["Row", "to_row"]
 
 _ENCODED = {
-    Modality.TEXT: text.encoded,
-    Modality.IMAGE: image.encoded,
-    Modality.AUDIO: audio.encoded,
-    Modality.VIDEO: video.encoded,
+    Modality.TEXT: encoded_text,
+    Modality.IMAGE: encoded_image,
+    Modality.AUDIO: encoded_audio,
+    Modality.VIDEO: encoded_video,
 }
 
 

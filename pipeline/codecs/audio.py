@@ -10,12 +10,12 @@ from headrace.pipeline.codecs.row import media_parameter, media_type, need_bytes
 from headrace.pipeline.records import Part
 
 RAW_RATE_HZ = 16_000
-_RATES_HZ = range(8_000, 192_001)
+_RATES_HZ = range(4_000, 384_001)
 _WAV_TYPES = frozenset({"audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"})
 _ANY_TYPES = frozenset({"audio/*", "application/octet-stream", ""})  # taken for WAV: raw PCM has no mark of its own
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _BITS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
-_UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # what writers to a pipe leave in the data chunk: it goes to the end
+_MOST_CHANNELS = 64
 
 
 def encoded(part: Part, content: bytes | str) -> bytes:
@@ -77,7 +77,7 @@ def _format_problem(chunk: bytes) -> str | None:
         kind = int.from_bytes(chunk[24:26], "little")
     if kind not in _BITS or bits not in _BITS[kind]:
         return f"WAV format {kind} with {bits} bits: send PCM (8 to 32 bits) or float (32 or 64 bits)"
-    if not 1 <= channels <= 8 or block_bytes != channels * bits // 8:
+    if not 1 <= channels <= _MOST_CHANNELS or block_bytes != channels * bits // 8:
         return f"the WAV header contradicts itself: {channels} channels of {bits} bits in blocks of {block_bytes} bytes"
     if rate_hz not in _RATES_HZ:
         return f"a sample rate of {rate_hz} Hz: between {_RATES_HZ.start} and {_RATES_HZ.stop - 1} is allowed"
@@ -85,8 +85,8 @@ def _format_problem(chunk: bytes) -> str | None:
 
 
 def _data_problem(stated_bytes: int, there_bytes: int) -> str | None:
-    if there_bytes == 0:
+    if 0 in (stated_bytes, there_bytes):
         return "the WAV file holds no samples"
-    if stated_bytes not in _UNKNOWN_LENGTHS and stated_bytes > there_bytes:
+    if stated_bytes > there_bytes:
         return f"the WAV file is truncated: {stated_bytes} bytes of samples announced, {there_bytes} there"
     return None
