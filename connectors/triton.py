@@ -1,0 +1,179 @@
+"""NVIDIA Triton over gRPC: the only module that imports its client, and the only place where its errors become ours."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, model_config_pb2
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
+from headrace.pipeline.ports import Array, InferCall, InferReply, ModelSignature, TensorSpec
+from headrace.pipeline.records import Stage
+
+_CHANNEL = (
+    ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
+    # A peer that vanished without a word is noticed while a call waits for it. Triton tolerates two pings without
+    # data between (its default), and the second option keeps to that.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 2),
+    # gRPC's own wait grows to two minutes: after a restart of Triton nothing would happen for that long.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class _Meaning(enum.Enum):
+    """What an answer says about the call: each becomes one kind of error."""
+
+    UNAVAILABLE = enum.auto()
+    RETRIABLE = enum.auto()
+    INVALID_INPUT = enum.auto()
+    MODEL_NOT_FOUND = enum.auto()
+    MODEL_UNSUPPORTED = enum.auto()
+    REFUSED = enum.auto()
+
+
+# Wording decides before the status code, first match first; seen with Triton 2.51.
+_BY_MESSAGE: tuple[tuple[str, str, _Meaning], ...] = (
+    # Loading, unloaded, or the server is shutting down: its code is the one of a model that does not exist.
+    ("StatusCode.NOT_FOUND", "has no available versions", _Meaning.UNAVAILABLE),
+    # The model's process died and Triton does not start another: nobody's record is at fault, it waits for a restart.
+    ("StatusCode.INTERNAL", "is not healthy", _Meaning.UNAVAILABLE),
+)
+_BY_CODE: dict[str | None, _Meaning] = {
+    "StatusCode.UNAVAILABLE": _Meaning.UNAVAILABLE,
+    "StatusCode.DEADLINE_EXCEEDED": _Meaning.RETRIABLE,
+    "StatusCode.RESOURCE_EXHAUSTED": _Meaning.RETRIABLE,
+    "StatusCode.INTERNAL": _Meaning.RETRIABLE,
+    "StatusCode.ABORTED": _Meaning.RETRIABLE,
+    "StatusCode.CANCELLED": _Meaning.RETRIABLE,
+    "StatusCode.UNKNOWN": _Meaning.RETRIABLE,
+    "StatusCode.DATA_LOSS": _Meaning.RETRIABLE,
+    "StatusCode.ALREADY_EXISTS": _Meaning.RETRIABLE,
+    "StatusCode.INVALID_ARGUMENT": _Meaning.INVALID_INPUT,
+    "StatusCode.OUT_OF_RANGE": _Meaning.INVALID_INPUT,
+    "StatusCode.FAILED_PRECONDITION": _Meaning.INVALID_INPUT,
+    "StatusCode.NOT_FOUND": _Meaning.MODEL_NOT_FOUND,
+    "StatusCode.UNIMPLEMENTED": _Meaning.MODEL_UNSUPPORTED,
+    "StatusCode.UNAUTHENTICATED": _Meaning.REFUSED,
+    "StatusCode.PERMISSION_DENIED": _Meaning.REFUSED,
+    None: _Meaning.INVALID_INPUT,  # the client library refused the call before sending it
+}
+
+
+class TritonInferenceClient:
+    """An ``InferenceClient`` on one long-lived channel. Make it inside the running event loop, once a process.
+
+    Args:
+        url: Triton's gRPC endpoint, ``host:port``.
+        control_timeout_seconds: time limit of calls that run no inference.
+    """
+
+    def __init__(self, url: str, control_timeout_seconds: float = 5.0) -> None:
+        self._url = url
+        self._control_timeout_seconds = control_timeout_seconds
+        self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL)
+
+    async def ready(self) -> bool:
+        """True if the server answers and is ready; never raises for a server that is down."""
+        try:
+            with self._mapped("readiness"):
+                return bool(await self._client.is_server_ready(client_timeout=self._control_timeout_seconds))
+        except RetriableError:
+            return False
+
+    async def signature(self, model: str, version: str = "") -> ModelSignature:
+        """What the model takes and gives, as served now.
+
+        Raises:
+            UnavailableError: the server is down, or the model is loading or unloaded.
+            RetriableError: no answer in time.
+            PoisonError: ``MODEL_NOT_FOUND``; ``MODEL_UNSUPPORTED`` if it answers with streams.
+        """
+        with self._mapped(f"model {model}"):
+            limit = self._control_timeout_seconds
+            config = (await self._client.get_model_config(model, version, client_timeout=limit)).config
+            metadata = await self._client.get_model_metadata(model, version, client_timeout=limit)
+        if config.model_transaction_policy.decoupled:
+            raise PoisonError(
+                Stage.INFER, "MODEL_UNSUPPORTED", f"model {model} is decoupled: it answers a request with a stream"
+            )
+        return ModelSignature(
+            name=model,
+            version=version or max(metadata.versions, key=int),
+            max_batch_size=config.max_batch_size,
+            inputs=tuple(map(_spec, config.input)),
+            outputs=tuple(map(_spec, config.output)),
+        )
+
+    async def infer(self, call: InferCall, timeout_seconds: float) -> InferReply:
+        """Runs one batched call. Cancelling the coroutine cancels the call in the server too.
+
+        Returns:
+            Every output of the model; arrays are read-only views of the reply.
+
+        Raises:
+            UnavailableError: not reachable, shutting down, or the model is not ready.
+            RetriableError: no answer in time, overload, or an error inside the model.
+            PoisonError: ``INVALID_INPUT`` (names, datatypes, shapes, parameters), ``MODEL_NOT_FOUND``.
+        """
+        with self._mapped(f"model {call.model}"):
+            result = await self._client.infer(
+                call.model,
+                [_input(name, array) for name, array in call.inputs.items()],
+                model_version=call.version,
+                client_timeout=timeout_seconds,
+                parameters=dict(call.parameters) or None,
+            )
+            reply = result.get_response()
+            outputs = {output.name: result.as_numpy(output.name) for output in reply.outputs}
+        return InferReply(reply.model_version, outputs)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    @contextmanager
+    def _mapped(self, subject: str) -> Iterator[None]:
+        try:
+            yield
+        except InferenceServerException as error:
+            raise self._error(error, subject) from error
+
+    def _error(self, error: InferenceServerException, subject: str) -> HeadraceError:
+        message = f"Triton at {self._url}, {subject}: {error.message()}"
+        match _meaning(error.status(), str(error.message())):
+            case _Meaning.UNAVAILABLE:
+                return UnavailableError(message)
+            case _Meaning.RETRIABLE:
+                return RetriableError(message)
+            case _Meaning.REFUSED:
+                return FatalError(f"{message} (check the credentials)")
+            case meaning:
+                return PoisonError(Stage.INFER, meaning.name, message)
+
+
+def _meaning(status: str | None, message: str) -> _Meaning:
+    for code, wording, meaning in _BY_MESSAGE:
+        if status == code and wording in message:
+            return meaning
+    return _BY_CODE.get(status, _Meaning.RETRIABLE)
+
+
+def _input(name: str, array: Array) -> triton.InferInput:
+    datatype = np_to_triton_dtype(array.dtype)
+    if datatype is None:
+        raise InferenceServerException(f"input {name!r} has dtype {array.dtype}, which Triton does not know")
+    value = triton.InferInput(name, list(array.shape), datatype)
+    return value.set_data_from_numpy(array)
+
+
+def _spec(tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> TensorSpec:
+    datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    return TensorSpec(tensor.name, "BYTES" if datatype == "STRING" else datatype, tuple(tensor.dims))
