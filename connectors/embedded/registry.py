@@ -10,7 +10,8 @@ from headrace.connectors.embedded.http import answers_ok
 from headrace.connectors.embedded.java import java_command
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.process import ServerProcess
-from headrace.connectors.kafka.admin import TopicSpec, ensure_topics
+from headrace.connectors.kafka.admin import ensure_topics
+from headrace.pipeline.records import TopicSpec
 
 API_PATH = "/apis/ccompat/v7"
 

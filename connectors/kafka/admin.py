@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports these without saying so
@@ -16,19 +15,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
 )
 
 from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
+from headrace.pipeline.records import TopicSpec
 
 _PROBE_SECONDS = 1.0
 _REQUEST_SECONDS = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``)."""
-
-    name: str
-    partitions: int
-    replication_factor: int = 1
-    config: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_ready(bootstrap_servers: str) -> bool:

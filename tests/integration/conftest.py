@@ -15,7 +15,8 @@ import pytest
 
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.state import Endpoints
-from headrace.connectors.kafka.admin import TopicSpec, ensure_topics
+from headrace.connectors.kafka.admin import ensure_topics
+from headrace.pipeline.records import TopicSpec
 from tests.integration.containers import container_stack
 
 

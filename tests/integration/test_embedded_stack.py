@@ -10,7 +10,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.state import Endpoints
-from headrace.connectors.kafka.admin import TopicSpec, ensure_topics, wait_until_ready
+from headrace.connectors.kafka.admin import ensure_topics, wait_until_ready
+from headrace.pipeline.records import TopicSpec
 
 SCHEMA = json.dumps({"type": "record", "name": "Drop", "fields": [{"name": "litres", "type": "double"}]})
 
