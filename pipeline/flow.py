@@ -67,6 +67,8 @@ class Flow:
         self._held: dict[TopicPartition, _Held] = {}
         self._call_ended = asyncio.Event()
         self._turn = 0
+        self.joined = False
+        """True from the first assignment on, even one of no partitions."""
         self.completed = asyncio.Event()
         """Set when there may be something to commit."""
         self.flush: Callable[[], Awaitable[None]] = _nothing
@@ -75,6 +77,7 @@ class Flow:
     # --- what the source calls (ports.AssignmentListener)
 
     async def assigned(self, generation: int, positions: Mapping[TopicPartition, StartPosition]) -> None:
+        self.joined = True
         for partition, position in positions.items():
             start = position.offset or 0
             done, complaint = decode_metadata(start, position.metadata)

@@ -165,6 +165,9 @@ class RecordSource(Protocol):
 
     async def start(self, listener: AssignmentListener) -> None: ...
 
+    async def wait_ended(self) -> None:
+        """Return when the source has ended; raise what ended it."""
+
     async def stop(self) -> None:
         """Revoke what is assigned (the listener drains), leave the group and close."""
 

@@ -12,6 +12,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
     ConfigResource,
     NewTopic,
     ResourceType,
+    TopicMetadata,
 )
 
 from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
@@ -64,6 +65,21 @@ def ensure_topics(
     return created
 
 
+def partition_counts(
+    bootstrap_servers: str, topics: Sequence[str], client_config: Mapping[str, str | int | float | bool] | None = None
+) -> dict[str, int]:
+    """Partitions of each of these topics; 0 if there is no such topic. Raises UnavailableError."""
+    known = _topics(_client(bootstrap_servers, client_config), bootstrap_servers)
+    return {name: len(known[name].partitions) if name in known else 0 for name in topics}
+
+
+def _topics(client: AdminClient, bootstrap_servers: str) -> Mapping[str, TopicMetadata]:
+    try:
+        return client.list_topics(timeout=_REQUEST_SECONDS).topics
+    except KafkaException as error:
+        raise _mapped(error, bootstrap_servers, "topics could not be listed") from error
+
+
 def _client(bootstrap_servers: str, extra: Mapping[str, str | int | float | bool] | None = None) -> AdminClient:
     return AdminClient(
         {
@@ -95,10 +111,7 @@ def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> boo
 
 
 def _check_partitions(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> None:
-    try:
-        known = client.list_topics(timeout=_REQUEST_SECONDS).topics
-    except KafkaException as error:
-        raise _mapped(error, bootstrap_servers, "topics could not be listed") from error
+    known = _topics(client, bootstrap_servers)
     for spec in specs:
         partitions = len(known[spec.name].partitions) if spec.name in known else 0
         if partitions < spec.partitions:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import socket
 import threading
 import time
 from collections.abc import Coroutine, Mapping
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from headrace.connectors.kafka.group import client_id
 from headrace.connectors.kafka.transaction import GroupMetadata
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
@@ -67,8 +67,7 @@ class GroupConsumer:
         self._metadata_fresh = threading.Event()
         self._stopping = threading.Event()
         self._callback_failed: BaseException | None = None
-        self.finished: Future[None] = Future()
-        """Resolves when the thread has ended; carries the error that ended it."""
+        self._ended: Future[None] = Future()
 
     # --- on the event loop
 
@@ -77,9 +76,12 @@ class GroupConsumer:
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._thread, name="consumer", daemon=True).start()
 
+    async def wait_ended(self) -> None:
+        await asyncio.shield(asyncio.wrap_future(self._ended))
+
     async def stop(self) -> None:
         self._stopping.set()
-        await asyncio.wait([asyncio.wrap_future(self.finished)])
+        await asyncio.wait([asyncio.wrap_future(self._ended)])
 
     # --- on the transactions' thread
 
@@ -96,9 +98,9 @@ class GroupConsumer:
         try:
             self._run()
         except BaseException as error:  # noqa: BLE001 - handed over whole to whoever supervises the thread
-            self.finished.set_exception(error)
+            self._ended.set_exception(error)
         else:
-            self.finished.set_result(None)
+            self._ended.set_result(None)
 
     def _run(self) -> None:
         consumer = Consumer(self._config())
@@ -127,7 +129,7 @@ class GroupConsumer:
             "bootstrap.servers": settings.bootstrap_servers,
             "group.id": settings.group_id,
             "group.instance.id": settings.instance_id,
-            "client.id": f"{settings.instance_id}@{socket.gethostname()}",
+            "client.id": client_id(settings.instance_id),
             "session.timeout.ms": int(settings.session_timeout_seconds * 1000),
             "heartbeat.interval.ms": int(settings.session_timeout_seconds * 1000 / 4),
             "isolation.level": "read_committed",

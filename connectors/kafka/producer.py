@@ -30,7 +30,7 @@ class EventTooLargeError(HeadraceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryReport:
     """Where the broker put a record: the position by which everything later is accounted for."""
 
     topic: str
@@ -87,7 +87,7 @@ class EventSender:
         topic: str,
         value: bytes | None,
         *,
-        on_delivery: Callable[[Delivery], None],
+        on_delivery: Callable[[DeliveryReport], None],
         key: bytes | None = None,
         headers: Headers = (),
     ) -> None:
@@ -178,8 +178,8 @@ class EventSender:
         )
 
 
-def _delivery(message: Message) -> Delivery:
+def _delivery(message: Message) -> DeliveryReport:
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     if topic is None or partition is None or offset is None:
         raise KafkaException(KafkaError(KafkaError._INCONSISTENT, "a delivery report without a position"))
-    return Delivery(topic, partition, offset, message.timestamp()[1])
+    return DeliveryReport(topic, partition, offset, message.timestamp()[1])

@@ -1,0 +1,65 @@
+"""Who holds a worker slot on another machine: read from the consumer group."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from headrace.pipeline.errors import SlotTakenError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 5.0
+MARGIN_SECONDS = 2.0
+
+
+def client_id(instance_id: str) -> str:
+    """How a worker's consumer introduces itself: tells the machine, so that another can tell a twin from itself."""
+    return f"{instance_id}@{socket.gethostname()}"
+
+
+def wait_until_slot_is_free(
+    bootstrap_servers: str,
+    group_id: str,
+    instance_id: str,
+    session_timeout_seconds: float,
+    client: Mapping[str, str | int | float | bool],
+) -> None:
+    """Return when no member of the group on *another* machine has this identity.
+
+    A dead one is gone when its session times out; one that stays longer is alive. (On this machine ``slot.SlotLock``
+    has made sure already.)
+
+    Raises:
+        SlotTakenError: another machine's worker is alive in this slot.
+        UnavailableError: Kafka does not answer.
+    """
+    admin = AdminClient({**client, "bootstrap.servers": bootstrap_servers})
+    deadline = time.monotonic() + session_timeout_seconds + MARGIN_SECONDS
+    while twin := _twin(admin, group_id, instance_id):
+        if time.monotonic() > deadline:
+            raise SlotTakenError(
+                f"this worker's slot is held by {twin} in group {group_id}: "
+                "stop that worker, or give this one another slot (--slot N)"
+            )
+        log.info("waiting for %s to leave the group or time out", twin)
+        time.sleep(0.5)
+
+
+def _twin(admin: AdminClient, group_id: str, instance_id: str) -> str | None:
+    try:
+        group = admin.describe_consumer_groups([group_id], request_timeout=REQUEST_SECONDS)[group_id].result()
+    except KafkaException as exception:
+        error = exception.args[0]
+        if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return None
+        raise UnavailableError(f"cannot describe group {group_id}: {error.str()}") from exception
+    for member in group.members:
+        if member.group_instance_id == instance_id and member.client_id != client_id(instance_id):
+            return f"{member.client_id} ({member.host})"
+    return None

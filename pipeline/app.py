@@ -1,0 +1,99 @@
+"""The composition root: settings + connectors → the Faust app. ``faust -A pipeline.app worker`` starts ``app``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.connectors.kafka.admin import ensure_topics, partition_counts
+from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
+from headrace.connectors.kafka.group import wait_until_slot_is_free
+from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
+from headrace.connectors.registry import ConfluentRegistry
+from headrace.connectors.triton import TritonInferenceClient
+from headrace.pipeline.agents import InferenceApp, build_app
+from headrace.pipeline.budget import Budget
+from headrace.pipeline.clock import SystemClock
+from headrace.pipeline.config import Settings
+from headrace.pipeline.health import Health
+from headrace.pipeline.ports import InferenceClient, RecordSource, SchemaRegistry, Transactions
+from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, topic_specs
+
+
+class KafkaTritonConnections:
+    """``worker.Connections`` on Kafka, a Confluent-compatible registry and Triton."""
+
+    registry: SchemaRegistry
+    inference: InferenceClient
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._instance_id = f"{settings.name}-{settings.worker.slot}"
+        self.registry = ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds)
+        self.inference = TritonInferenceClient(settings.triton.url)
+
+    def prepare(self) -> Mapping[str, int]:
+        settings = self._settings
+        kafka = settings.kafka
+        wait_until_slot_is_free(
+            kafka.bootstrap_servers, settings.name, self._instance_id, kafka.session_timeout_seconds, kafka.client
+        )
+        specs = topic_specs(settings)
+        ensure_topics(kafka.bootstrap_servers, specs, kafka.client)
+        return partition_counts(kafka.bootstrap_servers, [spec.name for spec in specs], kafka.client)
+
+    def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
+        settings = self._settings
+        kafka = settings.kafka
+        consumer = GroupConsumer(
+            ConsumerSettings(
+                bootstrap_servers=kafka.bootstrap_servers,
+                group_id=settings.name,
+                instance_id=self._instance_id,
+                topics=settings.topics.requests,
+                session_timeout_seconds=kafka.session_timeout_seconds,
+                client=kafka.client,
+            ),
+            budget,
+        )
+        transactions = KafkaTransactions(
+            TransactionSettings(
+                bootstrap_servers=kafka.bootstrap_servers,
+                group_id=settings.name,
+                transactional_id=self._instance_id,
+                producers=kafka.producers,
+                transaction_timeout_seconds=kafka.transaction_timeout_seconds,
+                max_message_bytes=settings.topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES,
+                client=kafka.client,
+            ),
+            consumer,
+            lambda down: health.report("kafka", not down, "transactions are not answered"),
+        )
+        return consumer, transactions
+
+
+def create_app(settings: Settings) -> InferenceApp:
+    """The Faust app of one worker with these settings."""
+    return build_app(settings, lambda: KafkaTritonConnections(settings), SystemClock())
+
+
+if TYPE_CHECKING:
+    app: InferenceApp
+
+
+def __getattr__(name: str) -> Any:
+    """``app`` is made when Faust's command asks for it, from HEADRACE_CONFIG and the environment."""
+    if name != "app":
+        raise AttributeError(name)
+    from headrace.pipeline.cli.options import discover
+    from headrace.pipeline.settings_file import load_settings
+
+    from headrace.pipeline.log import configure_logging
+
+    path = os.environ.get("HEADRACE_CONFIG")
+    settings = load_settings(Path(path) if path else None, os.environ, discover())
+    configure_logging(settings.worker.log_format, settings.worker.log_level, settings.worker.slot)
+    globals()["app"] = made = create_app(settings)
+    return made

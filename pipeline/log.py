@@ -1,0 +1,34 @@
+"""Structured logs: one line an event, as text for people or JSON for machines, each with the worker's slot."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from pythonjsonlogger.json import JsonFormatter
+
+_QUIET = ("faust", "mode", "aiohttp.access", "asyncio")
+
+
+def configure_logging(log_format: str, level: str, slot: int | None = None) -> None:
+    """Send all logs to stderr. ``log_format`` is ``text`` or ``json``."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter: logging.Formatter
+    if log_format == "json":
+        formatter = JsonFormatter(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            static_fields={} if slot is None else {"slot": slot},
+        )
+    else:
+        who = "" if slot is None else f" slot={slot}"
+        formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s" + who + ": %(message)s")
+    formatter.converter = time.gmtime
+    formatter.datefmt = "%Y-%m-%dT%H:%M:%S"
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)

@@ -1,0 +1,210 @@
+"""One worker, without Faust: starts in order, runs until stopped or failed, stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+from headrace.pipeline import metrics
+from headrace.pipeline.budget import Budget
+from headrace.pipeline.commit import GroupCommit
+from headrace.pipeline.config import Settings
+from headrace.pipeline.dispatch import RouteDispatcher
+from headrace.pipeline.envelope import RequestDecoder
+from headrace.pipeline.errors import UnavailableError
+from headrace.pipeline.flow import Flow
+from headrace.pipeline.health import Health
+from headrace.pipeline.journey import PartTask
+from headrace.pipeline.ports import Clock, InferenceClient, RecordSource, SchemaRegistry, Transactions
+from headrace.pipeline.processor import Processor
+from headrace.pipeline.records import RecordBatch
+from headrace.pipeline.setup import register_contracts
+from headrace.pipeline.slot import SlotLock
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 2.0
+MAX_BACKOFF_SECONDS = 2.0
+
+T = TypeVar("T")
+
+
+class Connections(Protocol):
+    """The outside, as one worker needs it."""
+
+    registry: SchemaRegistry
+    inference: InferenceClient
+
+    def prepare(self) -> Mapping[str, int]:
+        """Claim the slot in the group, create or check the topics; partition counts by topic. Blocks.
+
+        Raises:
+            UnavailableError: Kafka does not answer (worth another try).
+            FatalError: the slot is taken, or a topic is not as it must be.
+        """
+
+    def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
+        """The consumer and the transactions that commit what it consumes; neither is started."""
+
+
+class Worker:
+    """Consumes, infers and commits.
+
+    Args:
+        send_batch, send_tasks: hand work to whoever hosts the processing (Faust's channels), which calls
+            ``route_batch`` and ``submit`` with it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connect: Callable[[], Connections],
+        clock: Clock,
+        send_batch: Callable[[RecordBatch], Awaitable[object]],
+        send_tasks: Callable[[str, list[PartTask]], Awaitable[object]],
+    ) -> None:
+        self._settings = settings
+        self._connect = connect
+        self._clock = clock
+        self._send_batch = send_batch
+        self._send_tasks = send_tasks
+        self._inbox: asyncio.Queue[RecordBatch] = asyncio.Queue()  # bounded by the budget
+        worker = settings.worker
+        self._slot = SlotLock(f"{settings.kafka.bootstrap_servers} {settings.name}", worker.slot)
+        self._budget = Budget(worker.max_in_flight_records, worker.max_in_flight_bytes)
+        self._flow = Flow(self._budget, self._inbox.put_nowait, clock, worker.drain_timeout_seconds)
+        self._decoder = RequestDecoder(max_value_bytes=settings.topics.max_message_bytes)
+        self._stop = asyncio.Event()
+        self._done = asyncio.Event()
+        self.health = Health()
+
+    # --- what the host of the processing calls
+
+    async def route_batch(self, batch: RecordBatch) -> None:
+        """Decode, route and admit a record batch, then send each route its share."""
+        if not self._flow.wants(batch.partition, batch.generation):
+            return
+        for schema_id in self._decoder.missing(record.value for record in batch.records):
+            schema = await self._until_available("registry", lambda: self._connections.registry.schema(schema_id))  # noqa: B023 - awaited before the next
+            self._decoder.add_schema(schema_id, schema)
+        for route, tasks in self._processor.open_batch(batch).items():
+            await self._send_tasks(route, tasks)
+
+    async def submit(self, route: str, tasks: list[PartTask]) -> None:
+        """Queue a route's tasks for inference."""
+        await self._dispatchers[route].submit(tasks)
+
+    # --- life
+
+    async def run(self) -> None:
+        """Start, work until ``stop`` is called, drain, and end.
+
+        Raises:
+            FatalError: and whatever else makes going on impossible; nothing is committed that was not completed.
+        """
+        self._slot.acquire()
+        running = asyncio.create_task(self._run(), name="worker")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait([running, stop], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done() and not self.health.started:
+                running.cancel()
+            await running
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+        except BaseException as error:
+            self.health.failure = error
+            raise
+        finally:
+            stop.cancel()
+            running.cancel()
+            self._slot.release()
+            self._done.set()
+
+    async def stop(self) -> None:
+        """Drain, commit, leave the group; returns when that is done."""
+        self._stop.set()
+        await self._done.wait()
+
+    async def _run(self) -> None:
+        settings = self._settings
+        self._connections = connections = self._connect()
+        partitions = await self._until_available("kafka", connections.prepare)
+        ids = await self._until_available("registry", lambda: register_contracts(connections.registry, settings))
+        self._processor = Processor(
+            settings, f"{settings.name}-{settings.worker.slot}", self._decoder, ids, partitions, self._flow, self._clock
+        )
+        self._dispatchers = {
+            route.name: RouteDispatcher(
+                route,
+                route.timeout_seconds or settings.triton.timeout_seconds,
+                connections.inference,
+                self._flow,
+                self.health,
+                self._clock,
+                self._processor.finish,
+            )
+            for route in settings.routes
+        }
+        source, transactions = connections.open(self._budget, self.health)
+        commit = GroupCommit(self._flow, transactions, self._clock, settings.worker.max_records_per_transaction)
+        try:
+            await transactions.start()
+            await self._work(connections, source, commit)
+        finally:
+            await transactions.close()
+            await connections.inference.close()
+
+    async def _work(self, connections: Connections, source: RecordSource, commit: GroupCommit) -> None:
+        background = [
+            asyncio.create_task(commit.run(), name="commit"),
+            asyncio.create_task(self._feed(), name="feed"),
+            asyncio.create_task(self._probe(connections.inference), name="probe"),
+            *(asyncio.create_task(each.run(), name=f"route {name}") for name, each in self._dispatchers.items()),
+        ]
+        await source.start(self._flow)
+        self.health.started = True
+        log.info("worker slot %d of %s is running", self._settings.worker.slot, self._settings.name)
+        watch = asyncio.create_task(source.wait_ended(), name="source")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            ended, _ = await asyncio.wait([*background, watch, stop], return_when=asyncio.FIRST_COMPLETED)
+            if failed := [each for each in ended if each is not stop and each.exception()]:
+                failed[0].result()
+            log.info("stopping: draining for up to %.1f s", self._settings.worker.drain_timeout_seconds)
+            await source.stop()
+            watch.result()
+        finally:
+            for task in (*background, watch, stop):
+                task.cancel()
+            await asyncio.gather(*background, watch, stop, return_exceptions=True)
+
+    async def _feed(self) -> None:
+        while True:
+            await self._send_batch(await self._inbox.get())
+
+    async def _probe(self, inference: InferenceClient) -> None:
+        """Keep what /readyz and the gauges tell current, also without traffic."""
+        while True:
+            self.health.report("triton", await inference.ready())
+            self.health.joined = self._flow.joined
+            metrics.IN_FLIGHT_RECORDS.set(self._budget.records)
+            metrics.IN_FLIGHT_BYTES.set(self._budget.size_bytes)
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def _until_available(self, dependency: str, call: Callable[[], T]) -> T:
+        """Repeat a blocking call, off the event loop, until the other side answers."""
+        backoff_seconds = 0.1
+        while True:
+            try:
+                answer = await asyncio.to_thread(call)
+            except UnavailableError as error:
+                self.health.report(dependency, up=False, detail=str(error))
+                await asyncio.sleep(backoff_seconds)
+                backoff_seconds = min(backoff_seconds * 2, MAX_BACKOFF_SECONDS)
+            else:
+                self.health.report(dependency, up=True)
+                return answer
