@@ -1,0 +1,129 @@
+"""A Confluent-compatible schema registry (Confluent's, Apicurio's under ``/apis/ccompat/v7``, Karapace, Redpanda's)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from headrace.pipeline.errors import FatalError, UnavailableError
+
+T = TypeVar("T")
+
+_SCHEMA_NOT_FOUND = 40403
+_NOT_FOUND = 404
+_CONFLICT = 409
+_REFUSALS = frozenset((_CONFLICT, 422))  # incompatible, invalid
+_TRANSIENT = frozenset((408, 425, 429))
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """``TransportError`` of the HTTP library that confluent-kafka uses: httpx2 in newer versions, httpx in older."""
+    installed = [name for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
+    return tuple(importlib.import_module(name).TransportError for name in installed)
+
+
+_NO_ANSWER = _transport_errors()
+
+
+class ConfluentRegistry:
+    """Implements ``ports.SchemaRegistry``. Thread-safe; every request is tried once.
+
+    Args:
+        url: base URL, or several, comma-separated. Basic authentication: ``https://user:password@host``.
+        timeout_seconds: limit of connecting, and of each wait for bytes.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float = 5.0) -> None:
+        self._url = re.sub(r"//[^/,]*@", "//", url)  # for messages: without a password
+        # Waiting and trying again is the caller's business, who knows how long.
+        self._client = SchemaRegistryClient({"url": url, "timeout": timeout_seconds, "max.retries": 0})
+
+    def schema(self, schema_id: int) -> str | None:
+        """The schema of an id, None if there is no such id.
+
+        Raises:
+            UnavailableError: if the registry does not answer, or not now.
+            FatalError: if what answers is no schema registry, or denies access.
+        """
+        found = self._ask(f"asked for schema {schema_id}", lambda: self._found(schema_id))
+        return found.schema_str if found else None
+
+    def register(self, subject: str, schema: str, compatibility: str) -> int:
+        """Sets the subject's compatibility level, registers the schema (again, if need be) and returns its id.
+
+        Raises:
+            UnavailableError: if the registry does not answer, or not now.
+            FatalError: if it refuses the schema, is no schema registry, or denies access.
+        """
+        self._ask(
+            f"asked to set {compatibility} on subject {subject}",
+            lambda: self._set_compatibility(subject, compatibility),
+        )
+        return self._ask(f"offered a schema for subject {subject}", lambda: self._registered(subject, schema))
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _found(self, schema_id: int) -> Schema | None:
+        try:
+            found = self._client.get_schema(schema_id)
+        except SchemaRegistryError as error:
+            if error.http_status_code == _NOT_FOUND and error.error_code == _SCHEMA_NOT_FOUND:
+                return None
+            raise
+        if found.schema_str is None:
+            raise ValueError("the answer holds no schema")
+        return found
+
+    def _set_compatibility(self, subject: str, level: str) -> None:
+        """Apicurio answers 409 to all but one of the clients that set a subject's first level at once."""
+        try:
+            self._client.set_compatibility(subject, level)
+        except SchemaRegistryError as error:
+            if error.http_status_code != _CONFLICT:
+                raise
+            if self._client.get_compatibility(subject) != level:
+                raise UnavailableError(
+                    f"another client is setting the level of subject {subject}: try again"
+                ) from error
+
+    def _registered(self, subject: str, schema: str) -> int:
+        try:
+            return self._client.register_schema(subject, Schema(schema, "AVRO"))
+        except SchemaRegistryError as error:
+            if error.http_status_code not in _REFUSALS:
+                raise
+            raise FatalError(
+                f"the schema registry at {self._url} refuses the schema for subject {subject}: {error.error_message} "
+                "(another version of headrace, or another program, registered one that it is not compatible with: "
+                "use other topics, or upgrade)"
+            ) from error
+
+    def _ask(self, what: str, call: Callable[[], T]) -> T:
+        where = f"the schema registry at {self._url}, {what},"
+        try:
+            return call()
+        except _NO_ANSWER as error:
+            raise UnavailableError(f"{where} does not answer: {str(error) or type(error).__name__}") from error
+        except SchemaRegistryError as error:
+            status, message = error.http_status_code, f"{where} answers {error.http_status_code}: {error.error_message}"
+            if status >= 500 or status in _TRANSIENT:
+                raise UnavailableError(message) from error
+            hint = "check registry.url (Apicurio's ends in /apis/ccompat/v7)" if status == _NOT_FOUND else "see its log"
+            raise FatalError(f"{message}; {hint}") from error
+        except (ValueError, AttributeError, TypeError) as error:  # the client's ways of saying: this is not its JSON
+            raise FatalError(f"{where} does not answer as a registry does: check registry.url") from error
