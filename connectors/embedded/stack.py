@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -15,18 +16,27 @@ from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.owners import sweep, temporary_folder
 from headrace.connectors.embedded.paths import cache_dir
 from headrace.connectors.embedded.ports import PortReservation
-from headrace.connectors.embedded.process import ServerProcess
 from headrace.connectors.embedded.progress import Progress
 from headrace.connectors.embedded.registry import RegistryServer
-from headrace.connectors.embedded.state import Endpoints
+from headrace.connectors.embedded.state import Endpoints, Member
 from headrace.connectors.embedded.triton import TritonServer
-from headrace.connectors.embedded.triton_env import ensure_interpreter, ensure_models
+from headrace.connectors.embedded.triton_env import TritonInterpreter, ensure_interpreter, ensure_models
 from headrace.connectors.embedded.workers import Workers
 from headrace.pipeline.errors import StackError
 
 T = TypeVar("T")
 _PORTS = ("kafka", "controller", "registry", "triton_http", "triton_grpc", "triton_metrics")
 _IN_USE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What the servers are started from: downloaded, built and verified."""
+
+    classpath: tuple[Path, ...]
+    registry_jar: Path
+    interpreter: TritonInterpreter
+    repository: Path
 
 
 class Stack:
@@ -92,11 +102,6 @@ class Stack:
             triton_metrics_url=self.triton.metrics_url,
         )
 
-    @property
-    def processes(self) -> tuple[ServerProcess, ...]:
-        """Kafka's, the registry's and Triton's process."""
-        return (self.kafka.process, self.registry.process, self.triton.process)
-
     def start(self) -> None:
         """Download what is missing, start everything and wait until it answers; returns when all is ready.
 
@@ -111,22 +116,27 @@ class Stack:
             self.kill()
             raise
 
-    def _start(self) -> None:
-        sweep()
+    def prepare(self) -> Installed:
+        """Download and build what is missing, verify the rest; ``start`` does it too. Raises StackError."""
         downloads = Downloads(self._cache, self._progress)
         classpath, registry_jar = downloads.kafka_classpath(), downloads.registry_jar()
         interpreter = ensure_interpreter(self._cache, self._progress)
         repository = ensure_models(self._cache, interpreter, self._placement, self._progress)
+        return Installed(classpath, registry_jar, interpreter, repository)
+
+    def _start(self) -> None:
+        sweep()
+        installed = self.prepare()
         data_dir = self._claim_data_dir()
         ports = self._take_ports(data_dir)
-        self._kafka = KafkaServer(data_dir / "kafka", classpath, ports["kafka"], ports["controller"])
+        self._kafka = KafkaServer(data_dir / "kafka", installed.classpath, ports["kafka"], ports["controller"])
         self._registry = RegistryServer(
-            data_dir / "registry", registry_jar, ports["registry"], self._kafka.bootstrap_servers
+            data_dir / "registry", installed.registry_jar, ports["registry"], self._kafka.bootstrap_servers
         )
         self._triton = TritonServer(
             data_dir / "triton",
-            interpreter,
-            repository,
+            installed.interpreter,
+            installed.repository,
             http_port=ports["triton_http"],
             grpc_port=ports["triton_grpc"],
             metrics_port=ports["triton_metrics"],
@@ -161,12 +171,15 @@ class Stack:
         if self._given_data_dir is None:
             self.kill()
             return
-        if self._workers is not None:
-            self._workers.stop()
-        servers = (self._triton, self._registry, self._kafka)
-        for server in servers:
-            if server is not None:
-                server.stop()
+        try:
+            if self._workers is not None:
+                self._workers.stop()
+            for server in (self._triton, self._registry, self._kafka):
+                if server is not None:
+                    server.stop()
+        except BaseException:  # a second Ctrl-C
+            self.kill()
+            raise
         self._forget()
 
     def kill(self) -> None:
@@ -175,6 +188,33 @@ class Stack:
             if server is not None:
                 server.kill()
         self._forget()
+
+    def revive(self) -> tuple[str, ...]:
+        """Start servers that ended, on their old ports with their data; returns their names.
+
+        Raises:
+            StackError: if one does not start again.
+        """
+        revived = []
+        for server in (self.kafka, self.registry, self.triton):
+            if not server.process.running:
+                revived.append(server.process.name)
+                server.start()
+        return tuple(revived)
+
+    def members(self) -> tuple[Member, ...]:
+        """Every process of the stack, workers last."""
+        endpoints = self.endpoints
+        servers = (
+            ("kafka", self.kafka.process, endpoints.bootstrap_servers),
+            ("registry", self.registry.process, endpoints.registry_url),
+            ("triton", self.triton.process, endpoints.triton_grpc),
+        )
+        found = tuple(
+            Member(name, process.pid, "running" if process.running else "restarting", where, str(process.log_path))
+            for name, process, where in servers
+        )
+        return (*found, *self.workers.members())
 
     def _forget(self) -> None:
         self._kafka = self._registry = self._triton = self._workers = None

@@ -87,7 +87,7 @@ def ensure_interpreter(cache: Path, progress: Progress) -> TritonInterpreter:
             _PIP_HINT,
         )
 
-    build_once(folder, cache, progress, "Triton's interpreter (downloads about 250 MB the first time)", build)
+    build_once(folder, cache, progress, "Building Triton's interpreter (downloads about 250 MB)", build)
     return probe(folder)
 
 
@@ -108,7 +108,7 @@ def ensure_models(cache: Path, interpreter: TritonInterpreter, placement: str, p
         command = [str(interpreter.python), str(source / "setup_models.py")]
         run_reported([*command, "--repository", str(folder), "--placement", placement], report, _MODELS_HINT)
 
-    build_once(folder, cache, progress, "Models", build)
+    build_once(folder, cache, progress, "Setting the models up", build)
     return folder
 
 

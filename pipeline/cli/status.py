@@ -1,0 +1,45 @@
+"""``headrace status``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from headrace.connectors.embedded.state import StackState, read_state
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> int:
+    """Show what of the embedded stack is running.
+
+    Ends with 0 if it runs and is ready, with 1 if not.
+    """
+    state = read_state()
+    if as_json:
+        running = state is not None and state.ready
+        click.echo(json.dumps({"running": running, **(asdict(state) if state else {})}, indent=2))
+        return 0 if running else 1
+    if state is None:
+        click.echo("the embedded stack is not running: 'headrace up' starts it")
+        return 1
+    if not state.ready:
+        click.echo(f"the embedded stack is starting (pid {state.owner_pid})")
+        return 1
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(members_table(state))
+    console.print(f"logs and data in {state.data_dir}")
+    return 0
+
+
+def members_table(state: StackState) -> Table:
+    """Each process with its pid, state and address."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for member in state.members:
+        colour = {"running": "green", "restarting": "yellow"}.get(member.state, "bold red")
+        table.add_row(member.name, f"pid {member.pid}", f"[{colour}]{member.state}[/]", member.endpoint)
+    return table
