@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import efficientnet, minilm, weights
+from . import weights
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = "manifest.json"
@@ -85,12 +85,16 @@ PUBLIC_MODELS = tuple(model.name for model in MODELS[Form.PYTHON])
 
 
 def _efficientnet() -> bytes:
+    from . import efficientnet  # here, because onnx is needed for nothing else
+
     built = efficientnet.build(weights.read(weights.EFFICIENTNET_LITE0))
     weights.require_sha256("the built efficientnet_lite0.onnx", built, efficientnet.SHA256)
     return built
 
 
 def _minilm() -> bytes:
+    from . import minilm
+
     built = minilm.build(weights.read(weights.MINILM))
     weights.require_sha256("the built minilm.onnx", built, minilm.SHA256)
     return built
@@ -124,14 +128,12 @@ def sources_digest(form: Form, placement: Placement) -> str:
 
 
 def is_current(repository: Path, digest: str) -> bool:
-    """True if the repository was rendered from these sources and no file of it has changed since."""
+    """True if the repository was rendered from these sources and none of its files has changed since."""
     try:
         manifest = json.loads((repository / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    except ValueError:
-        return False  # cut short by a crash: rendered anew
-    return bool(manifest.get("sources") == digest and manifest.get("files") == _hashes(repository))
+    return bool(manifest["sources"] == digest and manifest["files"].items() <= _hashes(repository).items())
 
 
 def _hashes(repository: Path) -> dict[str, str]:

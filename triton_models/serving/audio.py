@@ -120,7 +120,8 @@ def _samples(wave_format: _Format, data: memoryview) -> NDArray[np.float32]:
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
         samples = wide.view("<i4")[:, 0].astype(np.float32)
     else:
-        samples = np.frombuffer(data, dtype).astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses
+            samples = np.frombuffer(data, dtype).astype(np.float32)
     if wave_format.bits == 8:  # the one unsigned format
         samples -= 128
     samples *= np.float32(scale)
