@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import tritonclient.grpc.aio as triton
@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.ports import Array, InferCall, InferReply, ModelSignature, TensorSpec
-from headrace.pipeline.records import Stage
+from headrace.pipeline.records import Parameter, Stage
 
 _CHANNEL = (
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
@@ -130,7 +130,7 @@ class TritonInferenceClient:
                 [_input(name, array) for name, array in call.inputs.items()],
                 model_version=call.version,
                 client_timeout=timeout_seconds,
-                parameters=dict(call.parameters) or None,
+                parameters=_parameters(call.parameters),
             )
             reply = result.get_response()
             outputs = {output.name: result.as_numpy(output.name) for output in reply.outputs}
@@ -172,6 +172,13 @@ def _input(name: str, array: Array) -> triton.InferInput:
         raise InferenceServerException(f"input {name!r} has dtype {array.dtype}, which Triton does not know")
     value = triton.InferInput(name, list(array.shape), datatype)
     return value.set_data_from_numpy(array)
+
+
+def _parameters(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    for name, value in parameters.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InferenceServerException(f"parameter {name!r} is {value}, which does not fit 64 bits")
+    return dict(parameters)
 
 
 def _spec(tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> TensorSpec:

@@ -33,7 +33,7 @@ def samples(signal: NDArray[np.float64], tag: int, bits: int) -> bytes:
     if bits == 8:
         return (np.round(signal * 127) + 128).astype("u1").tobytes()
     whole = np.round(signal * (2 ** (bits - 1) - 1)).astype("<i8")
-    return whole.view("u1").reshape(-1, 8)[:, : bits // 8].tobytes()
+    return bytes(whole.view("u1").reshape(-1, 8)[:, : bits // 8].tobytes())
 
 
 @pytest.mark.parametrize(

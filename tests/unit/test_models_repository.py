@@ -188,7 +188,8 @@ def test_torch_file_runs_no_code(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, (f"touch {tmp_path}/ran",)
 
-    content = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}, Evil(), []))
+    values: tuple[object, ...] = (0x1950A86A20F9469CFC6C, 1001, {}, Evil(), [])
+    content = b"".join(pickle.dumps(value, 2) for value in values)
     with pytest.raises(pickle.UnpicklingError, match=r"a state dict needs no posix\.system"):
         torch_file.load(content)
     assert not list(tmp_path.iterdir())
