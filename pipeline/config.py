@@ -1,7 +1,7 @@
 """Settings: every one declared once, with its default and its help. ``pipeline.yaml`` is this model in YAML.
 
-Unknown keys and values out of range are refused. ``load_settings`` turns pydantic's errors into one line each that
-names the file, the path in it and what is allowed.
+Unknown keys and values out of range are refused. `settings_file.load_settings` turns pydantic's errors into one line
+each that names the file, the path in it and what is allowed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from headrace.pipeline.records import Modality
 
-TopicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+_TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+_VERSION_PATTERN = r"^[0-9]*$"
+PATTERN_HELP = {
+    _TOPIC_PATTERN: "1 to 249 letters, digits, '.', '_' or '-'",
+    _NAME_PATTERN: "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit",
+    _VERSION_PATTERN: "a whole number, or empty",
+}
+"""What a pattern allows, in words, for error messages and docs/settings.md."""
+
+TopicName = Annotated[str, StringConstraints(pattern=_TOPIC_PATTERN)]
+Name = Annotated[str, StringConstraints(pattern=_NAME_PATTERN)]
 
 
 class Ordering(enum.StrEnum):
@@ -90,7 +100,12 @@ class BatchSettings(Section):
     max_records: int = Field(
         16, ge=1, le=4096, description="Records in one infer call; at most the model's max_batch_size."
     )
-    max_delay_seconds: float = Field(0.005, ge=0, le=60, description="How long the first record of a batch may wait.")
+    max_delay_seconds: float = Field(
+        0.005,
+        ge=0,
+        le=60,
+        description="How long a record may wait for others while calls are in flight; an idle route never waits.",
+    )
     max_bytes: int = Field(16 * 1024 * 1024, ge=1, description="Content bytes in one infer call.")
 
 
@@ -113,9 +128,11 @@ class RetrySettings(Section):
 class RouteSettings(Section):
     name: Name = Field(description="Unique name, used in metrics, logs and results.")
     model: Name = Field(description="Triton model that answers.")
-    version: str = Field("", pattern=r"^[0-9]*$", description="Model version; empty lets Triton choose.")
-    match: Match = Field(default_factory=lambda: Match(), description="Which parts of which events take this route.")
-    batch: BatchSettings = Field(default_factory=lambda: BatchSettings(), description="How records become infer calls.")
+    version: str = Field("", pattern=_VERSION_PATTERN, description="Model version; empty lets Triton choose.")
+    match: Match = Field(
+        default_factory=Match, description="Which parts of which events take this route: all, if empty."
+    )
+    batch: BatchSettings = Field(default_factory=BatchSettings, description="How records become infer calls.")
     max_concurrency: int = Field(4, ge=1, le=256, description="Infer calls in flight.")
     ordering: Ordering = Field(Ordering.KEY, description="Order of results: `partition`, `key` or `none`.")
     deadline_seconds: float | None = Field(
@@ -124,7 +141,7 @@ class RouteSettings(Section):
     timeout_seconds: float | None = Field(
         None, gt=0, le=3600, description="Time limit of one infer call; default triton's."
     )
-    retries: RetrySettings = Field(default_factory=lambda: RetrySettings(), description="Retry budget.")
+    retries: RetrySettings = Field(default_factory=RetrySettings, description="Retry budget.")
     reply_topic: TopicName | None = Field(None, description="Where results go; default `topics.results`.")
     reply_topics_allowed: tuple[TopicName, ...] = Field(
         (), description="Topics a record's `reply_topic` header may name; any other is ignored."
@@ -191,12 +208,16 @@ class Settings(Section):
     """The whole of ``pipeline.yaml``."""
 
     name: Name = Field("headrace", description="Consumer group, and prefix of the transactional ids.")
-    kafka: KafkaSettings = Field(default_factory=lambda: KafkaSettings())
-    registry: RegistrySettings = Field(default_factory=lambda: RegistrySettings())
-    triton: TritonSettings = Field(default_factory=lambda: TritonSettings())
-    topics: TopicSettings = Field(default_factory=lambda: TopicSettings())
-    routes: tuple[RouteSettings, ...] = Field(default_factory=default_routes, min_length=1)
-    worker: WorkerSettings = Field(default_factory=lambda: WorkerSettings())
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings, description="The brokers and this group.")
+    registry: RegistrySettings = Field(default_factory=RegistrySettings, description="The schema registry.")
+    triton: TritonSettings = Field(default_factory=TritonSettings, description="The model server.")
+    topics: TopicSettings = Field(default_factory=TopicSettings, description="What is read and written.")
+    routes: tuple[RouteSettings, ...] = Field(
+        default_factory=default_routes,
+        min_length=1,
+        description="Which model answers what: the first that matches. Default: one a bundled model.",
+    )
+    worker: WorkerSettings = Field(default_factory=WorkerSettings, description="This process.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -81,10 +81,11 @@ class _Candidate:
 
 
 def _header_matches(headers: Headers, wanted: str, patterns: _Patterns) -> bool:
-    return any(
-        name == wanted and value is not None and patterns.match(value.decode(errors="replace"))
-        for name, value in headers
-    )
+    """Of a header that stands more than once the last counts, as everywhere."""
+    for name, value in reversed(headers):
+        if name == wanted:
+            return value is not None and patterns.match(value.decode(errors="replace"))
+    return False
 
 
 class Router:

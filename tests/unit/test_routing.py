@@ -138,6 +138,7 @@ def test_match_conditions(match: dict[str, Any], expected: bool) -> None:
     [
         ((("tenant", b"acme-eu"), ("tier", b"gold")), "picked"),
         ((("tenant", b"other"), ("tenant", b"acme"), ("tier", b"gold")), "picked"),
+        ((("tenant", b"acme"), ("tier", b"gold"), ("tenant", b"other")), "rest"),
         ((("tenant", b"acme"),), "rest"),
         ((("tenant", b"acme"), ("tier", None)), "rest"),
         ((("tenant", b"acme"), ("tier", b"\xff\xfe")), "rest"),
