@@ -90,9 +90,17 @@ def writer_schema(text: str, contract: Contract) -> Parsed:
     name = parsed.get("name") if isinstance(parsed, dict) else None
     if name != reader["name"]:
         raise UnusableSchemaError(f"it describes {name or 'no record'}, not {reader['name']}")
-    if problem := _Resolution(parsed, reader).problem():
+    if problem := mismatch(parsed, reader):
         raise UnusableSchemaError(problem)
     return parsed
+
+
+def mismatch(writer: Parsed, reader: Parsed) -> str | None:
+    """Why a reader with one schema can't read what is written with the other; None if it can.
+
+    Avro's schema resolution, decided on the schemas alone: the answer holds for every record.
+    """
+    return _Resolution(writer, reader).problem()
 
 
 def _without_logical_types(node: JsonNode, depth: int) -> JsonNode:
@@ -171,14 +179,11 @@ def _bounded(children: list[_Measure], *, bytes: int) -> _Measure:
 
 
 class _Resolution:
-    """Avro's schema resolution, decided on the schemas alone: holds for every record the writer can write."""
-
     def __init__(self, writer: Parsed, reader: Parsed) -> None:
         self._writer, self._reader = writer, reader
         self._writer_names, self._reader_names = dict(_named(writer)), dict(_named(reader))
 
     def problem(self) -> str | None:
-        """Why the reader can't read what the writer writes; None if it can."""
         return self._mismatch(self._writer, self._reader, self._reader["name"])
 
     def _mismatch(self, writer: Parsed, reader: Parsed, path: str) -> str | None:

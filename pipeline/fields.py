@@ -19,6 +19,7 @@ from headrace.pipeline.records import (
     Label,
     Modality,
     NamedTensor,
+    Parameter,
     Part,
     PartOutput,
     Provenance,
@@ -210,11 +211,16 @@ def request_fields(request: InferenceRequest) -> Fields:
         "time": request.time_ms,
         "subject": request.subject,
         "parts": [_part_fields(part) for part in request.parts],
-        "parameters": dict(request.parameters),
+        "parameters": {name: _parameter(value) for name, value in request.parameters.items()},
         "model": request.model,
         "model_version": request.model_version,
         "session": request.session,
     }
+
+
+def _parameter(value: Parameter) -> Any:
+    """Integers named as such: fastavro would write one beyond 64 bits as a double, and lose digits."""
+    return ("long", value) if type(value) is int else value
 
 
 def result_fields(result: InferenceResult) -> Fields:
