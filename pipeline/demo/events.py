@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from headrace.pipeline import wire
+from headrace.pipeline.avro import Contract
 from headrace.pipeline.demo import augment
 from headrace.pipeline.demo.assets import Assets
+from headrace.pipeline.demo.check import Expected
 from headrace.pipeline.records import InferenceRequest, Modality, Part
+from headrace.pipeline.wire import Poison
 
 SOURCE = "headrace/demo"
 BAD_SHARE = 0.03
@@ -19,6 +23,10 @@ KEYS = 40
 """Distinct record keys: as many senders whose results stay in order."""
 UNKNOWN_MODEL_NAME = "no_such_model"
 UNKNOWN_SCHEMA_ID = 2_000_000_000
+TRUNCATED_WAV_BYTES = 30
+"""Inside the header of 44 bytes."""
+JPEG_HUFFMAN_TABLE = b"\xff\xc4"
+JPEG_END = b"\xff\xd9"
 
 
 class Kind(enum.StrEnum):
@@ -58,17 +66,33 @@ class Defect(enum.StrEnum):
 
 _KIND_OF_DEFECT = {Defect.CORRUPT_JPEG: Kind.PHOTO, Defect.TRUNCATED_WAV: Kind.SPEECH}
 
+EXPECTED_CODES = {
+    Defect.CORRUPT_AVRO: frozenset({Poison.CORRUPT.value, Poison.TRAILING_BYTES.value}),
+    Defect.CORRUPT_JPEG: frozenset({"MODEL_REJECTED"}),  # its header is sound: only the model finds out, in its batch
+    Defect.TRUNCATED_WAV: frozenset({"BAD_AUDIO"}),
+    Defect.UNKNOWN_MODEL: frozenset({"UNKNOWN_MODEL"}),
+    Defect.UNKNOWN_SCHEMA: frozenset({Poison.UNKNOWN_SCHEMA.value}),
+    Defect.EMPTY_PARTS: frozenset({Poison.NO_PARTS.value}),
+    Defect.EMPTY_VALUE: frozenset({Poison.EMPTY_VALUE.value}),
+}
+"""The reasons that a dead letter of each defect may give."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedEvent:
-    """One event before it is encoded. ``about`` says to a person what the parts are."""
+    """One event before it is encoded. ``origins``: the bundled file, sentence or sound each part is made of."""
 
     index: int
     kind: Kind
     key: bytes
     request: InferenceRequest
-    about: str
+    origins: tuple[str, ...]
     defect: Defect | None = None
+
+    @property
+    def expected(self) -> Expected:
+        """What must come of it."""
+        return Expected(EXPECTED_CODES[self.defect] if self.defect else frozenset())
 
 
 def plan(count: int, seed: int, assets: Assets, time_ms: int) -> Iterator[PlannedEvent]:
@@ -88,12 +112,38 @@ def plan(count: int, seed: int, assets: Assets, time_ms: int) -> Iterator[Planne
     for index in range(count):
         defect = defects.get(index)
         kind = _KIND_OF_DEFECT.get(defect, Kind.TEXT) if defect else Kind(kinds[index])
-        event = _event(np.random.default_rng([seed, index]), index, kind, assets, time_ms)
+        usable = _jpegs_only(assets) if defect is Defect.CORRUPT_JPEG else assets
+        event = _event(np.random.default_rng([seed, index]), index, kind, usable, time_ms)
         yield _spoil(event, defect) if defect else event
 
 
+def encode(event: PlannedEvent, schema_id: int) -> bytes:
+    """The record's value as it goes out.
+
+    The encoder for honest senders refuses an event without parts, so everything is written past its checks.
+    """
+    request = event.request
+    fields = {
+        "id": request.id,
+        "type": request.type,
+        "source": request.source,
+        "time": request.time_ms,
+        "model": request.model,
+        "parts": [
+            {
+                "name": part.name,
+                "modality": part.modality.value,
+                "content_type": part.content_type,
+                "content": part.content,
+            }
+            for part in request.parts
+        ],
+    }
+    return mangle(wire.encode(Contract.REQUEST, schema_id, fields), event.defect)
+
+
 def mangle(value: bytes, defect: Defect | None) -> bytes:
-    """The bytes of an encoded event as they go out: some defects are of the record, not of the request."""
+    """Defects that are of the record, not of the request."""
     match defect:
         case Defect.CORRUPT_AVRO:
             return value[: 5 + (len(value) - 5) // 2]
@@ -116,22 +166,33 @@ def _spoil(event: PlannedEvent, defect: Defect) -> PlannedEvent:
     request = event.request
     match defect:
         case Defect.CORRUPT_JPEG:
-            parts = tuple(_cut(part, 2, b"\x00" * 400) for part in request.parts)  # the magic bytes, then nothing
-            request = replace(request, parts=parts)
+            request = replace(request, parts=tuple(_without_scan(part) for part in request.parts))
         case Defect.TRUNCATED_WAV:
-            request = replace(request, parts=tuple(_cut(part, 30) for part in request.parts))  # inside its header
+            parts = tuple(replace(part, content=_bytes(part)[:TRUNCATED_WAV_BYTES]) for part in request.parts)
+            request = replace(request, parts=parts)
         case Defect.UNKNOWN_MODEL:
             request = replace(request, model=UNKNOWN_MODEL_NAME)
         case Defect.EMPTY_PARTS:
             request = replace(request, parts=())
         case Defect.CORRUPT_AVRO | Defect.UNKNOWN_SCHEMA | Defect.EMPTY_VALUE:
             pass  # of the record: see mangle
-    return replace(event, request=request, defect=defect, about=f"{event.about}, {defect}")
+    return replace(event, request=request, defect=defect)
 
 
-def _cut(part: Part, length: int, then: bytes = b"") -> Part:
-    assert isinstance(part.content, bytes)
-    return replace(part, content=part.content[:length] + then)
+def _jpegs_only(assets: Assets) -> Assets:
+    return replace(assets, photos=tuple(photo for photo in assets.photos if photo.content_type == "image/jpeg"))
+
+
+def _without_scan(part: Part) -> Part:
+    """A JPEG that ends behind its frame header: size and format can be read, pixels there are none."""
+    content = _bytes(part)
+    return replace(part, content=content[: content.index(JPEG_HUFFMAN_TABLE)] + JPEG_END)
+
+
+def _bytes(part: Part) -> bytes:
+    if not isinstance(part.content, bytes):
+        raise TypeError(f"part {part.name} holds no bytes")
+    return part.content
 
 
 def _event(rng: np.random.Generator, index: int, kind: Kind, assets: Assets, time_ms: int) -> PlannedEvent:
@@ -144,13 +205,13 @@ def _event(rng: np.random.Generator, index: int, kind: Kind, assets: Assets, tim
         parts=tuple(part for part, _ in made),
     )
     key = f"sender-{int(rng.integers(KEYS)):02d}".encode()
-    return PlannedEvent(index, kind, key, request, " + ".join(about for _, about in made))
+    return PlannedEvent(index, kind, key, request, tuple(origin for _, origin in made))
 
 
 def _text(rng: np.random.Generator, assets: Assets) -> tuple[Part, str]:
     group = assets.sentences[int(rng.integers(len(assets.sentences)))]
-    text = augment.sentence(rng, group[int(rng.integers(len(group)))])
-    return Part("text", Modality.TEXT, "text/plain", text), text
+    sentence = group[int(rng.integers(len(group)))]
+    return Part("text", Modality.TEXT, "text/plain", augment.sentence(rng, sentence)), sentence
 
 
 def _photo(rng: np.random.Generator, assets: Assets) -> tuple[Part, str]:

@@ -105,11 +105,18 @@ def recovery_seconds(journeys: Sequence[Journey], kill: Kill, partitions: frozen
     return max((seen - kill.seconds for seen in back.values()), default=0.0)
 
 
-def split_by_recovery(journeys: Sequence[Journey], kill: Kill | None) -> tuple[tuple[Journey, ...], Recovery | None]:
-    """The journeys that the recovery did not touch, and the recovery itself (None if nobody was killed)."""
+def split_by_recovery(
+    journeys: Sequence[Journey], kill: Kill | None, *, finished: bool = False
+) -> tuple[tuple[Journey, ...], Recovery | None]:
+    """The journeys that the recovery did not touch, and the recovery itself (None if nobody was killed).
+
+    Once the run is ``finished``, a partition that got no more events has nothing to recover and does not count.
+    """
     if kill is None:
         return tuple(journeys), None
     partitions = affected_partitions(journeys, kill)
+    if finished:
+        partitions &= {journey.partition for journey in journeys if journey.completed_ms > kill.epoch_ms}
     seconds = recovery_seconds(journeys, kill, partitions)
     until = math.inf if seconds is None else kill.seconds + seconds
     touched: list[Journey] = []

@@ -9,10 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
+from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.demo import assets as bundled
 from headrace.pipeline.demo import augment
 from headrace.pipeline.demo.assets import Assets
-from headrace.pipeline.demo.events import UNKNOWN_SCHEMA_ID, Defect, Kind, PlannedEvent, mangle, plan
+from headrace.pipeline.demo.events import UNKNOWN_SCHEMA_ID, Defect, Kind, PlannedEvent, encode, mangle, plan
+from headrace.pipeline.envelope import RequestDecoder
+from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.records import Modality
 
 
@@ -47,7 +50,7 @@ def test_every_bundled_file_has_its_licence_stated(assets: Assets) -> None:
 def test_plan_is_the_same_for_the_same_seed_and_differs_for_another(assets: Assets) -> None:
     first = list(plan(60, 1, assets, 0))
     assert list(plan(60, 1, assets, 0)) == first
-    assert [event.about for event in plan(60, 2, assets, 0)] != [event.about for event in first]
+    assert [event.origins for event in plan(60, 2, assets, 0)] != [event.origins for event in first]
 
 
 def test_plan_has_every_kind_and_every_defect_even_when_small(assets: Assets) -> None:
@@ -128,3 +131,18 @@ def test_augmented_speech_keeps_the_rate_and_adds_silence(assets: Assets) -> Non
     with wave.open(io.BytesIO(augment.speech(np.random.default_rng(0), clip))) as varied:
         assert varied.getframerate() == clip.rate_hz
         assert varied.getnframes() > len(clip.samples) + 0.4 * clip.rate_hz
+
+
+def test_encoded_events_read_back_as_planned_and_bad_ones_fail_for_their_reason(events: list[PlannedEvent]) -> None:
+    decoder = RequestDecoder()
+    decoder.add_schema(7, schema_json(Contract.REQUEST))
+    decoder.add_schema(UNKNOWN_SCHEMA_ID, None)
+    of_the_record = {Defect.CORRUPT_AVRO, Defect.UNKNOWN_SCHEMA, Defect.EMPTY_VALUE, Defect.EMPTY_PARTS}
+    for event in events:
+        value = encode(event, 7)
+        if event.defect not in of_the_record:
+            assert decoder.decode(value) == event.request
+            continue
+        with pytest.raises(PoisonError) as caught:
+            decoder.decode(value)
+        assert caught.value.code in event.expected.codes

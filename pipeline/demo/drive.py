@@ -1,0 +1,207 @@
+"""One run against workers that are up: send at a steady rate, read what is committed, SIGKILL one worker on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.connectors.embedded.workers import Workers
+from headrace.connectors.kafka.producer import DeliveryReport, EventSender
+from headrace.connectors.kafka.reader import Beginning, CommittedReader
+from headrace.pipeline.config import Settings
+from headrace.pipeline.demo.check import Position
+from headrace.pipeline.demo.events import PlannedEvent
+from headrace.pipeline.demo.observe import Observations
+from headrace.pipeline.demo.stats import Kill
+from headrace.pipeline.demo.view import Scene, View, WorkerLine
+from headrace.pipeline.errors import StackError
+from headrace.pipeline.headers import request_headers
+from headrace.pipeline.outcomes import OutcomeDecoder
+
+TICK_SECONDS = 0.01
+"""Longest wait for an output record before the next look at what is due."""
+SCENE_SECONDS = 0.25
+STALLED_SECONDS = 60.0
+"""Without any new outcome for so long the run is over and the rest is missing."""
+END_SECONDS = 20.0
+"""For reading the output topics to their end, once the workers have stopped."""
+VICTIM_SLOT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An event and its record's value, ready to send."""
+
+    event: PlannedEvent
+    value: bytes
+
+
+class Drive:
+    """Sends, reads and watches, in one thread.
+
+    Args:
+        settings: where Kafka is, and the topics' names.
+        workers: the processes that do the work; one of them is killed.
+        decoder: of the output topics' records.
+        view: what people see.
+        rate: events a second.
+        kill: whether a worker is killed halfway.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        workers: Workers,
+        decoder: OutcomeDecoder,
+        view: View,
+        *,
+        rate: float,
+        kill: bool,
+    ) -> None:
+        self.observations = Observations()
+        self.crashes = 0
+        self._settings = settings
+        self._workers = workers
+        self._decoder = decoder
+        self._view = view
+        self._rate = rate
+        self._kill_wanted = kill
+        self._pids = {member.name: member.pid for member in workers.members()}
+        self._sent = 0
+        self._total = 0
+        self._began = 0.0
+        self._progress_at = 0.0
+        self._scene_at = 0.0
+        self._recovered = False
+        self._replaced = False
+
+    def run(self, events: Sequence[Encoded]) -> None:
+        """Send them all and read until each is answered, or nothing comes any more; then stop the workers and read on.
+
+        Raises:
+            UnavailableError: Kafka or the registry went away.
+            StackError: a worker cannot be kept running.
+        """
+        kafka, topics = self._settings.kafka, self._settings.topics
+        outputs = (topics.results, topics.dead_letters)
+        self._total = len(events)
+        with (
+            EventSender(kafka, topics.max_message_bytes) as sender,
+            CommittedReader(kafka, outputs, Beginning()) as reader,
+            self._view,
+        ):
+            self._began = self._progress_at = self._scene_at = time.monotonic()
+            while not self._finished():
+                self._send_due(events, sender)
+                sender.poll()
+                self._read(reader, TICK_SECONDS)
+                self._kill_one_halfway()
+                self._look()
+            sender.flush()
+            self._note("all answered: workers drain and stop, output topics are read to their end")
+            self._workers.stop()
+            self._read_to_end(reader)
+            self._view.show(self._scene(), last=True)
+
+    def _finished(self) -> bool:
+        now = time.monotonic()
+        if self._sent < self._total:
+            return False
+        return self.observations.answered == self._total or now - self._progress_at > STALLED_SECONDS
+
+    def _send_due(self, events: Sequence[Encoded], sender: EventSender) -> None:
+        due = min(self._total, int((time.monotonic() - self._began) * self._rate) + 1)
+        while self._sent < due:
+            self._send(events[self._sent], sender)
+            self._sent += 1
+
+    def _send(self, encoded: Encoded, sender: EventSender) -> None:
+        event, sent_seconds = encoded.event, time.monotonic()
+
+        def delivered(report: DeliveryReport) -> None:
+            position = Position(report.topic, report.partition, report.offset)
+            self.observations.delivered(event, position, sent_seconds)
+
+        sender.send(
+            self._settings.topics.requests[0],
+            encoded.value,
+            key=event.key,
+            headers=request_headers(event.request),
+            on_delivery=delivered,
+        )
+
+    def _read(self, reader: CommittedReader, timeout_seconds: float) -> None:
+        records = reader.read(timeout_seconds)
+        now = time.monotonic()
+        if records:
+            self._progress_at = now
+        for outcome in self._decoder.decode(records):
+            self.observations.seen(outcome, now)
+
+    def _read_to_end(self, reader: CommittedReader) -> None:
+        deadline = time.monotonic() + END_SECONDS
+        self._read(reader, 1.0)
+        while not reader.at_end:
+            if time.monotonic() > deadline:
+                raise StackError(f"the output topics could not be read to their end in {END_SECONDS:g} s")
+            self._read(reader, 1.0)
+
+    def _kill_one_halfway(self) -> None:
+        if not self._kill_wanted or self.observations.kill or self._sent < self._total // 2:
+            return
+        slot = self._victim()
+        name = self._worker_name(slot)
+        pid = self._workers.process(slot).pid
+        began = time.monotonic()
+        self._workers.kill(slot)
+        self.observations.kill = Kill(began, round(time.time() * 1000), name)
+        owned = sum(owner == name for owner in self.observations.owners().values())
+        self._note(f"SIGKILL to worker {slot} (pid {pid}), owner of {owned} partitions")
+
+    def _victim(self) -> int:
+        """A worker that owns partitions: killing one that owns none would show nothing."""
+        owners = set(self.observations.owners().values())
+        return VICTIM_SLOT if self._worker_name(VICTIM_SLOT) in owners else 0
+
+    def _worker_name(self, slot: int) -> str:
+        return f"{self._settings.name}-{slot}"
+
+    def _look(self) -> None:
+        """A few times a second: are the workers well, has the recovery come, and the picture."""
+        now = time.monotonic()
+        if now < self._scene_at:
+            return
+        self._scene_at = now + SCENE_SECONDS
+        self._watch_workers()
+        scene = self._scene()
+        recovery = scene.figures.recovery
+        if recovery is not None and recovery.seconds is not None and not self._recovered:
+            self._recovered = True
+            self._note(f"every partition flows again, {recovery.seconds:.1f} s after the SIGKILL")
+        self._view.show(scene)
+
+    def _watch_workers(self) -> None:
+        for member in self._workers.members():
+            if member.state == "failed":
+                raise StackError(f"{member.name} ended and a restart would not help: see {member.log}")
+            if member.pid != self._pids[member.name]:
+                self._pids[member.name] = member.pid
+                if self._killed(member.name) and not self._replaced:
+                    self._replaced = True
+                    self._note(f"{member.name} is started again (pid {member.pid}), in the same slot")
+                else:
+                    self.crashes += 1
+                    self._note(f"{member.name} ended by itself and is started again: see {member.log}")
+
+    def _killed(self, member_name: str) -> bool:
+        kill = self.observations.kill
+        return kill is not None and kill.worker.rpartition("-")[2] == member_name.rpartition(" ")[2]
+
+    def _scene(self) -> Scene:
+        now = time.monotonic()
+        workers = tuple(WorkerLine(m.name, m.state, m.pid) for m in self._workers.members())
+        return Scene(now - self._began, self._total, self.observations.figures(now), workers)
+
+    def _note(self, text: str) -> None:
+        self._view.note(time.monotonic() - self._began, text)

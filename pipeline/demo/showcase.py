@@ -1,0 +1,112 @@
+"""A few results as people like to read them, chosen from a whole run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.pipeline.demo.events import PlannedEvent
+from headrace.pipeline.outcomes import Outcome
+from headrace.pipeline.ports import dtype_of
+from headrace.pipeline.present import finding, position
+from headrace.pipeline.records import DeadLetter, InferenceResult, Modality, PartOutput
+
+PHOTOS = ("coffee.jpg", "cat.jpg", "rocket.jpg")
+"""Shown first if they are there: most people can tell at a glance whether the labels are right."""
+SHOWN = 3
+LETTERS_SHOWN = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One result: the kind of its input, the input, and what the model found."""
+
+    kind: str
+    subject: str
+    finding: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    text: str
+    sentence: str
+    vector: NDArray[np.float32]
+
+
+Answer = tuple[PlannedEvent, InferenceResult]
+
+
+def photos(answers: Sequence[Answer]) -> list[Shown]:
+    """Top labels of a few photos, each photo once."""
+    found = _by_origin(answers, Modality.IMAGE)
+    order = [name for name in PHOTOS if name in found] + [name for name in found if name not in PHOTOS]
+    return [Shown("photo", name, finding(found[name])) for name in order[:SHOWN]]
+
+
+def audio(answers: Sequence[Answer]) -> list[Shown]:
+    """Speech segments of two recordings, and what became of a sound that is no speech."""
+    found = _by_origin(answers, Modality.AUDIO)
+    speech = [name for name in found if name.endswith(".wav")]
+    sounds = [name for name in found if not name.endswith(".wav")]
+    shown = [Shown("speech", name, finding(found[name])) for name in speech[: SHOWN - 1]]
+    return shown + [Shown("sound", name, finding(found[name])) for name in sounds[:1]]
+
+
+def neighbours(answers: Sequence[Answer]) -> list[Shown]:
+    """For a few sentences the nearest other sentence of the run, by cosine over the returned embeddings."""
+    texts = _embedded(answers)
+    if len({item.sentence for item in texts}) < 2:
+        return []
+    vectors = np.stack([item.vector / np.linalg.norm(item.vector) for item in texts])
+    sentences = np.array([item.sentence for item in texts])
+    shown: dict[str, Shown] = {}
+    for index, item in enumerate(texts):
+        if item.sentence in shown:
+            continue
+        similarity = np.where(sentences == item.sentence, -np.inf, vectors @ vectors[index])
+        nearest = int(np.argmax(similarity))
+        shown[item.sentence] = Shown(
+            "sentence", item.text, f"nearest: {texts[nearest].text} ({similarity[nearest]:.2f})"
+        )
+        if len(shown) == SHOWN:
+            break
+    return list(shown.values())
+
+
+def letters(found: Sequence[tuple[PlannedEvent, Outcome]]) -> list[Shown]:
+    """One dead letter of each defect, with its reason."""
+    shown: dict[str, Shown] = {}
+    for event, outcome in found:
+        letter = outcome.content
+        assert isinstance(letter, DeadLetter)
+        kind = str(event.defect or "not planted")
+        reason = f"{letter.stage}/{letter.code}: {letter.message}"
+        shown.setdefault(kind, Shown(kind, position(outcome.record.provenance), reason))
+    return list(shown.values())[:LETTERS_SHOWN]
+
+
+def _by_origin(answers: Sequence[Answer], modality: Modality) -> dict[str, PartOutput]:
+    """The first output for each bundled file or sound of a modality."""
+    found: dict[str, PartOutput] = {}
+    for event, result in answers:
+        outputs = {output.part: output for output in result.outputs}
+        for part, origin in zip(event.request.parts, event.origins, strict=True):
+            if part.modality is modality and part.name in outputs:
+                found.setdefault(origin, outputs[part.name])
+    return found
+
+
+def _embedded(answers: Sequence[Answer]) -> list[_Embedded]:
+    """Every text of the run with its embedding."""
+    found = []
+    for event, result in answers:
+        vectors = {output.part: output.tensors[0].tensor for output in result.outputs if output.tensors}
+        for part, origin in zip(event.request.parts, event.origins, strict=True):
+            if part.modality is Modality.TEXT and isinstance(part.content, str) and part.name in vectors:
+                tensor = vectors[part.name]
+                vector = np.frombuffer(tensor.data, dtype_of(tensor.datatype)).astype(np.float32)
+                found.append(_Embedded(part.content, origin, vector))
+    return found
