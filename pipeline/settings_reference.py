@@ -106,7 +106,7 @@ def _pattern_words(metadata: list[Any]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True, validated_data={})
+    value = field.get_default(call_default_factory=True)
     if isinstance(value, Section) or (isinstance(value, tuple) and value and isinstance(value[0], Section)):
         return "see there"
     if value is None:
