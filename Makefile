@@ -1,0 +1,65 @@
+# Every target sets up .venv by itself from the version lock. PYTHON chooses the interpreter, ARGS goes to the tool:
+#   make PYTHON=python3.12 test        make unit ARGS="-k batching"
+
+PYTHON ?=
+ARGS ?=
+PYTHON311 ?= python3.11
+PYTHON312 ?= python3.12
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+LOWEST := build/lowest
+SOURCES := headrace pipeline connectors triton_models tests tools
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit integration lint format docs lock test-lowest wheel clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make .venv from the version lock (every other target does it when needed)
+	@PYTHON="$(PYTHON)" tools/bootstrap.sh $(firstword $(MAKECMDGOALS))
+
+demo: setup ## Run the main job end to end, with a worker killed on the way
+	@$(BIN)/headrace demo $(ARGS)
+
+test: lint ## Everything that must be green: lint, then all tests but the chaos suite
+	@$(PYTEST) tests/unit tests/docs tests/integration $(ARGS)
+
+unit: setup ## The fast tests: no server, under a minute
+	@$(PYTEST) tests/unit tests/docs $(ARGS)
+
+integration: setup ## The tests on real servers: Kafka, schema registry, Triton
+	@$(PYTEST) tests/integration $(ARGS)
+
+lint: setup ## Check style, format and types
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+
+format: setup ## Mend what the style check can mend, and format
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+docs: setup ## Write the generated pages in docs/ again
+	@$(BIN)/python tools/docs.py
+
+lock: ## Resolve the version locks again, for both Python versions (PYTHON311=, PYTHON312=)
+	@$(PYTHON311) tools/lock.py
+	@$(PYTHON312) tools/lock.py
+
+test-lowest: setup ## Run the fast tests on the lowest versions that pyproject.toml allows
+	@rm -rf $(LOWEST)
+	@$(BIN)/python -m venv $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --only-binary :all: -c requirements/lowest.txt -e '.[triton,embedded,dev]'
+	@$(LOWEST)/bin/python -m pytest tests/unit $(ARGS)
+
+wheel: setup ## Build the wheel into dist/
+	@$(BIN)/python -m build --no-isolation --wheel --outdir dist .
+
+clean: ## Remove what was built and the caches
+	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv too
+	@rm -rf .venv .venv.lock
