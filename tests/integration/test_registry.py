@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import ClassVar
+
+import pytest
+
+from headrace.connectors.embedded.ports import PortReservation
+from headrace.connectors.embedded.state import Endpoints
+from headrace.connectors.registry import ConfluentRegistry
+from headrace.pipeline.errors import FatalError, UnavailableError
+
+SCHEMA = '{"type": "record", "name": "Mill", "fields": [{"name": "id", "type": "string"}]}'
+BREAKING = '{"type": "record", "name": "Mill", "fields": [{"name": "id", "type": "int"}]}'
+LEVEL = "FULL_TRANSITIVE"
+
+
+@pytest.fixture
+def registry(stack: Endpoints) -> Iterator[ConfluentRegistry]:
+    with ConfluentRegistry(stack.registry_url) as connected:
+        yield connected
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Answers every request with one status and body."""
+
+    status: ClassVar[int]
+    body: ClassVar[bytes]
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_GET = do_PUT = do_POST = answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, bytes], str]]:
+    """Starts a server that is no registry; returns its address."""
+    servers = []
+
+    def start(status: int, body: bytes) -> str:
+        handler = type("Handler", (Answer,), {"status": status, "body": body})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_registered_schema_is_found_by_its_id(registry: ConfluentRegistry, names: Callable[[str], str]) -> None:
+    schema_id = registry.register(names("value"), SCHEMA, LEVEL)
+    assert registry.schema(schema_id) == SCHEMA
+
+
+def test_registered_schema_is_found_by_another_client(
+    registry: ConfluentRegistry, stack: Endpoints, names: Callable[[str], str]
+) -> None:
+    """Not from this client's cache: ids mean the same when registering and when asking."""
+    schema_id = registry.register(names("value"), SCHEMA, LEVEL)
+    with ConfluentRegistry(stack.registry_url) as other:
+        assert other.schema(schema_id) == SCHEMA
+
+
+def test_registering_again_gives_the_same_id(
+    registry: ConfluentRegistry, stack: Endpoints, names: Callable[[str], str]
+) -> None:
+    with ConfluentRegistry(stack.registry_url) as other:
+        assert registry.register(names("value"), SCHEMA, LEVEL) == other.register(names("value"), SCHEMA, LEVEL)
+
+
+def test_registering_from_many_workers_at_once_gives_all_of_them_the_same_id(
+    stack: Endpoints, names: Callable[[str], str]
+) -> None:
+    def register(_: int) -> int:
+        with ConfluentRegistry(stack.registry_url) as own:
+            return own.register(names("value"), SCHEMA, LEVEL)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(register, range(8)))) == 1
+
+
+@pytest.mark.parametrize("schema_id", [0, 999_999, 2**31 - 1])
+def test_unknown_id_is_none(registry: ConfluentRegistry, schema_id: int) -> None:
+    assert registry.schema(schema_id) is None
+
+
+def test_incompatible_schema_is_refused_with_subject_and_reason(
+    registry: ConfluentRegistry, names: Callable[[str], str]
+) -> None:
+    registry.register(names("value"), SCHEMA, LEVEL)
+    with pytest.raises(FatalError, match=r"(?i)incompatible") as caught:
+        registry.register(names("value"), BREAKING, LEVEL)
+    assert names("value") in str(caught.value)
+
+
+def test_text_that_is_no_schema_is_refused(registry: ConfluentRegistry, names: Callable[[str], str]) -> None:
+    with pytest.raises(FatalError, match="refuses the schema"):
+        registry.register(names("value"), '{"type": "recrod"}', LEVEL)
+
+
+def test_registry_that_is_down_is_unavailable() -> None:
+    with PortReservation() as ports, ConfluentRegistry(f"http://127.0.0.1:{ports.take()}") as registry:
+        with pytest.raises(UnavailableError, match="asked for schema 5"):
+            registry.schema(5)
+        with pytest.raises(UnavailableError, match="subject mill-value"):
+            registry.register("mill-value", SCHEMA, LEVEL)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_registry_in_trouble_is_unavailable(answering: Callable[[int, bytes], str], status: int) -> None:
+    with (
+        ConfluentRegistry(answering(status, b"<html>busy</html>")) as registry,
+        pytest.raises(UnavailableError, match=str(status)),
+    ):
+        registry.schema(5)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, b"not here"), (404, b'{"detail": "not here"}'), (401, b"{}"), (200, b"<html>"), (200, b"{}"), (200, b"[]")],
+)
+def test_address_of_something_else_is_fatal_and_says_where_to_look(
+    answering: Callable[[int, bytes], str], status: int, body: bytes
+) -> None:
+    """Taken for a registry without that id, it would make every record poison."""
+    with ConfluentRegistry(answering(status, body)) as registry, pytest.raises(FatalError, match=r"registry\.url|log"):
+        registry.schema(5)
+
+
+def test_password_in_the_address_is_not_told() -> None:
+    with PortReservation() as ports:
+        url = f"http://user:secret@127.0.0.1:{ports.take()}"
+        with ConfluentRegistry(url) as registry, pytest.raises(UnavailableError) as caught:
+            registry.schema(5)
+    assert "secret" not in str(caught.value)
