@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from headrace.pipeline.ports import dtype_of
-from headrace.pipeline.records import DeadLetter, InferenceResult, PartOutput, Provenance, SourceRecord, Tensor
+from headrace.pipeline.records import (
+    Content,
+    DeadLetter,
+    InferenceRequest,
+    InferenceResult,
+    PartOutput,
+    Provenance,
+    Reference,
+    SourceRecord,
+    Tensor,
+)
 
 LABELS_SHOWN = 3
 SEGMENTS_SHOWN = 4
@@ -150,6 +160,15 @@ def dead_letter_lines(letter: DeadLetter, record: SourceRecord) -> list[str]:
     return lines + hexdump(value)
 
 
+def request_lines(request: InferenceRequest) -> list[str]:
+    """What an event says, one line for each part."""
+    lines = [f"{'decoded':<12} {request.type} from {request.source}, {moment(request.time_ms)}, id {request.id}"]
+    return lines + [
+        f"{'part':<12} {part.name}: {part.modality} {part.content_type} {_content(part.content)}"
+        for part in request.parts
+    ]
+
+
 def dead_letter_json(letter: DeadLetter, record: SourceRecord) -> Json:
     """A dead letter; original bytes in base64."""
     return {
@@ -230,6 +249,14 @@ def _short(content: bytes | None) -> str:
     if text is None:
         return "none"
     return text if len(text) <= HEADER_CHARACTERS else f"{text[:HEADER_CHARACTERS]}… ({len(content or b''):,} bytes)"
+
+
+def _content(content: Content) -> str:
+    if isinstance(content, Tensor):
+        return tensor_summary(content)
+    if isinstance(content, Reference):
+        return f"{content.uri} ({content.size_bytes:,} bytes)"
+    return f"{len(content):,} bytes" if isinstance(content, bytes) else repr(content[:HEADER_CHARACTERS])
 
 
 def _base64(data: bytes | None) -> str | None:

@@ -86,7 +86,7 @@ class CommittedReader:
         try:
             self._partitions = [partition for topic in topics for partition in self._partitions_of(topic)]
             self._at_end: set[tuple[str, int]] = set()
-            self._consumer.assign([self._placed(partition, start) for partition in self._partitions])
+            self._assign([self._placed(partition, start) for partition in self._partitions])
         except BaseException:
             self.close()
             raise
@@ -100,7 +100,7 @@ class CommittedReader:
     @property
     def at_end(self) -> bool:
         """Every partition has been read up to its last committed record, as far as the last ``read`` knows."""
-        return len(self._at_end) == len(self._partitions)
+        return len(self._at_end) == self._assigned
 
     def read(self, timeout_seconds: float) -> list[SourceRecord]:
         """Whatever is there, waiting at most this long for the first record. Empty when nothing came.
@@ -143,16 +143,36 @@ class CommittedReader:
         back = max(1, count) * LOOK_BACK_FACTOR
         while True:
             starts, whole = self._look_back(back)
-            self._at_end.clear()
-            self._consumer.assign(starts)
+            self._assign(starts)
             found = [record for record in self._until_end(deadline) if accept(record)]
             if len(found) >= count or whole:
                 found.sort(key=lambda record: (record.provenance.timestamp_ms, *_place(record)))
                 return found[-count:] if count else []
             back *= LOOK_BACK_FACTOR
 
+    def record_at(self, topic: str, partition: int, offset: int, timeout_seconds: float) -> SourceRecord | None:
+        """The committed record at a position, None if there is none (any more); the reader then stands behind it.
+
+        Raises:
+            UnavailableError: the partition could not be read in time.
+        """
+        place = TopicPartition(topic, partition, offset)
+        if (topic, partition) not in {(known.topic, known.partition) for known in self._partitions}:
+            return None
+        low, high = self._watermarks(place)
+        if not low <= offset < high:
+            return None
+        self._assign([place])
+        first = next(self._until_end(time.monotonic() + timeout_seconds), None)
+        return first if first is not None and first.provenance.offset == offset else None
+
     def close(self) -> None:
         self._consumer.close()
+
+    def _assign(self, starts: list[TopicPartition]) -> None:
+        self._at_end.clear()
+        self._assigned = len(starts)
+        self._consumer.assign(starts)
 
     def _until_end(self, deadline: float) -> Iterator[SourceRecord]:
         while not self.at_end:

@@ -16,8 +16,7 @@ TEMPLATES = (
     "{sentence}",
     "{sentence} (note {number})",
     "Message {number}: {sentence}",
-    "They said: {sentence}",
-    "As reported at {hour:02d}:{minute:02d}: {sentence}",
+    "{sentence} [{hour:02d}:{minute:02d}]",
 )
 
 Signal = NDArray[np.float64]

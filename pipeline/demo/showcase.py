@@ -56,24 +56,23 @@ def audio(answers: Sequence[Answer]) -> list[Shown]:
 
 
 def neighbours(answers: Sequence[Answer]) -> list[Shown]:
-    """For a few sentences the nearest other sentence of the run, by cosine over the returned embeddings."""
+    """The sentences that have the nearest other sentence in the run, by cosine over the returned embeddings."""
     texts = _embedded(answers)
     if len({item.sentence for item in texts}) < 2:
         return []
     vectors = np.stack([item.vector / np.linalg.norm(item.vector) for item in texts])
     sentences = np.array([item.sentence for item in texts])
-    shown: dict[str, Shown] = {}
-    for index, item in enumerate(texts):
-        if item.sentence in shown:
-            continue
-        similarity = np.where(sentences == item.sentence, -np.inf, vectors @ vectors[index])
-        nearest = int(np.argmax(similarity))
-        shown[item.sentence] = Shown(
-            "sentence", item.text, f"nearest: {texts[nearest].text} ({similarity[nearest]:.2f})"
-        )
-        if len(shown) == SHOWN:
-            break
-    return list(shown.values())
+    similarity = np.where(sentences[:, None] == sentences[None, :], -np.inf, vectors @ vectors.T)
+    shown: list[Shown] = []
+    used: set[str] = set()
+    for index in np.argsort(-similarity.max(axis=1)):
+        nearest = int(np.argmax(similarity[index]))
+        pair = {texts[index].sentence, texts[nearest].sentence}
+        if used.isdisjoint(pair):
+            used |= pair
+            found = f"nearest: {texts[nearest].text} ({similarity[index, nearest]:.2f})"
+            shown.append(Shown("sentence", texts[index].text, found))
+    return shown[:SHOWN]
 
 
 def letters(found: Sequence[tuple[PlannedEvent, Outcome]]) -> list[Shown]:
