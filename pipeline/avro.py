@@ -74,7 +74,7 @@ def parse(text: str) -> Parsed:
         raise UnusableSchemaError("it is not JSON") from error
     try:
         parsed = fastavro.parse_schema(_without_logical_types(node, MAX_SCHEMA_DEPTH))
-        _measure(parsed)
+        _Measuring().measure(parsed)
     except (SchemaParseException, UnknownType, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnusableSchemaError(f"it is no self-contained Avro schema ({type(error).__name__}: {error})") from error
     return parsed
@@ -129,45 +129,48 @@ class _Measure:
 _LEAF = _Measure(bytes=1, nodes=1, depth=1)
 
 
-def _measure(parsed: Parsed) -> _Measure:
-    """Measures a schema with its references expanded; refuses recursion, zero-byte array items and too much of it."""
-    named: dict[str, _Measure | None] = {}  # None while the type is being measured
+class _Measuring:
+    """Measures a schema with its references written out; refuses recursion, empty array items, and too much of it."""
 
-    def measure(node: Parsed) -> _Measure:
+    def __init__(self) -> None:
+        self._named: dict[str, _Measure | None] = {}  # None while the type is being measured
+
+    def measure(self, node: Parsed) -> _Measure:
         if isinstance(node, list):
-            children = [measure(branch) for branch in node]
-            return _bounded(children, bytes=1)  # the branch's index
-        kind = node["type"] if isinstance(node, dict) else node
+            return _bounded([self.measure(branch) for branch in node], bytes=1)  # the branch's index
+        kind = _kind(node)
         if kind in _PRIMITIVES:
             return _Measure(0, 1, 1) if kind == "null" else _LEAF
-        if not isinstance(node, dict):
-            return reference(node)
+        if isinstance(node, str):
+            return self._reference(node)
         if kind == "map":
-            return _bounded([measure(node["values"])], bytes=1)
+            return _bounded([self.measure(node["values"])], bytes=1)
         if kind == "array":
-            item = measure(node["items"])
-            if item.bytes == 0:
-                raise UnusableSchemaError("it has an array of items that take no bytes")
-            return _bounded([item], bytes=1)
-        return define(node, kind)
+            return self._array(node)
+        return self._definition(node, kind)
 
-    def reference(name: str) -> _Measure:
-        known = named[name]
+    def _reference(self, name: str) -> _Measure:
+        known = self._named[name]
         if known is None:
             raise UnusableSchemaError(f"{name} contains itself")
         return known
 
-    def define(node: Parsed, kind: str) -> _Measure:
-        named[node["name"]] = None
-        if kind in _RECORDS:
-            children = [measure(field["type"]) for field in node["fields"]]
-            result = _bounded(children, bytes=sum(child.bytes for child in children))
-        else:
-            result = _Measure(node["size"], 1, 1) if kind == "fixed" else _LEAF
-        named[node["name"]] = result
-        return result
+    def _array(self, node: Parsed) -> _Measure:
+        item = self.measure(node["items"])
+        if item.bytes == 0:
+            raise UnusableSchemaError("it has an array of items that take no bytes")
+        return _bounded([item], bytes=1)
 
-    return measure(parsed)
+    def _definition(self, node: Parsed, kind: str) -> _Measure:
+        name = node["name"]
+        self._named[name] = None
+        if kind in _RECORDS:
+            children = [self.measure(field["type"]) for field in node["fields"]]
+            measured = _bounded(children, bytes=sum(child.bytes for child in children))
+        else:
+            measured = _Measure(node["size"], 1, 1) if kind == "fixed" else _LEAF
+        self._named[name] = measured
+        return measured
 
 
 def _bounded(children: list[_Measure], *, bytes: int) -> _Measure:
