@@ -100,11 +100,17 @@ def _minilm() -> bytes:
     return built
 
 
+def _labels() -> bytes:
+    """A JSON array of the classes' names, each the first of its synonyms."""
+    synonyms: dict[str, str] = json.loads(weights.read(weights.IMAGENET_NAMES))
+    return json.dumps([synonyms[str(index)].split(",")[0] for index in range(len(synonyms))], indent=1).encode()
+
+
 ARTIFACTS: dict[str, Callable[[], bytes]] = {
     "efficientnet_lite0.onnx": _efficientnet,
     "minilm.onnx": _minilm,
     "tokenizer.json": lambda: weights.read(weights.TOKENIZER),
-    "labels.json": lambda: weights.read(weights.IMAGENET_NAMES),
+    "labels.json": _labels,
     "silero_vad.onnx": lambda: weights.read(weights.SILERO_VAD),
 }
 

