@@ -16,7 +16,8 @@ from headrace.connectors.embedded.triton_env import TritonInterpreter, clean_env
 from headrace.pipeline.errors import StackError
 
 _READY_SECONDS = 120.0
-_EXIT_SECONDS = 10
+_EXIT_SECONDS = 3
+"""For requests in flight and unloading; there is nothing to save, and the guard ends what is left."""
 _instances = itertools.count()
 
 
@@ -120,7 +121,7 @@ class TritonServer:
 
     def stop(self) -> None:
         """Shut down tidily: requests in flight get their answers."""
-        self._process.stop(_EXIT_SECONDS + 5.0)
+        self._process.stop(_EXIT_SECONDS + 3.0)
 
     def kill(self) -> None:
         """SIGKILL it and its models' processes, as a crash would; its shared memory is removed."""

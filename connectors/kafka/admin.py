@@ -19,6 +19,7 @@ from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import TopicSpec
 
 _PROBE_SECONDS = 1.0
+_METADATA_SECONDS = 5.0
 _REQUEST_SECONDS = 15.0
 
 
@@ -57,7 +58,9 @@ def ensure_topics(
         FatalError: the cluster refuses to create a topic.
     """
     client = _client(bootstrap_servers, client_config)
-    created = tuple(spec.name for spec in topics if _create(client, bootstrap_servers, spec))
+    known = _topics(client, bootstrap_servers)
+    missing = [spec for spec in topics if spec.name not in known]
+    created = tuple(spec.name for spec in missing if _create(client, bootstrap_servers, spec))
     existing = [spec for spec in topics if spec.name not in created]
     if existing:
         _check_partitions(client, bootstrap_servers, existing)
@@ -75,7 +78,7 @@ def partition_counts(
 
 def _topics(client: AdminClient, bootstrap_servers: str) -> Mapping[str, TopicMetadata]:
     try:
-        return client.list_topics(timeout=_REQUEST_SECONDS).topics
+        return client.list_topics(timeout=_METADATA_SECONDS).topics
     except KafkaException as error:
         raise _mapped(error, bootstrap_servers, "topics could not be listed") from error
 
