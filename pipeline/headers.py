@@ -6,6 +6,7 @@ as absent. Everything here is pure, and total over whatever bytes the headers ho
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable
@@ -71,6 +72,9 @@ class Delivery:
     trace: TraceContext | None = None
 
 
+_NOTHING_ASKED = Delivery()
+
+
 def random_span_id() -> str:
     return f"{random.getrandbits(64) or 1:016x}"
 
@@ -91,6 +95,8 @@ def delivery_of(headers: Headers) -> Delivery:
     Raises:
         PoisonError: ``BAD_HEADER`` if one of ours is malformed.
     """
+    if not headers:
+        return _NOTHING_ASKED
     found = dict(headers)
     return Delivery(
         correlation_id=_correlation_id(found),
@@ -173,6 +179,7 @@ def dead_letter_headers(
     )
 
 
+@functools.lru_cache(maxsize=256)  # the records of a batch complete together
 def rfc3339(epoch_ms: int) -> str:
     """UTC with milliseconds; times outside the years 1 to 9999 become the nearest one inside."""
     clamped = min(max(epoch_ms, -62_135_596_800_000), 253_402_300_799_999)
