@@ -26,8 +26,9 @@ def open_session(instance: Instance) -> onnxruntime.InferenceSession:
     if cuda not in onnxruntime.get_available_providers():
         raise RuntimeError(
             "placement is cuda, but this onnxruntime has no CUDA provider: install onnxruntime-gpu in its place "
-            "(triton_models/requirements-cuda.in) or set placement to cpu"
+            "(triton_models/requirements-cuda.txt) or set placement to cpu"
         )
+    onnxruntime.preload_dlls()  # the CUDA libraries that came as packages
     session = onnxruntime.InferenceSession(path, options, providers=[(cuda, {"device_id": instance.device_id})])
     if cuda not in session.get_providers():
         raise RuntimeError(
