@@ -120,7 +120,7 @@ class Stack:
         """Download and build what is missing, verify the rest; ``start`` does it too. Raises StackError."""
         downloads = Downloads(self._cache, self._progress)
         classpath, registry_jar = downloads.kafka_classpath(), downloads.registry_jar()
-        interpreter = ensure_interpreter(self._cache, self._progress)
+        interpreter = ensure_interpreter(self._cache, self._progress, self._placement)
         repository = ensure_models(self._cache, interpreter, self._placement, self._progress)
         return Installed(classpath, registry_jar, interpreter, repository)
 

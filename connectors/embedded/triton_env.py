@@ -56,9 +56,14 @@ def models_folder() -> Path:
         return folder.resolve()
 
 
-def environment_folder(cache: Path) -> Path:
+def requirements_file(placement: str) -> Path:
+    """The environment's pinned packages; ``cuda`` has another ONNX Runtime, and CUDA's libraries."""
+    return models_folder() / ("requirements-cuda.txt" if placement == "cuda" else "requirements.txt")
+
+
+def environment_folder(cache: Path, placement: str = "cpu") -> Path:
     """Where the environment for these requirements and this Python is, or would be."""
-    digest = hashlib.sha256((models_folder() / "requirements.txt").read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(requirements_file(placement).read_bytes()).hexdigest()[:12]
     return cache / f"triton-py{sys.version_info[0]}.{sys.version_info[1]}-{digest}"
 
 
@@ -67,13 +72,13 @@ def is_built(folder: Path) -> bool:
     return (folder / _COMPLETE).exists()
 
 
-def ensure_interpreter(cache: Path, progress: Progress) -> TritonInterpreter:
+def ensure_interpreter(cache: Path, progress: Progress, placement: str = "cpu") -> TritonInterpreter:
     """Build the environment if need be, and check it.
 
     Raises:
         StackError: if it cannot be built, or its numpy is not below 2.
     """
-    folder = environment_folder(cache)
+    folder = environment_folder(cache, placement)
 
     def build(report: Callable[[str], None]) -> None:
         run_reported([sys.executable, "-m", "venv", str(folder)], report, _VENV_HINT)
@@ -81,13 +86,14 @@ def ensure_interpreter(cache: Path, progress: Progress) -> TritonInterpreter:
             [
                 *(str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"),
                 *("--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"),
-                *("-r", str(models_folder() / "requirements.txt")),
+                *("-r", str(requirements_file(placement))),
             ],
             report,
             _PIP_HINT,
         )
 
-    build_once(folder, cache, progress, "Building Triton's interpreter (downloads about 250 MB)", build)
+    size = "2 GB" if placement == "cuda" else "250 MB"
+    build_once(folder, cache, progress, f"Building Triton's interpreter (downloads about {size})", build)
     return probe(folder)
 
 
