@@ -75,7 +75,7 @@ def check_wheel(filename: str) -> None:
     """End with a message unless the wheel runs on glibc 2.35."""
     minors = [int(minor) for minor in re.findall(r"manylinux_2_(\d+)_", filename)]
     if minors and min(minors) > MAX_GLIBC_MINOR:
-        sys.exit(f"{filename} needs a newer C library than glibc 2.{MAX_GLIBC_MINOR}: bound its version in pyproject.toml")
+        sys.exit(f"{filename} needs a newer glibc than 2.{MAX_GLIBC_MINOR}: bound its version in pyproject.toml")
 
 
 if __name__ == "__main__":

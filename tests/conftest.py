@@ -1,0 +1,20 @@
+"""For all tests: the settings of the shell, and a stack that runs on this machine, must not reach what they test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+KEPT = {"HEADRACE_CACHE", "HEADRACE_MAVEN_URL", "HEADRACE_STACK", "HEADRACE_TRITON_IMAGE"}
+"""Where downloads come from and are kept, and which stack the tests run on: meant for the tests themselves."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("HEADRACE_") and name not in KEPT]:
+            patch.delenv(name)
+        patch.setenv("HEADRACE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
