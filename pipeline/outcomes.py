@@ -18,11 +18,6 @@ class Outcome:
     record: SourceRecord
     content: InferenceResult | DeadLetter
 
-    @property
-    def latency_ms(self) -> int:
-        """From the request's Kafka timestamp to the outcome's, which is just before its commit."""
-        return self.record.provenance.timestamp_ms - self.content.provenance.timestamp_ms
-
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:

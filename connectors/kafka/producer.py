@@ -10,7 +10,7 @@ from typing import Self
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from headrace.pipeline.config import KafkaSettings
-from headrace.pipeline.errors import FatalError, HeadraceError, RetriableError, UnavailableError
+from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, RetriableError, UnavailableError
 from headrace.pipeline.records import Headers
 
 BATCH_OVERHEAD_BYTES = 61
@@ -52,6 +52,9 @@ class EventSender:
         settings: where the brokers are.
         max_message_bytes: ``topics.max_message_bytes``; anything larger is refused before it is sent.
         delivery_timeout_seconds: a record that no broker took by then has failed.
+
+    Raises:
+        ConfigError: on construction, if ``kafka.client`` has a property that the client does not know.
     """
 
     def __init__(self, settings: KafkaSettings, max_message_bytes: int, delivery_timeout_seconds: float = 30.0) -> None:
@@ -60,21 +63,10 @@ class EventSender:
         self._timeout_seconds = delivery_timeout_seconds
         self._failure: HeadraceError | None = None
         self._last_trouble = ""
-        self._producer = Producer(
-            {
-                **settings.client,
-                "bootstrap.servers": settings.bootstrap_servers,
-                "enable.idempotence": True,
-                "acks": "all",
-                "partitioner": "murmur2_random",
-                "linger.ms": 0,
-                "message.max.bytes": max_message_bytes,
-                "message.timeout.ms": round(delivery_timeout_seconds * 1000),
-                "queue.buffering.max.messages": 10_000,
-                "error_cb": self._on_trouble,
-                "log_level": 0,  # troubles come through error_cb and delivery reports, in our words
-            }
-        )
+        try:
+            self._producer = Producer(self._configuration(settings))
+        except KafkaException as error:
+            raise ConfigError(f"kafka.client: {error.args[0].str()}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +140,21 @@ class EventSender:
         self._producer.purge()
         self._producer.flush(1.0)
 
+    def _configuration(self, settings: KafkaSettings) -> dict[str, str | int | float | bool | Callable[..., None]]:
+        return {
+            **settings.client,
+            "bootstrap.servers": settings.bootstrap_servers,
+            "enable.idempotence": True,
+            "acks": "all",
+            "partitioner": "murmur2_random",
+            "linger.ms": 0,
+            "message.max.bytes": self._max_message_bytes,
+            "message.timeout.ms": round(self._timeout_seconds * 1000),
+            "queue.buffering.max.messages": 10_000,
+            "error_cb": self._on_trouble,
+            "log_level": 0,  # troubles come through error_cb and delivery reports, in our words
+        }
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -160,7 +167,9 @@ class EventSender:
         if error.code() in _UNREACHABLE | _NOT_DELIVERED:
             return UnavailableError(self._no_answer(topic))
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            return FatalError(f"topic {topic} does not exist at {self._bootstrap_servers}: `headrace up` creates it")
+            return FatalError(
+                f"topic {topic} does not exist at {self._bootstrap_servers}: a worker creates it when it starts"
+            )
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             return FatalError(
                 f"{topic} refused the event as too large: its max.message.bytes is less than topics.max_message_bytes "

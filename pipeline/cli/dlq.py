@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,10 @@ class PositionType(click.ParamType):
     name = "position"
 
     def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> tuple[str, int, int]:
-        topic, partition, offset = ("", *value.rsplit(":", 2))[-3:]
-        if not topic or not partition.isdecimal() or not offset.isdecimal():
+        found = re.fullmatch(r"([A-Za-z0-9._-]+):([0-9]{1,9}):([0-9]{1,18})", value)
+        if found is None:
             self.fail(f"{value!r}: say TOPIC:PARTITION:OFFSET, as `headrace dlq list` prints it", param, context)
-        return topic, int(partition), int(offset)
+        return found[1], int(found[2]), int(found[3])
 
 
 @click.group()

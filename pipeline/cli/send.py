@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +13,7 @@ import click
 from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.compose import part_of, requests_of
 from headrace.pipeline.config import Settings
-from headrace.pipeline.errors import HeadraceError
+from headrace.pipeline.errors import HeadraceError, UnavailableError
 from headrace.pipeline.outcomes import Outcome, OutcomeDecoder
 from headrace.pipeline.present import position, result_lines, result_timing
 from headrace.pipeline.records import DeadLetter, InferenceRequest
@@ -19,6 +21,7 @@ from headrace.pipeline.records import DeadLetter, InferenceRequest
 if TYPE_CHECKING:  # the client is loaded when it is needed, not for --help
     from headrace.connectors.kafka.producer import DeliveryReport
     from headrace.connectors.kafka.reader import CommittedReader
+    from headrace.pipeline.ports import SchemaRegistry
 
 ANSWER_SECONDS = 10.0
 """How long Kafka may take to accept an event."""
@@ -83,41 +86,62 @@ def _send(
     settings: Settings, requests: Sequence[InferenceRequest], topic: str, key: bytes | None, wait_seconds: float | None
 ) -> bool:
     """Sends, prints positions and, if asked, outcomes. True if a dead letter came of any."""
-    from headrace.connectors.kafka.producer import EventSender
     from headrace.connectors.kafka.reader import CommittedReader, End
     from headrace.connectors.registry import ConfluentRegistry
-    from headrace.pipeline.avro import Contract, schema_json
-    from headrace.pipeline.envelope import encode_request
-    from headrace.pipeline.headers import request_headers
-    from headrace.pipeline.setup import COMPATIBILITY, reply_topics
+    from headrace.pipeline.setup import reply_topics
 
-    kafka, topics = settings.kafka, settings.topics
-    outputs = (*reply_topics(settings), topics.dead_letters)
-    sent: list[DeliveryReport] = []
-    with (
-        ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry,
-        EventSender(kafka, topics.max_message_bytes, ANSWER_SECONDS) as sender,
-    ):
-        schema_id = registry.register(f"{topic}-value", schema_json(Contract.REQUEST), COMPATIBILITY)
-        # the reader's start is fixed before anything is sent, so no outcome can come too early for it
-        reader = CommittedReader(kafka, outputs, End()) if wait_seconds is not None else None
-        try:
-            for request in requests:
-                value = encode_request(request, schema_id)
-                sender.send(topic, value, key=key, headers=request_headers(request), on_delivery=sent.append)
-            sender.flush()
-            for report in sent:
-                click.echo(f"sent to {report.topic}:{report.partition}:{report.offset}")
-            if reader is None or wait_seconds is None:
-                return False
-            return _await_outcomes(reader, OutcomeDecoder(registry, topics.dead_letters), sent, wait_seconds)
-        finally:
-            if reader is not None:
-                reader.close()
+    dead_letters = settings.topics.dead_letters
+    with ExitStack() as resources:
+        registry = resources.enter_context(ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds))
+        schema_id = _schema_id(registry, topic)
+        reader = None
+        if wait_seconds is not None:
+            # its start is fixed before anything is sent, so no outcome can come too early for it
+            reader = CommittedReader(settings.kafka, (*reply_topics(settings), dead_letters), End())
+            resources.enter_context(reader)
+        began = time.monotonic()
+        sent = _deliver(settings, requests, topic, key, schema_id)
+        for report in sent:
+            click.echo(f"sent to {report.topic}:{report.partition}:{report.offset}")
+        if reader is None or wait_seconds is None:
+            return False
+        return _await_outcomes(reader, OutcomeDecoder(registry, dead_letters), sent, began, wait_seconds)
+
+
+def _schema_id(registry: SchemaRegistry, topic: str) -> int:
+    from headrace.pipeline.avro import Contract, schema_json
+    from headrace.pipeline.setup import COMPATIBILITY
+
+    try:
+        return registry.register(f"{topic}-value", schema_json(Contract.REQUEST), COMPATIBILITY)
+    except UnavailableError as error:
+        raise UnavailableError(f"{error}: `headrace up` starts one, registry.url says where it is") from error
+
+
+def _deliver(
+    settings: Settings, requests: Sequence[InferenceRequest], topic: str, key: bytes | None, schema_id: int
+) -> list[DeliveryReport]:
+    """Sends all and returns where they are, in the order of the requests."""
+    from headrace.connectors.kafka.producer import EventSender
+    from headrace.pipeline.envelope import encode_request
+    from headrace.pipeline.headers import Delivery, random_trace, request_headers
+
+    reports: dict[int, DeliveryReport] = {}
+    with EventSender(settings.kafka, settings.topics.max_message_bytes, ANSWER_SECONDS) as sender:
+        for number, request in enumerate(requests):
+            headers = request_headers(request, Delivery(trace=random_trace()))
+            note = partial(reports.__setitem__, number)
+            sender.send(topic, encode_request(request, schema_id), key=key, headers=headers, on_delivery=note)
+        sender.flush()
+    return [reports[number] for number in range(len(requests))]
 
 
 def _await_outcomes(
-    reader: CommittedReader, decoder: OutcomeDecoder, sent: Sequence[DeliveryReport], wait_seconds: float
+    reader: CommittedReader,
+    decoder: OutcomeDecoder,
+    sent: Sequence[DeliveryReport],
+    began: float,
+    wait_seconds: float,
 ) -> bool:
     """Prints each outcome as it is read. True if one is a dead letter.
 
@@ -133,7 +157,7 @@ def _await_outcomes(
             where = outcome.content.provenance
             if (where.topic, where.partition, where.offset) in open_positions:
                 open_positions.remove((where.topic, where.partition, where.offset))
-                dead = _print(outcome) or dead
+                dead = _print(outcome, time.monotonic() - began) or dead
         if not open_positions:
             return dead
     listing = ", ".join(f"{topic}:{partition}:{offset}" for topic, partition, offset in sorted(open_positions))
@@ -142,14 +166,16 @@ def _await_outcomes(
     )
 
 
-def _print(outcome: Outcome) -> bool:
+def _print(outcome: Outcome, after_seconds: float) -> bool:
     """True if it is a dead letter."""
     content = outcome.content
     if isinstance(content, DeadLetter):
         click.echo(f"dead letter of {position(content.provenance)}: {content.stage}/{content.code}: {content.message}")
         click.echo(f"  headrace dlq show {position(outcome.record.provenance)}")
         return True
-    click.echo(f"result of {position(content.provenance)} in {outcome.latency_ms} ms ({result_timing(content)})")
+    click.echo(
+        f"result of {position(content.provenance)} after {after_seconds * 1000:.0f} ms ({result_timing(content)})"
+    )
     for line in result_lines(content):
         click.echo(f"  {line}")
     return False

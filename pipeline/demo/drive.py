@@ -75,6 +75,7 @@ class Drive:
         self._scene_at = 0.0
         self._recovered = False
         self._replaced = False
+        self._stopped = False
 
     def run(self, events: Sequence[Encoded]) -> None:
         """Send them all and read until each is answered, or nothing comes any more; then stop the workers and read on.
@@ -99,8 +100,9 @@ class Drive:
                 self._kill_one_halfway()
                 self._look()
             sender.flush()
-            self._note("all answered: workers drain and stop, output topics are read to their end")
+            self._note("all answered: workers stop, output topics are read to their end", "")
             self._workers.stop()
+            self._stopped = True
             self._read_to_end(reader)
             self._view.show(self._scene(), last=True)
 
@@ -157,7 +159,7 @@ class Drive:
         self._workers.kill(slot)
         self.observations.kill = Kill(began, round(time.time() * 1000), name)
         owned = sum(owner == name for owner in self.observations.owners().values())
-        self._note(f"SIGKILL to worker {slot} (pid {pid}), owner of {owned} partitions")
+        self._note(f"SIGKILL to worker {slot} (pid {pid}), owner of {owned} partitions", "bold red")
 
     def _victim(self) -> int:
         """A worker that owns partitions: killing one that owns none would show nothing."""
@@ -178,7 +180,7 @@ class Drive:
         recovery = scene.figures.recovery
         if recovery is not None and recovery.seconds is not None and not self._recovered:
             self._recovered = True
-            self._note(f"every partition flows again, {recovery.seconds:.1f} s after the SIGKILL")
+            self._note(f"every partition flows again, {recovery.seconds:.1f} s after the SIGKILL", "bold green")
         self._view.show(scene)
 
     def _watch_workers(self) -> None:
@@ -200,8 +202,11 @@ class Drive:
 
     def _scene(self) -> Scene:
         now = time.monotonic()
-        workers = tuple(WorkerLine(m.name, m.state, m.pid) for m in self._workers.members())
+        workers = tuple(
+            WorkerLine(member.name, "stopped" if self._stopped else member.state, member.pid)
+            for member in self._workers.members()
+        )
         return Scene(now - self._began, self._total, self.observations.figures(now), workers)
 
-    def _note(self, text: str) -> None:
-        self._view.note(time.monotonic() - self._began, text)
+    def _note(self, text: str, style: str = "yellow") -> None:
+        self._view.note(time.monotonic() - self._began, text, style)

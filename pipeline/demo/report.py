@@ -101,7 +101,7 @@ def show_results(console: Console, results: Sequence[Shown], letters: Sequence[S
         console.print(table)
 
 
-def show_verdict(console: Console, report: Report, next_steps: Sequence[str]) -> None:
+def show_verdict(console: Console, report: Report, next_steps: Sequence[tuple[str, str]]) -> None:
     """Whether every event has its one outcome; what is wrong if not; where to look next."""
     verdict, recovery = report.verdict, report.figures.recovery
     console.print()
@@ -129,8 +129,11 @@ def show_verdict(console: Console, report: Report, next_steps: Sequence[str]) ->
         )
     console.print()
     console.print(Text("Where to look next", style="bold"))
-    for step in next_steps:
-        console.print(f"  {step}", markup=False, highlight=False)
+    steps = Table.grid(padding=(0, 2, 0, 0))
+    steps.add_column(no_wrap=True, style="cyan")
+    for what, why in next_steps:
+        steps.add_row(Text(what), Text(why))
+    console.print(steps)
     console.print()
 
 

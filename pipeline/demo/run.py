@@ -130,25 +130,21 @@ def _await_workers(workers: Workers) -> None:
 
 def _plan_line(options: Options, settings: Settings, rate: float) -> str:
     killing = ", one worker killed halfway" if options.kill else ""
-    return (
-        f"sending {options.events} events at {rate:.0f}/s to {settings.topics.requests[0]} "
-        f"({settings.topics.partitions} partitions){killing}"
-    )
+    return f"sending {options.events} events at {rate:.0f}/s into {settings.topics.partitions} partitions{killing}"
 
 
-def _next_steps(options: Options, report: Report) -> list[str]:
+def _next_steps(options: Options, report: Report) -> list[tuple[str, str]]:
     steps = [
-        f"{options.json_path}  these figures and more",
-        "headrace up --detach                         the same stack, to keep",
-        'headrace send "a river turns the mill" --wait  one event and its result',
-        "headrace tail                                results as they are committed",
-        "headrace dlq list                            dead letters and their reasons",
-        "headrace worker --help                       run workers against your own Kafka and Triton",
+        (str(options.json_path), "these figures and more"),
+        ("headrace up --detach", "the same stack, to stay"),
+        ('headrace send "a river turns the mill" --wait', "one event and its result"),
+        ("headrace tail", "results as they are committed"),
+        ("headrace dlq list", "dead letters and their reasons"),
     ]
     if not report.passed:
-        steps.insert(0, f"{LOGS}/  logs of the workers and servers")
+        steps.insert(0, (f"{LOGS}/", "logs of workers and servers"))
     if options.keep is not None:
-        steps.insert(0, f"{options.keep}/  data and logs of this run")
+        steps.insert(0, (f"{options.keep}/", "data and logs of this run"))
     return steps
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from headrace.pipeline.demo.events import PlannedEvent
 from headrace.pipeline.outcomes import Outcome
 from headrace.pipeline.ports import dtype_of
-from headrace.pipeline.present import finding, position
+from headrace.pipeline.present import finding
 from headrace.pipeline.records import DeadLetter, InferenceResult, Modality, PartOutput
 
 PHOTOS = ("coffee.jpg", "cat.jpg", "rocket.jpg")
@@ -82,8 +82,7 @@ def letters(found: Sequence[tuple[PlannedEvent, Outcome]]) -> list[Shown]:
         letter = outcome.content
         assert isinstance(letter, DeadLetter)
         kind = str(event.defect or "not planted")
-        reason = f"{letter.stage}/{letter.code}: {letter.message}"
-        shown.setdefault(kind, Shown(kind, position(outcome.record.provenance), reason))
+        shown.setdefault(kind, Shown(kind, f"{letter.stage}/{letter.code}", letter.message))
     return list(shown.values())[:LETTERS_SHOWN]
 
 

@@ -19,6 +19,9 @@ NOTES_SHOWN = 6
 WIDEST = 100
 
 
+_STATE_STYLES = {"running": "green", "stopped": "dim"}
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerLine:
     """One worker process, as its supervisor sees it."""
@@ -41,7 +44,8 @@ class Scene:
 class View(Protocol):
     """Shows scenes, a few each second. ``note`` marks a moment for good: the kill, the recovery."""
 
-    def note(self, elapsed_seconds: float, text: str) -> None: ...
+    def note(self, elapsed_seconds: float, text: str, style: str = "") -> None:
+        """Mark a moment. ``style`` is rich's, for views that have colours."""
 
     def show(self, scene: Scene, *, last: bool = False) -> None:
         """Draw a scene. Not every view draws every one, but each the last."""
@@ -64,7 +68,7 @@ class PlainView:
     def __exit__(self, *_: object) -> None:
         return
 
-    def note(self, elapsed_seconds: float, text: str) -> None:
+    def note(self, elapsed_seconds: float, text: str, style: str = "") -> None:
         self._console.print(f"{elapsed_seconds:5.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def show(self, scene: Scene, *, last: bool = False) -> None:
@@ -86,7 +90,7 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._notes: list[str] = []
+        self._notes: list[Text] = []
         self._live = Live(console=console, auto_refresh=False, transient=False)
 
     def __enter__(self) -> LiveView:
@@ -96,17 +100,24 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def note(self, elapsed_seconds: float, text: str) -> None:
-        self._notes.append(f"{elapsed_seconds:5.1f} s  {text}")
+    def note(self, elapsed_seconds: float, text: str, style: str = "") -> None:
+        self._notes.append(Text(f"{elapsed_seconds:5.1f} s  {text}", style, overflow="ellipsis", no_wrap=True))
 
     def show(self, scene: Scene, *, last: bool = False) -> None:
         self._live.update(self._picture(scene), refresh=True)
 
     def _picture(self, scene: Scene) -> RenderableType:
         width = min(self._console.width, WIDEST)
-        notes = [Text(note, style="yellow", overflow="ellipsis", no_wrap=True) for note in self._notes[-NOTES_SHOWN:]]
         return Group(
-            _bars(scene, width), Text(), _models(scene.figures, width), Text(), _latency(scene), _workers(scene), *notes
+            Text(),
+            _bars(scene, width),
+            Text(),
+            _models(scene.figures, width),
+            Text(),
+            _latency(scene),
+            _workers(scene),
+            Text(),
+            *self._notes[-NOTES_SHOWN:],
         )
 
 
@@ -149,11 +160,11 @@ def _latency(scene: Scene) -> Text:
 
 
 def _workers(scene: Scene) -> Text:
-    text = Text("workers       ")
+    text = Text("workers       ", overflow="ellipsis", no_wrap=True)
     for worker in scene.workers:
-        style = "green" if worker.state == "running" else "bold red"
-        text.append(f"{worker.name} ").append(worker.state, style=style).append(f" (pid {worker.pid})   ", style="dim")
-    return text.append(f"{scene.elapsed_seconds:.0f} s", style="dim")
+        style = _STATE_STYLES.get(worker.state, "bold red")
+        text.append(f"{worker.name} ").append(worker.state, style).append(f" (pid {worker.pid})   ", "dim")
+    return text
 
 
 def _ms(value: float) -> str:
