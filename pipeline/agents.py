@@ -40,6 +40,7 @@ class InferenceApp(faust.App):
     """
 
     BootStrategy = _Boot
+    mundane_level = "debug"
     inference: Worker
     failure: BaseException | None = None
 
@@ -108,6 +109,8 @@ async def _consume(app: InferenceApp, stream: AsyncIterable[Any], handle: Callab
 def _worker_service(app: InferenceApp, worker: Worker) -> type[Service]:
     class WorkerService(Service):
         """Started after the agents and stopped before them, so that they can drain."""
+
+        mundane_level = "debug"
 
         async def on_start(self) -> None:
             app.flow_control.resume()  # channels begin suspended, and only table recovery would resume them

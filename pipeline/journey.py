@@ -17,7 +17,7 @@ class Journey:
     record: SourceRecord
     request: InferenceRequest
     delivery: Delivery
-    reply_topic: str
+    reply_to: tuple[str, int | None]
     decode_seconds: float
     outputs: list[PartOutput | None]
     ended: bool = False

@@ -8,7 +8,9 @@ import time
 
 from pythonjsonlogger.json import JsonFormatter
 
-_QUIET = ("faust", "mode", "aiohttp.access", "asyncio")
+from headrace.pipeline.errors import FatalError
+
+_QUIET = ("faust", "mode", "aiohttp.access", "asyncio", "httpx", "httpx2")
 
 
 def configure_logging(log_format: str, level: str, slot: int | None = None) -> None:
@@ -28,7 +30,14 @@ def configure_logging(log_format: str, level: str, slot: int | None = None) -> N
     formatter.converter = time.gmtime
     formatter.datefmt = "%Y-%m-%dT%H:%M:%S"
     handler.setFormatter(formatter)
+    handler.addFilter(_not_a_known_crash)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+
+
+def _not_a_known_crash(record: logging.LogRecord) -> bool:
+    """A FatalError is told once, in a line of its own; Faust's tracebacks of it add nothing."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, FatalError) and not record.msg.startswith("[^Worker]: We experienced a crash")

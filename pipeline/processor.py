@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from headrace.pipeline import metrics
 from headrace.pipeline.admission import check_deadline, deadline_ms
 from headrace.pipeline.config import Ordering, RouteSettings, Settings
-from headrace.pipeline.envelope import RequestDecoder, encode_dead_letter, encode_result
+from headrace.pipeline.envelope import RequestDecoder, encode_dead_letter, encode_result, fit_dead_letter
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.headers import Delivery, dead_letter_headers, delivery_of, result_headers, trace_of
@@ -85,16 +85,16 @@ class Processor:
 
     def _open(self, ref: RecordRef, record: SourceRecord) -> list[PartTask]:
         began = self._clock.monotonic()
-        delivery = delivery_of(record.headers)
         request = self._decoder.decode(record.value)
         try:
+            delivery = delivery_of(record.headers)
             plan = self._router.plan(request, record.headers)
             journey = Journey(
                 ref,
                 record,
                 request,
                 delivery,
-                self._reply_topic(plan[0].route, delivery),
+                self._reply_to(plan[0].route, delivery),
                 self._clock.monotonic() - began,
                 [None] * len(plan),
             )
@@ -111,16 +111,17 @@ class Processor:
         route = assignment.route
         return PartTask(journey, assignment.part_index, assignment.model, assignment.version, route.name, deadline)
 
-    def _reply_topic(self, route: RouteSettings, delivery: Delivery) -> str:
+    def _reply_to(self, route: RouteSettings, delivery: Delivery) -> tuple[str, int | None]:
+        """Topic and partition of the result. The partition that a record asks for goes with the topic it asks for."""
         topic = reply_topic(route, delivery.reply_topic, self._settings.topics.results)
-        wanted = delivery.reply_partition
-        if wanted is not None and not 0 <= wanted < self._partitions[topic]:
+        wanted = delivery.reply_partition if topic == delivery.reply_topic else None
+        if wanted is not None and wanted >= self._partitions[topic]:
             raise PoisonError(
                 Stage.ROUTE,
                 "BAD_HEADER",
                 f"header reply_partition is {wanted}, but {topic} has partitions 0 to {self._partitions[topic] - 1}",
             )
-        return topic
+        return topic, wanted
 
     # --- out: encode → complete
 
@@ -172,6 +173,7 @@ class Processor:
             worker=self._worker,
             completed_ms=completed_ms,
         )
+        topic, partition = journey.reply_to
         value = encode_result(result, self._ids.result)
         key = journey.record.key
         limit = self._settings.topics.max_message_bytes - HEADERS_ALLOWANCE_BYTES
@@ -179,13 +181,13 @@ class Processor:
             raise PoisonError(
                 Stage.ENCODE,
                 "RESULT_TOO_LARGE",
-                f"the result has {len(value)} bytes, more than the {limit} that fit {journey.reply_topic}: "
+                f"the result has {len(value)} bytes, more than the {limit} that fit {topic}: "
                 "raise topics.max_message_bytes, or let the model return less",
             )
         headers = result_headers(
             journey.delivery, result.request_id, result.provenance, completed_ms, self._settings.name
         )
-        return OutputRecord(journey.reply_topic, key, value, headers, journey.delivery.reply_partition)
+        return OutputRecord(topic, key, value, headers, partition)
 
     def _dead_letter(
         self,
@@ -198,7 +200,9 @@ class Processor:
     ) -> OutputRecord:
         now_ms = self._clock.epoch_ms()
         trace = trace_of(record.headers)
-        letter = DeadLetter(
+        topics = self._settings.topics
+        limit = topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES - HEADERS_ALLOWANCE_BYTES
+        whole = DeadLetter(
             key=record.key,
             value=record.value,
             headers=record.headers,
@@ -215,9 +219,8 @@ class Processor:
             model=model,
             trace_id=trace.trace_id if trace else None,
         )
-        topics = self._settings.topics
-        limit = topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES - HEADERS_ALLOWANCE_BYTES
-        value = encode_dead_letter(letter, self._ids.dead_letter, limit)
+        letter = fit_dead_letter(whole, limit)
+        value = encode_dead_letter(letter, self._ids.dead_letter)
         metrics.DEAD_LETTERS.labels(error.stage, error.code).inc()
         log.warning(
             "dead letter %s[%d]@%d: %s at %s: %s",
@@ -231,7 +234,7 @@ class Processor:
         headers = dead_letter_headers(
             record.headers, error.stage, error.code, record.provenance, now_ms, self._settings.name, request_id
         )
-        return OutputRecord(topics.dead_letters, record.key, value, headers)
+        return OutputRecord(topics.dead_letters, letter.key, value, headers)
 
 
 def _lanes(record: SourceRecord, plan: tuple[Assignment, ...]) -> Iterable[Lane]:

@@ -104,7 +104,6 @@ class Worker:
         Raises:
             FatalError: and whatever else makes going on impossible; nothing is committed that was not completed.
         """
-        self._slot.acquire()
         running = asyncio.create_task(self._run(), name="worker")
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         try:
@@ -131,6 +130,7 @@ class Worker:
 
     async def _run(self) -> None:
         settings = self._settings
+        self._slot.acquire()
         self._connections = connections = self._connect()
         partitions = await self._until_available("kafka", connections.prepare)
         ids = await self._until_available("registry", lambda: register_contracts(connections.registry, settings))

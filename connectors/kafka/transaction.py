@@ -208,7 +208,7 @@ class KafkaTransactions:
                 raise failed
             return False
         offsets = [
-            TopicPartition(each.partition.topic, each.partition.partition, each.offset, each.metadata or None)
+            TopicPartition(each.partition.topic, each.partition.partition, each.offset, each.metadata)
             for each in unit.offsets
         ]
         self._call(

@@ -1,0 +1,45 @@
+"""Running a worker's Faust app as a process: logs, signals, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import faust
+
+from headrace.pipeline.app import create_app
+from headrace.pipeline.config import Settings
+from headrace.pipeline.errors import FatalError
+from headrace.pipeline.log import configure_logging
+
+
+def run_worker(settings: Settings) -> None:
+    """Run one worker until SIGTERM or SIGINT.
+
+    Raises:
+        FatalError: what made it end, its exit code included.
+    """
+    worker = settings.worker
+    configure_logging(worker.log_format, worker.log_level, worker.slot)
+    if worker.http_port == 0:
+        settings = settings.model_copy(update={"worker": worker.model_copy(update={"http_port": _free_port()})})
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # what Faust's services find when they ask for one outside a coroutine
+    app = create_app(settings)
+    host = faust.Worker(app, loop=loop, override_logging=False, redirect_stdouts=False, quiet=True)
+    host.spinner = None  # its control codes have no place in a log
+    try:
+        host.execute_from_commandline()
+    except SystemExit:
+        if isinstance(app.failure, FatalError):
+            raise app.failure from None
+        if app.failure is not None:
+            raise FatalError(f"the worker failed: {type(app.failure).__name__}: {app.failure}") from app.failure
+        raise
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
