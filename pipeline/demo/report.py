@@ -15,6 +15,7 @@ from rich.text import Text
 from headrace.pipeline.demo.check import Verdict
 from headrace.pipeline.demo.observe import Figures
 from headrace.pipeline.demo.showcase import Shown
+from headrace.pipeline.demo.stats import Recovery
 
 FINDINGS_SHOWN = 10
 
@@ -74,6 +75,7 @@ class Report:
             "worker_crashes": self.crashes,
             "unreadable_records": self.unreadable,
             "recovery_partitions": list(recovery.partitions) if recovery else [],
+            "recovery_settled_s": _rounded(recovery.settled_seconds) if recovery else None,
             "recovery_events": touched.count if touched else 0,
             "recovery_p50_ms": _rounded(touched.p50_ms) if touched else None,
             "recovery_max_ms": _rounded(touched.max_ms) if touched else None,
@@ -118,15 +120,7 @@ def show_verdict(console: Console, report: Report, next_steps: Sequence[tuple[st
         if report.unreadable:
             console.print(f"  {report.unreadable} record(s) in the output topics could not be read")
     if recovery is not None:
-        touched = recovery.touched
-        seconds = "never" if recovery.seconds is None else f"{recovery.seconds:.1f} s"
-        console.print(
-            f"SIGKILL to the last of its {len(recovery.partitions)} partitions flowing again: {seconds}; "
-            f"{touched.count} events waited meanwhile, at most {touched.max_ms / 1000:.1f} s."
-            if touched.count
-            else f"SIGKILL to all of its partitions flowing again: {seconds}.",
-            highlight=False,
-        )
+        console.print(_recovery_words(recovery), highlight=False)
     console.print()
     console.print(Text("Where to look next", style="bold"))
     steps = Table.grid(padding=(0, 2, 0, 0))
@@ -135,6 +129,20 @@ def show_verdict(console: Console, report: Report, next_steps: Sequence[tuple[st
         steps.add_row(Text(what), Text(why))
     console.print(steps)
     console.print()
+
+
+def _recovery_words(recovery: Recovery) -> str:
+    if recovery.seconds is None or recovery.settled_seconds is None:
+        return f"A worker was killed, and not all of its {len(recovery.partitions)} partitions came back."
+    words = f"The killed worker's {len(recovery.partitions)} partitions flowed again after {recovery.seconds:.1f} s"
+    if not recovery.touched.count:
+        return f"{words}."
+    touched = recovery.touched
+    return (
+        f"{words}, and what had piled up was answered after {recovery.settled_seconds:.1f} s. "
+        f"The {touched.count} events of that time are told apart from p50 and p99: "
+        f"they took {touched.p50_ms / 1000:.1f} s (median), at most {touched.max_ms / 1000:.1f} s."
+    )
 
 
 def _number(value: float | None) -> str:

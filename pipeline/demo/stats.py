@@ -7,8 +7,10 @@ Definitions, in seconds on one monotonic clock:
 - *recovery*: from the SIGKILL until an outcome that was completed after the SIGKILL has been read of every partition
   the killed worker owned; so, of the slowest of them. A partition's owner is the worker of its last outcome completed
   before the SIGKILL.
-- *touched by the recovery*: events of those partitions that were in flight at the SIGKILL, or sent between it and
-  the recovery. The percentiles leave them out, and give them apart.
+- *settled*: what had piled up on those partitions by the recovery has been answered.
+- *touched by the recovery*: events, of any partition, that were in flight at the SIGKILL or were sent before all was
+  settled: the group rebalances as a whole, and the pile is worked off beside new events. The percentiles leave them
+  out, and give them apart.
 """
 
 from __future__ import annotations
@@ -60,9 +62,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What the SIGKILL cost. ``seconds`` is None until every affected partition flows again."""
+    """What the SIGKILL cost, in seconds from it. Both are None until every affected partition flows again."""
 
     seconds: float | None
+    settled_seconds: float | None
     partitions: tuple[int, ...]
     touched: Latency
 
@@ -118,13 +121,24 @@ def split_by_recovery(
     if finished:
         partitions &= {journey.partition for journey in journeys if journey.completed_ms > kill.epoch_ms}
     seconds = recovery_seconds(journeys, kill, partitions)
-    until = math.inf if seconds is None else kill.seconds + seconds
+    settled = None if seconds is None else _settled_seconds(journeys, kill, partitions, seconds)
+    until = math.inf if settled is None else kill.seconds + settled
     touched: list[Journey] = []
     untouched: list[Journey] = []
     for journey in journeys:
-        hit = journey.partition in partitions and journey.sent_seconds <= until and journey.seen_seconds >= kill.seconds
+        hit = journey.seen_seconds >= kill.seconds and journey.sent_seconds <= until
         (touched if hit else untouched).append(journey)
-    return tuple(untouched), Recovery(seconds, tuple(sorted(partitions)), latency(touched))
+    return tuple(untouched), Recovery(seconds, settled, tuple(sorted(partitions)), latency(touched))
+
+
+def _settled_seconds(journeys: Sequence[Journey], kill: Kill, partitions: frozenset[int], recovery: float) -> float:
+    back = kill.seconds + recovery
+    piled_up = (
+        journey.seen_seconds
+        for journey in journeys
+        if journey.partition in partitions and journey.sent_seconds <= back and journey.seen_seconds >= kill.seconds
+    )
+    return max(piled_up, default=back) - kill.seconds
 
 
 class ModelStats:

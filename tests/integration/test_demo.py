@@ -106,6 +106,6 @@ def test_interrupted_demo_leaves_nothing_behind(tmp_path: Path, demos: list[Demo
     children = demo.children()
     os.killpg(demo.process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
     assert demo.process.wait(INTERRUPT_SECONDS) == 130, demo.output
-    assert demo.output.splitlines()[-1] == "interrupted: everything is stopped and removed"
+    assert demo.output.rstrip().splitlines()[-1] == "interrupted: everything is stopped and removed"
     assert [child for child in children if child.is_running()] == []
     assert demo.leftovers() == []

@@ -71,18 +71,20 @@ def test_recovery_is_nothing_if_the_killed_worker_owned_nothing() -> None:
     assert recovery_seconds(BEFORE, KILL, frozenset()) == 0.0
 
 
-def test_split_leaves_out_events_in_flight_and_sent_before_the_recovery_of_affected_partitions() -> None:
+def test_split_leaves_out_what_was_in_flight_or_sent_before_all_was_settled() -> None:
     in_flight = journey(1, 9.9, 13.0, "a")
     during = journey(1, 12.0, 13.5, "a")
-    elsewhere = journey(0, 9.9, 10.1, "a")
-    after = journey(1, 13.1, 13.2, "a")
-    untouched, recovery = split_by_recovery([*BEFORE, in_flight, during, elsewhere, after], KILL)
-    assert untouched == (*BEFORE, elsewhere, after)
+    elsewhere = journey(0, 13.2, 13.3, "a")
+    answered_before = journey(0, 9.8, 9.95, "a")
+    after = journey(1, 13.6, 13.7, "a")
+    untouched, recovery = split_by_recovery([*BEFORE, in_flight, during, elsewhere, answered_before, after], KILL)
+    assert untouched == (*BEFORE, answered_before, after)
     assert recovery is not None
-    assert (recovery.seconds, recovery.partitions, recovery.touched.count) == (3.0, (1,), 2)
+    assert (recovery.seconds, recovery.settled_seconds) == (3.0, 3.5)
+    assert (recovery.partitions, recovery.touched.count) == ((1,), 3)
 
 
-def test_split_without_recovery_leaves_out_all_later_events_of_the_partition() -> None:
+def test_split_without_recovery_leaves_out_all_later_events() -> None:
     untouched, recovery = split_by_recovery([*BEFORE, journey(1, 9.95, 10.1, "b", completed=9.99)], KILL)
     assert untouched == tuple(BEFORE)
     assert recovery is not None

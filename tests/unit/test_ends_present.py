@@ -162,7 +162,7 @@ def test_last_line_has_the_stated_form() -> None:
     checker = Checker()
     checker.delivered(Position("t", 0, 0), Expected())
     checker.result(Position("t", 0, 0))
-    recovery = Recovery(2.55, (1,), Latency(0, math.nan, math.nan, math.nan))
+    recovery = Recovery(2.55, 2.6, (1,), Latency(0, math.nan, math.nan, math.nan))
     done = report(checker, recovery)
     assert done.last_line() == (
         "demo: sent=1 results=1 dead_letters=0 duplicates=0 missing=0 p50_ms=20.0 p99_ms=100.0 recovery_s=2.5"
