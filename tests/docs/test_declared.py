@@ -41,9 +41,7 @@ def test_setting_is_documented(name: str) -> None:
     assert f"| `{name}` |" in (DOCS / "settings.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "metric", list(metrics.ALL), ids=lambda metric: str(metric.describe()[0].name)
-)
+@pytest.mark.parametrize("metric", list(metrics.ALL), ids=lambda metric: str(metric.describe()[0].name))
 def test_metric_is_documented_with_its_kind_help_and_labels(metric: docs.Metric) -> None:
     assert docs.metric_row(metric) in (DOCS / "metrics.md").read_text().splitlines()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.docs.pages import DOCS, ROOT, Page, all_pages, read
 
 PAGES = all_pages()
 DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
-DECISION_HEADINGS = ("## Context", "## Choice", "## Evidence", "## What would change it")
+DECISION_PARTS = ("Context", "Choice", "Evidence", "Would change it")
 EXAMPLES = [
     pytest.param(body, id=f"{page.name}-{number}")
     for page in PAGES
@@ -60,7 +61,13 @@ def test_decisions_are_numbered_without_repeats() -> None:
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
 def test_decision_says_why_and_what_would_change_it(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    assert lines[0].startswith("# ")
-    found = [heading for line in lines for heading in DECISION_HEADINGS if line.startswith(heading)]
-    assert tuple(dict.fromkeys(found)) == DECISION_HEADINGS, f"{path.name}: its headings, in this order"
+    """Each part has a heading, or a paragraph that begins with its name in bold."""
+    text = path.read_text()
+    assert text.startswith("# ")
+    places = [
+        re.search(rf"^(?:## |\*\*)(?:What )?{part}", text, re.MULTILINE | re.IGNORECASE) for part in DECISION_PARTS
+    ]
+    missing = [part for part, place in zip(DECISION_PARTS, places, strict=True) if not place]
+    assert not missing
+    starts = [place.start() for place in places if place]
+    assert starts == sorted(starts), f"the order is {', '.join(DECISION_PARTS)}"
