@@ -95,6 +95,34 @@ async def test_signatures_are_as_documented(client: TritonInferenceClient) -> No
         assert await client.signature(model) == expected
 
 
+REFUSALS = """
+import sys
+from pathlib import Path
+import numpy
+sys.path.insert(0, sys.argv[1])
+from triton_models.serving.instance import Instance
+from triton_models.serving.session import open_session
+try:
+    open_session(Instance(Path("."), "GPU", 0, {}))
+except RuntimeError as error:
+    print(error)
+numpy.__version__ = "2.1.0"
+try:
+    Instance.of({})
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_models_refuse_what_would_silently_be_wrong() -> None:
+    """A GPU's model on the CPU, and numpy 2, with which this backend hands out zeros."""
+    python = environment_folder(cache_dir()) / "bin" / "python"
+    command = [str(python), "-c", REFUSALS, str(models_folder().parent)]
+    no_gpu, no_numpy = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert "has no CUDA provider: install onnxruntime-gpu" in no_gpu
+    assert "numpy 2.1.0: Triton's python backend needs numpy < 2" in no_numpy
+
+
 async def test_text_embedding_equals_a_direct_run(client: TritonInferenceClient, direct: Direct) -> None:
     texts = [text.encode() for text in TEXTS]
     expected = direct("text", {"texts": column(texts)[:, 0]})
