@@ -83,14 +83,23 @@ def test_files_of_models_are_known_artifacts() -> None:
     assert artifacts == set(repository.ARTIFACTS)
 
 
-def test_requirements_are_pinned_with_hashes_and_name_no_address() -> None:
-    text = (repository.HERE / "requirements.txt").read_text(encoding="utf-8")
-    pinned = dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", text, re.MULTILINE))
-    wanted = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (repository.HERE / "requirements.in").read_text(), re.MULTILINE))
-    assert pinned == wanted
-    assert text.count("--hash=sha256:") >= len(pinned)
+def pins(name: str, end: str) -> dict[str, str]:
+    text = (repository.HERE / name).read_text(encoding="utf-8")
+    return dict(re.findall(rf"^([a-z0-9-]+)==(\S+){end}$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-cuda"])
+def test_requirements_are_pinned_with_hashes_and_name_no_address(name: str) -> None:
+    wanted = pins("requirements.in", "")
+    if name == "requirements-cuda":
+        del wanted["onnxruntime"]  # the other one takes its place: both would write the same folder
+        wanted |= pins("requirements-cuda.in", "")
+    locked = pins(f"{name}.txt", r" \\")
+    text = (repository.HERE / f"{name}.txt").read_text(encoding="utf-8")
+    assert locked == wanted
+    assert len(re.findall(r"==\S+ \\\n +--hash=sha256:[0-9a-f]{64}", text)) == len(locked)
     assert "://" not in text
-    assert int(pinned["numpy"].split(".")[0]) < 2
+    assert int(locked["numpy"].split(".")[0]) < 2
 
 
 def test_requirements_hold_the_packages_of_all_weights() -> None:
