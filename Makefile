@@ -17,14 +17,14 @@ SOURCES := headrace pipeline connectors triton_models tests tools
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Make .venv from the version lock (every other target does it when needed)
-	@PYTHON="$(PYTHON)" tools/bootstrap.sh $(firstword $(MAKECMDGOALS))
-
 demo: setup ## Run the main job end to end, with a worker killed on the way
 	@$(BIN)/headrace demo $(ARGS)
 
-test: lint ## Everything that must be green: lint, then all tests but the chaos suite
+test: lint ## Everything that must be green: lint, then all tests
 	@$(PYTEST) tests/unit tests/docs tests/integration $(ARGS)
+
+setup: ## Make .venv from the version lock (every other target does it when needed)
+	@PYTHON="$(PYTHON)" tools/bootstrap.sh $(firstword $(MAKECMDGOALS))
 
 unit: setup ## The fast tests: no server, under a minute
 	@$(PYTEST) tests/unit tests/docs $(ARGS)

@@ -88,9 +88,8 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
     from headrace.pipeline.cli.options import discover
-    from headrace.pipeline.settings_file import load_settings
-
     from headrace.pipeline.log import configure_logging
+    from headrace.pipeline.settings_file import load_settings
 
     path = os.environ.get("HEADRACE_CONFIG")
     settings = load_settings(Path(path) if path else None, os.environ, discover())

@@ -54,7 +54,18 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     versions = folder / "versions.txt"
     versions.write_text(re.sub(r" --hash=\S+", "", LOCK.read_text()))
     python = folder / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", "-c", versions, wheel]
+    install: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        "-c",
+        versions,
+        wheel,
+    ]
     done = run(*install, cwd=folder, timeout_seconds=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return python.parent
