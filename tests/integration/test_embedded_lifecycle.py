@@ -20,6 +20,7 @@ import pytest
 
 from headrace.connectors.embedded.downloads import Downloads
 from headrace.connectors.embedded.kafka import KafkaServer
+from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.owners import SHARED_MEMORY, owner_tag, sweep
 from headrace.connectors.embedded.paths import cache_dir
 from headrace.connectors.embedded.ports import PortReservation, is_free
@@ -246,3 +247,15 @@ def test_up_with_a_broken_file_starts_nothing(
         assert refused.returncode == 2
         assert str(broken) in refused.stderr
     assert headrace("status").returncode == 1
+
+
+@pytest.mark.usefixtures("stack")
+def test_up_beside_a_starting_one_leaves_it_alone(
+    headrace: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Both read the state before either wrote it: the lock decides."""
+    with file_lock(tmp_path / "home" / "up.lock", 1, "the test's hold"):
+        refused = headrace("up", "--workers", "0")
+    assert refused.returncode == 1
+    assert "busy with 'headrace up'" in refused.stderr
+    assert not (tmp_path / "home" / "data").exists()
