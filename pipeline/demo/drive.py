@@ -45,6 +45,7 @@ class Drive:
         workers: the processes that do the work; one of them is killed.
         decoder: of the output topics' records.
         view: what people see.
+        zero: when the demo began, on the monotonic clock: what notes are timed from.
         rate: events a second.
         kill: whether a worker is killed halfway.
     """
@@ -56,6 +57,7 @@ class Drive:
         decoder: OutcomeDecoder,
         view: View,
         *,
+        zero: float,
         rate: float,
         kill: bool,
     ) -> None:
@@ -65,6 +67,7 @@ class Drive:
         self._workers = workers
         self._decoder = decoder
         self._view = view
+        self._zero = zero
         self._rate = rate
         self._kill_wanted = kill
         self._pids = {member.name: member.pid for member in workers.members()}
@@ -206,7 +209,7 @@ class Drive:
             WorkerLine(member.name, "stopped" if self._stopped else member.state, member.pid)
             for member in self._workers.members()
         )
-        return Scene(now - self._began, self._total, self.observations.figures(now), workers)
+        return Scene(now - self._zero, self._total, self.observations.figures(now), workers)
 
     def _note(self, text: str, style: str = "yellow") -> None:
-        self._view.note(time.monotonic() - self._began, text, style)
+        self._view.note(time.monotonic() - self._zero, text, style)

@@ -42,7 +42,10 @@ LOGS = Path("build/demo-logs")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says. ``seconds`` is how long sending takes, if the rate that needs is not too high."""
+    """What the command line says. ``seconds`` is how long sending takes, if the rate that needs is not too high.
+
+    ``keep`` is a folder for data and logs; what was there is removed first.
+    """
 
     events: int = 480
     seed: int = 7
@@ -63,7 +66,9 @@ def run(options: Options, console: Console) -> Report:
         folder = temporary_folder("demo")
         resources.callback(shutil.rmtree, folder, ignore_errors=True)
         _say(console, began, "starting Kafka, schema registry and Triton on free ports")
-        stack = resources.enter_context(Stack(options.keep))
+        if options.keep is not None:
+            shutil.rmtree(options.keep, ignore_errors=True)  # an earlier run's events would be strays in this one
+        stack = resources.enter_context(Stack(options.keep.absolute() if options.keep else None))
         try:
             report, observations = _with_stack(options, console, stack, folder, began)
         except Exception:
@@ -96,7 +101,7 @@ def _with_stack(
         _say(console, began, _plan_line(options, settings, rate))
         decoder = OutcomeDecoder(registry, settings.topics.dead_letters)
         view: View = LiveView(console) if console.is_terminal else PlainView(console)
-        drive = Drive(settings, stack.workers, decoder, view, rate=rate, kill=options.kill)
+        drive = Drive(settings, stack.workers, decoder, view, zero=began, rate=rate, kill=options.kill)
         drive.run(events)
     observations = drive.observations
     report = Report(
