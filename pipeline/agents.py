@@ -44,6 +44,9 @@ class InferenceApp(faust.App):
     inference: Worker
     failure: BaseException | None = None
 
+    async def on_first_start(self) -> None:
+        """Make no data folder in the working directory: it would hold tables' files, and there are no tables."""
+
     async def fail(self, error: BaseException) -> None:
         """End the process: nothing may be lost in silence, and a supervisor starts it afresh."""
         self.failure = self.failure or error
@@ -59,7 +62,6 @@ def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clo
         broker="kafka://",  # never connected to
         store="memory://",
         topic_disable_leader=True,
-        datadir=None,
         web_host=worker_settings.http_host,
         web_bind=worker_settings.http_host,
         web_port=worker_settings.http_port,

@@ -28,6 +28,8 @@ from headrace.pipeline.records import Provenance, RecordBatch, SourceRecord
 
 log = logging.getLogger(__name__)
 
+_client_log = logging.getLogger("librdkafka.consumer")
+
 FETCH_RECORDS = 512
 """Records taken from librdkafka at a time: amortises the hand-over, and bounds how far a budget is overshot."""
 POLL_SECONDS = 0.1
@@ -103,7 +105,7 @@ class GroupConsumer:
             self._ended.set_result(None)
 
     def _run(self) -> None:
-        consumer = Consumer(self._config())
+        consumer = Consumer(self._config(), logger=_client_log)
         consumer.subscribe(
             list(self._settings.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -142,6 +144,7 @@ class GroupConsumer:
             "queued.min.messages": 20_000,
             "queued.max.messages.kbytes": 65_536,
             "error_cb": self._on_error,
+            "log_level": 4,  # warnings and worse, of syslog's levels
         }
 
     def _poll_paused(self, consumer: Consumer) -> None:

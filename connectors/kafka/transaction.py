@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_client_log = logging.getLogger("librdkafka.transactions")
+_LOG_LEVEL = 4  # warnings and worse, of syslog's levels
+
 CALL_TIMEOUT_SECONDS = 5.0
 """One blocking call; a time-out is retried inside the unit's budget, so this only bounds how deaf the thread is."""
 MAX_ABORTS = 20
@@ -127,7 +130,9 @@ class KafkaTransactions:
                 "delivery.report.only.error": True,
                 "on_delivery": self._note_undelivered,
                 "error_cb": _count_error,
-            }
+                "log_level": _LOG_LEVEL,
+            },
+            logger=_client_log,
         )
         self._wait_for_broker(lambda: producer.init_transactions(CALL_TIMEOUT_SECONDS), "init_transactions")
         return producer
@@ -160,7 +165,7 @@ class KafkaTransactions:
                 return answer
 
     def _commit(self, unit: CommitUnit) -> bool:
-        aborts = replacements = 0
+        tries = aborts = replacements = 0
         stale_since: float | None = None
         while unit.still_owned():
             index = self._turn = (self._turn + 1) % len(self._producers)
@@ -191,7 +196,8 @@ class KafkaTransactions:
                     aborts += 1
                 if aborts > MAX_ABORTS or replacements > MAX_REPLACEMENTS:
                     raise FatalError(f"a transaction of {unit.records} records keeps failing: {failed}") from failed
-                self._stopping.wait(min(0.02 * 2 ** min(aborts + replacements, 8), MAX_BACKOFF_SECONDS))
+                tries += 1
+                self._stopping.wait(min(0.01 * 2 ** min(tries, 8), MAX_BACKOFF_SECONDS))
         return False
 
     def _attempt(self, producer: Producer, unit: CommitUnit, refresh: bool) -> bool:
@@ -217,6 +223,7 @@ class KafkaTransactions:
             deadline,
         )
         self._call("commit_transaction", lambda: producer.commit_transaction(CALL_TIMEOUT_SECONDS), deadline)
+        producer.poll(0)  # the client's logs and errors come through here
         return True
 
     def _produce(
@@ -285,7 +292,9 @@ class KafkaTransactions:
                 "group.id": settings.group_id,
                 "isolation.level": "read_committed",
                 "error_cb": _count_error,
-            }
+                "log_level": _LOG_LEVEL,
+            },
+            logger=_client_log,
         )
         try:
             asked = [TopicPartition(each.partition.topic, each.partition.partition) for each in unit.offsets]
