@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -116,6 +116,6 @@ def stack(rows: Sequence[Prepared], signature: ModelSignature) -> dict[str, Arra
         array = np.empty(len(elements), dtype=np.object_)
         array[:] = elements
     else:
-        data = rows[0].row if len(rows) == 1 else b"".join(row.row for row in rows)  # type: ignore[misc] # bytes, as the datatype is numeric
-        array = np.frombuffer(data, dtype=dtype_of(spec.datatype))  # type: ignore[arg-type] # same
+        chunks = cast("list[bytes]", [row.row for row in rows])  # a numeric datatype is carried as bytes
+        array = np.frombuffer(chunks[0] if len(chunks) == 1 else b"".join(chunks), dtype=dtype_of(spec.datatype))
     return {spec.name: array.reshape(shape)}
