@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.connectors.kafka.admin import ensure_topics, partition_counts
+from headrace.connectors.kafka.admin import BrokerProbe, ensure_topics, partition_counts
 from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
 from headrace.connectors.kafka.group import wait_until_slot_is_free
 from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
@@ -33,6 +33,7 @@ class KafkaTritonConnections:
         self._instance_id = f"{settings.name}-{settings.worker.slot}"
         self.registry = ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds)
         self.inference = TritonInferenceClient(settings.triton.url)
+        self._probe = BrokerProbe(settings.kafka.bootstrap_servers, settings.kafka.client)
 
     def prepare(self) -> Mapping[str, int]:
         settings = self._settings
@@ -43,6 +44,9 @@ class KafkaTritonConnections:
         specs = topic_specs(settings)
         ensure_topics(kafka.bootstrap_servers, specs, kafka.client)
         return partition_counts(kafka.bootstrap_servers, [spec.name for spec in specs], kafka.client)
+
+    def kafka_answers(self) -> bool:
+        return self._probe.answers()
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         settings = self._settings

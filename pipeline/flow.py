@@ -88,6 +88,8 @@ class Flow:
 
     async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
         held = [self._held[partition] for partition in partitions if partition in self._held]
+        if not held:
+            return
         for each in held:
             each.draining = True
         try:
@@ -104,6 +106,10 @@ class Flow:
     async def lost(self, partitions: frozenset[TopicPartition]) -> None:
         self._drop(partitions)
         log.warning("lost %d partitions: another worker has them, what was in flight is dropped", len(partitions))
+
+    def abandon(self) -> None:
+        """Drop everything: this worker has failed and commits no more."""
+        self._drop(self.partitions)
 
     def received(self, batches: Sequence[RecordBatch]) -> None:
         for batch in batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
@@ -26,6 +27,7 @@ from headrace.pipeline.slot import SlotLock
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 2.0
+ABANDON_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 2.0
 
 T = TypeVar("T")
@@ -44,6 +46,9 @@ class Connections(Protocol):
             UnavailableError: Kafka does not answer (worth another try).
             FatalError: the slot is taken, or a topic is not as it must be.
         """
+
+    def kafka_answers(self) -> bool:
+        """Whether a broker answers now. Blocks for a second at most; never raises for one that is down."""
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         """The consumer and the transactions that commit what it consumes; neither is started."""
@@ -162,7 +167,7 @@ class Worker:
         background = [
             asyncio.create_task(commit.run(), name="commit"),
             asyncio.create_task(self._feed(), name="feed"),
-            asyncio.create_task(self._probe(connections.inference), name="probe"),
+            asyncio.create_task(self._probe(connections), name="probe"),
             *(asyncio.create_task(each.run(), name=f"route {name}") for name, each in self._dispatchers.items()),
         ]
         await source.start(self._flow)
@@ -173,6 +178,7 @@ class Worker:
         try:
             ended, _ = await asyncio.wait([*background, watch, stop], return_when=asyncio.FIRST_COMPLETED)
             if failed := [each for each in ended if each is not stop and each.exception()]:
+                await self._abandon(source)
                 failed[0].result()
             log.info("stopping: draining for up to %.1f s", self._settings.worker.drain_timeout_seconds)
             await source.stop()
@@ -182,14 +188,22 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*background, watch, stop, return_exceptions=True)
 
+    async def _abandon(self, source: RecordSource) -> None:
+        """Something failed: leave the group without draining, so that others take over at once."""
+        self._flow.abandon()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ABANDON_SECONDS):
+                await source.stop()
+
     async def _feed(self) -> None:
         while True:
             await self._send_batch(await self._inbox.get())
 
-    async def _probe(self, inference: InferenceClient) -> None:
+    async def _probe(self, connections: Connections) -> None:
         """Keep what /readyz and the gauges tell current, also without traffic."""
         while True:
-            self.health.report("triton", await inference.ready())
+            self.health.report("triton", await connections.inference.ready())
+            self.health.report("kafka", await asyncio.to_thread(connections.kafka_answers))
             self.health.joined = self._flow.joined
             metrics.IN_FLIGHT_RECORDS.set(self._budget.records)
             metrics.IN_FLIGHT_BYTES.set(self._budget.size_bytes)

@@ -23,13 +23,23 @@ _METADATA_SECONDS = 5.0
 _REQUEST_SECONDS = 15.0
 
 
+class BrokerProbe:
+    """Asks a cluster again and again whether it answers, over one client."""
+
+    def __init__(self, bootstrap_servers: str, client_config: Mapping[str, str | int | float | bool]) -> None:
+        self._client = _client(bootstrap_servers, client_config)
+
+    def answers(self) -> bool:
+        """Whether at least one broker answers a metadata request within a second."""
+        try:
+            return bool(self._client.list_topics(timeout=_PROBE_SECONDS).brokers)
+        except KafkaException:
+            return False
+
+
 def is_ready(bootstrap_servers: str) -> bool:
     """True if the cluster answers a metadata request with at least one broker now."""
-    client = _client(bootstrap_servers)
-    try:
-        return bool(client.list_topics(timeout=_PROBE_SECONDS).brokers)
-    except KafkaException:
-        return False
+    return BrokerProbe(bootstrap_servers, {}).answers()
 
 
 def wait_until_ready(bootstrap_servers: str, timeout_seconds: float) -> None:
@@ -61,9 +71,10 @@ def ensure_topics(
     known = _topics(client, bootstrap_servers)
     missing = [spec for spec in topics if spec.name not in known]
     created = tuple(spec.name for spec in missing if _create(client, bootstrap_servers, spec))
+    known = _wait_until_known(client, bootstrap_servers, [spec.name for spec in topics])
     existing = [spec for spec in topics if spec.name not in created]
     if existing:
-        _check_partitions(client, bootstrap_servers, existing)
+        _check_partitions(known, existing)
         _check_sizes(client, bootstrap_servers, existing)
     return created
 
@@ -113,10 +124,19 @@ def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> boo
     return True
 
 
-def _check_partitions(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> None:
-    known = _topics(client, bootstrap_servers)
+def _wait_until_known(client: AdminClient, bootstrap_servers: str, names: Sequence[str]) -> Mapping[str, TopicMetadata]:
+    """A topic that was created a moment ago, by us or another worker, is not in every broker's metadata yet."""
+    deadline = time.monotonic() + _REQUEST_SECONDS
+    while missing := [name for name in names if name not in (known := _topics(client, bootstrap_servers))]:
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"Kafka at {bootstrap_servers} does not list the topics {', '.join(missing)}")
+        time.sleep(0.05)
+    return known
+
+
+def _check_partitions(known: Mapping[str, TopicMetadata], specs: Sequence[TopicSpec]) -> None:
     for spec in specs:
-        partitions = len(known[spec.name].partitions) if spec.name in known else 0
+        partitions = len(known[spec.name].partitions)
         if partitions < spec.partitions:
             raise ConfigError(
                 f"topic {spec.name} has {partitions} partitions, fewer than the {spec.partitions} set "
