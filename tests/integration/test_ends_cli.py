@@ -202,3 +202,20 @@ def test_send_says_in_one_line_what_is_down(headrace: Pipeline, down: str) -> No
     assert done.stderr.count("\n") == 1
     assert "127.0.0.1:1" in done.stderr
     assert "headrace up" in done.stderr
+
+
+def test_tail_ends_quietly_when_its_reader_goes(headrace: Pipeline) -> None:
+    headrace("send", "one result at least", "--wait")
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "headrace", "tail", "-c", str(headrace.config), "--json", "--from", "beginning"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=headrace.environment,
+    )
+    assert tail.stdout is not None
+    assert tail.stdout.readline().startswith(b'{"kind"')
+    tail.stdout.close()
+    headrace("send", "and one that nobody reads", "--wait")
+    headrace("send", "and another", "--wait")
+    _, errors = tail.communicate(timeout=COMMAND_SECONDS)
+    assert (tail.returncode, errors) == (1, b"")  # click's way with a broken pipe
