@@ -14,7 +14,7 @@ from headrace.pipeline import metrics
 from headrace.pipeline.admission import attempts_left, backoff_seconds, check_deadline
 from headrace.pipeline.batching import Batch, Batcher, halves
 from headrace.pipeline.config import RouteSettings
-from headrace.pipeline.errors import PoisonError, RetriableError, UnavailableError
+from headrace.pipeline.errors import FatalError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.flow import Flow
 from headrace.pipeline.health import Health
 from headrace.pipeline.inference import Prepared, call_of, max_rows, prepare, split
@@ -66,10 +66,12 @@ class RouteDispatcher:
         """Prepare parts and queue them. Waits while the model's signature cannot be had."""
         for task in tasks:
             try:
-                signature = await self._signature(task)
+                signature = await self._wait_for_signature(task)
                 prepared = prepare(task.part, signature, task.version, task.journey.request.parameters)
             except PoisonError as error:
                 self._finish(task, error)
+            except FatalError:
+                raise
             except Exception as error:
                 log.exception("route %s: preparing a part failed", self._route.name)
                 self._finish(task, _unexpected(Stage.PREPARE, error))
@@ -145,7 +147,7 @@ class RouteDispatcher:
                 self._count("unavailable")
                 self._health.report("triton", up=False, detail=str(error))
                 waits += 1
-                await asyncio.sleep(min(0.05 * 2 ** min(waits, 10), UNAVAILABLE_BACKOFF_SECONDS))
+                await asyncio.sleep(_unavailable_backoff_seconds(waits))
             except RetriableError as error:
                 self._count("retry")
                 failures += 1
@@ -168,12 +170,14 @@ class RouteDispatcher:
         """One infer call. Raises what the client raises; anything else goes wrong for these items alone."""
         began = self._clock.monotonic()
         first = items[0][0]
+        for task, _ in items:
+            task.attempts = attempts
         try:
             signature = await self._signature(first)
             call = call_of([prepared for _, prepared in items], signature)
             reply = await self._client.infer(call, self._timeout_seconds)
             outcomes = split(reply, signature, [task.part.name for task, _ in items], self._route.name)
-        except (RetriableError, PoisonError):
+        except (RetriableError, PoisonError, FatalError):
             raise
         except Exception as error:
             log.exception("route %s: an infer call failed", self._route.name)
@@ -188,22 +192,26 @@ class RouteDispatcher:
         for (task, _), outcome in zip(items, outcomes, strict=True):
             waiting.observe(began - task.admitted_at)
             task.waited_seconds, task.inferred_seconds = began - task.admitted_at, elapsed
-            task.attempts = attempts
             self._finish(task, outcome)
 
     async def _signature(self, task: PartTask) -> ModelSignature:
-        """The model's signature, asked for once. Waits for a server that does not answer, as long as it takes."""
+        """The model's signature, asked for once."""
         key = (task.model, task.version)
+        if (signature := self._signatures.get(key)) is None:
+            signature = self._signatures[key] = await self._client.signature(*key)
+            self._health.report("triton", up=True)
+        return signature
+
+    async def _wait_for_signature(self, task: PartTask) -> ModelSignature:
+        """Waits for a server that does not answer, as long as it takes."""
         waits = 0
-        while (signature := self._signatures.get(key)) is None:
+        while True:
             try:
-                self._signatures[key] = await self._client.signature(*key)
-                self._health.report("triton", up=True)
+                return await self._signature(task)
             except RetriableError as error:
                 self._health.report("triton", up=False, detail=str(error))
                 waits += 1
-                await asyncio.sleep(min(0.05 * 2 ** min(waits, 10), UNAVAILABLE_BACKOFF_SECONDS))
-        return signature
+                await asyncio.sleep(_unavailable_backoff_seconds(waits))
 
     def _fail(self, items: Sequence[tuple[PartTask, Prepared]], error: PoisonError) -> None:
         for task, _ in items:
@@ -211,6 +219,10 @@ class RouteDispatcher:
 
     def _count(self, outcome: str) -> None:
         metrics.INFER_CALLS.labels(self._route.name, outcome).inc()
+
+
+def _unavailable_backoff_seconds(waits: int) -> float:
+    return min(0.05 * 2 ** min(waits, 10), UNAVAILABLE_BACKOFF_SECONDS)
 
 
 def _exhausted(error: RetriableError, attempts: int) -> PoisonError:

@@ -40,4 +40,4 @@ def configure_logging(log_format: str, level: str, slot: int | None = None) -> N
 def _not_a_known_crash(record: logging.LogRecord) -> bool:
     """A FatalError is told once, in a line of its own; Faust's tracebacks of it add nothing."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, FatalError) and not record.msg.startswith("[^Worker]: We experienced a crash")
+    return not isinstance(error, FatalError) and not str(record.msg).startswith("[^Worker]: We experienced a crash")

@@ -182,7 +182,10 @@ class Worker:
                 failed[0].result()
             log.info("stopping: draining for up to %.1f s", self._settings.worker.drain_timeout_seconds)
             await source.stop()
-            watch.result()
+            await watch
+            for task in background:  # what failed while draining
+                if task.done():
+                    task.result()
         finally:
             for task in (*background, watch, stop):
                 task.cancel()
