@@ -1,0 +1,41 @@
+"""A worker killed under load: every request has one answer, by its position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from headrace.connectors.embedded.state import Endpoints
+from tests.integration.avro_ends import Datum, delayed, event, numbers, text
+from tests.integration.harness import Scene
+
+EVENTS = 1500
+KILL_AFTER = 300
+
+
+def mixed(count: int) -> list[Datum]:
+    kinds: tuple[Callable[[int], Datum], ...] = (
+        lambda index: event(numbers(index)),
+        lambda index: delayed(index % 5 * 5, index),
+        lambda index: event(text(f"sentence number {index} of many")),
+    )
+    return [kinds[index % 3](index) for index in range(count)]
+
+
+def test_worker_killed_under_load_and_restarted_answers_each_request_once(
+    stack: Endpoints, names: Callable[[str], str], tmp_path: Path
+) -> None:
+    with Scene(stack, names("w"), tmp_path) as scene:
+        victim, other = scene.worker(0, wait=False), scene.worker(1, wait=False)
+        victim.wait_ready()
+        other.wait_ready()
+        scene.wait_shared(0, 1)
+        sent = scene.send_events(mixed(EVENTS))
+        scene.read_until(KILL_AFTER)
+        victim.kill()
+        assert len(scene.answers) < EVENTS - 100, "the load was over before the worker was killed"
+        victim.start()
+        answers = scene.settle(sent)
+        assert not any(each.dead for each in answers.values())
+        workers = {each.content["worker"] for each in answers.values()}
+        assert workers == {f"{scene.group}-0", f"{scene.group}-1"}
