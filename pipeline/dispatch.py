@@ -222,7 +222,7 @@ class RouteDispatcher:
 
 
 def _unavailable_backoff_seconds(waits: int) -> float:
-    return min(0.05 * 2 ** min(waits, 10), UNAVAILABLE_BACKOFF_SECONDS)
+    return min(0.05 * 2.0 ** min(waits, 10), UNAVAILABLE_BACKOFF_SECONDS)
 
 
 def _exhausted(error: RetriableError, attempts: int) -> PoisonError:

@@ -183,9 +183,9 @@ class Worker:
             log.info("stopping: draining for up to %.1f s", self._settings.worker.drain_timeout_seconds)
             await source.stop()
             await watch
-            for task in background:  # what failed while draining
-                if task.done():
-                    task.result()
+            for each in background:  # what failed while draining
+                if each.done():
+                    each.result()
         finally:
             for task in (*background, watch, stop):
                 task.cancel()
