@@ -44,7 +44,7 @@ class GroupCommit:
     async def _commit(self, unit: Unit) -> None:
         began = self._clock.monotonic()
         committed = await self._transactions.commit(unit.commit)
-        self._flow.settle(unit)
+        self._flow.settle(unit, committed)
         metrics.TRANSACTIONS.labels("committed" if committed else "dropped").inc()
         metrics.TRANSACTION_SECONDS.observe(self._clock.monotonic() - began)
         metrics.TRANSACTION_RECORDS.observe(unit.commit.records)

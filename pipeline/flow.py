@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.pipeline.budget import Budget
+from headrace.pipeline.errors import FatalError
 from headrace.pipeline.offsets import decode_metadata
 from headrace.pipeline.ordering import Lane, PartitionLedger, Taken
 from headrace.pipeline.ports import Clock, CommitUnit, OffsetCommit, StartPosition
@@ -66,6 +67,8 @@ class Flow:
         self._drain_timeout_seconds = drain_timeout_seconds
         self._held: dict[TopicPartition, _Held] = {}
         self._call_ended = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._turn = 0
         self.joined = False
         """True from the first assignment on, even one of no partitions."""
@@ -75,6 +78,11 @@ class Flow:
         """Commits everything that is ready; set by the group commit."""
 
     # --- what the source calls (ports.AssignmentListener)
+
+    async def assigning(self) -> None:
+        # A group's follower can come back in the very generation it left, which then fences nothing: a transaction
+        # that outlived its drain could still commit offsets that have just been read as uncommitted.
+        await self._settled.wait()
 
     async def assigned(self, generation: int, positions: Mapping[TopicPartition, StartPosition]) -> None:
         self.joined = True
@@ -187,13 +195,21 @@ class Flow:
             return None
         owners = [held for held, _ in taken]
         outputs = tuple(output for _, some in taken for output in some.outputs)
+        self._settled.clear()
         commit = CommitUnit(outputs, tuple(offsets), max_records - left, lambda: all(each.alive for each in owners))
         return Unit(commit, tuple(taken))
 
-    def settle(self, unit: Unit) -> None:
-        """A unit's transaction has come to its end, committed or not: its records are no longer in flight."""
+    def settle(self, unit: Unit, committed: bool) -> None:
+        """A unit's transaction has come to its end: its records are no longer in flight.
+
+        Raises:
+            FatalError: it was not committed, but not all its partitions are gone: the rest would be lost.
+        """
         for _, some in unit.taken:
             self._budget.release(some.records, some.size_bytes)
+        self._settled.set()
+        if not committed and any(held.alive for held, _ in unit.taken):
+            raise FatalError("a transaction was dropped although partitions of it are still assigned")
 
     @property
     def partitions(self) -> frozenset[TopicPartition]:

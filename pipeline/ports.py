@@ -113,6 +113,9 @@ class StartPosition:
 class AssignmentListener(Protocol):
     """Called on the event loop by the source, one call at a time; the source waits for each to return."""
 
+    async def assigning(self) -> None:
+        """Return when no transaction of an earlier assignment is open: only then may committed offsets be read."""
+
     async def assigned(self, generation: int, positions: Mapping[TopicPartition, StartPosition]) -> None: ...
 
     async def revoked(self, partitions: frozenset[TopicPartition]) -> None:

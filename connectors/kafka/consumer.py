@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -84,6 +84,13 @@ class GroupConsumer:
     async def stop(self) -> None:
         self._stopping.set()
         await asyncio.wait([asyncio.wrap_future(self._ended)])
+
+    def _receive(self, batches: list[RecordBatch]) -> None:
+        """The event loop would only log what this raises: keep it for the poll loop to raise."""
+        try:
+            self._listener.received(batches)
+        except Exception as error:  # noqa: BLE001 - raised again by _poll
+            self._callback_failed = error
 
     # --- on the transactions' thread
 
@@ -184,7 +191,7 @@ class GroupConsumer:
         ]
         for batch in batches:
             metrics.RECORDS.labels(batch.partition.topic).inc(len(batch.records))
-        self._loop.call_soon_threadsafe(self._listener.received, batches)
+        self._loop.call_soon_threadsafe(self._receive, batches)
 
     def _take_metadata_if_wanted(self, consumer: Consumer) -> None:
         if self._metadata_wanted.is_set():
@@ -225,7 +232,8 @@ class GroupConsumer:
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._callback_failed:
             return
-        positions = self._positions(consumer, partitions)
+        self._wait_until_settled()
+        positions = {} if self._stopping.is_set() else self._positions(consumer, partitions)
         self._generation += 1
         self._metadata = consumer.consumer_group_metadata()
         self._on_loop(self._listener.assigned(self._generation, positions))
@@ -243,6 +251,18 @@ class GroupConsumer:
             self._assigned = []
             metrics.ASSIGNED_PARTITIONS.set(0)
             consumer.unassign()
+
+    def _wait_until_settled(self) -> None:
+        """Until the transaction of the last assignment, if one is open, can no longer change the committed offsets."""
+        settled = asyncio.run_coroutine_threadsafe(self._listener.assigning(), self._loop)
+        deadline = time.monotonic() + POSITIONS_TIMEOUT_SECONDS
+        while not wait([settled], 0.05).done:
+            if self._stopping.is_set():
+                settled.cancel()
+                return
+            if time.monotonic() > deadline:
+                raise FatalError(f"a transaction has not come to its end in {POSITIONS_TIMEOUT_SECONDS:.0f} s")
+        settled.result()
 
     def _positions(
         self, consumer: Consumer, partitions: list[TopicPartition]
@@ -262,7 +282,9 @@ class GroupConsumer:
                     )
                     for each in answer
                 }
-            if time.monotonic() > deadline or self._stopping.is_set():
+            if self._stopping.is_set():
+                break
+            if time.monotonic() > deadline:
                 raise FatalError(f"could not read the committed offsets: {problem.str()}")
             log.info("waiting for stable committed offsets: %s", problem.str())
             self._stopping.wait(0.05)

@@ -75,6 +75,7 @@ class KafkaTransactions:
 
     Args:
         on_unreachable: called with True when the broker stops answering transaction calls, with False when it is back.
+        make_producer, make_consumer: called as librdkafka's classes are; the consumer only reads committed offsets.
     """
 
     def __init__(
@@ -82,10 +83,14 @@ class KafkaTransactions:
         settings: TransactionSettings,
         member: GroupMember,
         on_unreachable: Callable[[bool], None] = lambda down: None,
+        make_producer: Callable[..., Producer] = Producer,
+        make_consumer: Callable[..., Consumer] = Consumer,
     ) -> None:
         self._settings = settings
         self._member = member
         self._on_unreachable = on_unreachable
+        self._make_producer = make_producer
+        self._make_consumer = make_consumer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._stopping = threading.Event()
         self._producers: list[Producer] = []
@@ -114,7 +119,7 @@ class KafkaTransactions:
 
     def _new_producer(self, index: int) -> Producer:
         settings = self._settings
-        producer = Producer(
+        producer = self._make_producer(
             {
                 **settings.client,
                 "bootstrap.servers": settings.bootstrap_servers,
@@ -285,7 +290,7 @@ class KafkaTransactions:
         Each unit changes the offset or metadata of each of its partitions, so equal means committed.
         """
         settings = self._settings
-        consumer = Consumer(
+        consumer = self._make_consumer(
             {
                 **settings.client,
                 "bootstrap.servers": settings.bootstrap_servers,
