@@ -23,7 +23,7 @@ class Journey:
     ended: bool = False
     waited_seconds: float = 0.0
     inferred_seconds: float = 0.0
-    attempts: int = 1
+    attempts: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +39,7 @@ class PartTask:
     admitted_at: float = 0.0
     waited_seconds: float = 0.0
     inferred_seconds: float = 0.0
-    attempts: int = 1
+    attempts: int = 0
 
     @property
     def part(self) -> Part:

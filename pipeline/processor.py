@@ -196,7 +196,7 @@ class Processor:
         request_id: str | None = None,
         route: str | None = None,
         model: str | None = None,
-        attempts: int = 1,
+        attempts: int = 0,
     ) -> OutputRecord:
         now_ms = self._clock.epoch_ms()
         trace = trace_of(record.headers)

@@ -27,6 +27,8 @@ from headrace.pipeline.slot import SlotLock
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 2.0
+JOINING_PROBE_SECONDS = 0.1
+"""Until the group is joined, which somebody may be waiting for."""
 ABANDON_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 2.0
 
@@ -210,7 +212,7 @@ class Worker:
             self.health.joined = self._flow.joined
             metrics.IN_FLIGHT_RECORDS.set(self._budget.records)
             metrics.IN_FLIGHT_BYTES.set(self._budget.size_bytes)
-            await asyncio.sleep(PROBE_SECONDS)
+            await asyncio.sleep(PROBE_SECONDS if self.health.joined else JOINING_PROBE_SECONDS)
 
     async def _until_available(self, dependency: str, call: Callable[[], T]) -> T:
         """Repeat a blocking call, off the event loop, until the other side answers."""

@@ -39,7 +39,7 @@ def wait_until_slot_is_free(
         SlotTakenError: another machine's worker is alive in this slot.
         UnavailableError: Kafka does not answer.
     """
-    admin = AdminClient({**client, "bootstrap.servers": bootstrap_servers})
+    admin = AdminClient({"log_level": 0, **client, "bootstrap.servers": bootstrap_servers})  # our log tells it
     deadline = time.monotonic() + session_timeout_seconds + MARGIN_SECONDS
     while twin := _twin(admin, group_id, instance_id):
         if time.monotonic() > deadline:
