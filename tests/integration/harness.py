@@ -151,9 +151,10 @@ class Scene:
 
     # --- workers
 
-    def worker(self, slot: int = 0, wait: bool = True) -> WorkerProcess:
+    def worker(self, slot: int = 0, wait: bool = True, environment: Mapping[str, str] | None = None) -> WorkerProcess:
         """A worker that has been started, by default one that is ready."""
-        worker = WorkerProcess(slot, self._folder, self._config, self.endpoints.environment(), self._ports.take())
+        environment = {**self.endpoints.environment(), **(environment or {})}
+        worker = WorkerProcess(slot, self._folder, self._config, environment, self._ports.take())
         self._workers.append(worker)
         worker.start()
         if wait:
@@ -299,7 +300,8 @@ class Scene:
         """Request records that the group has not committed as done."""
         consumer = Consumer({"bootstrap.servers": self.endpoints.bootstrap_servers, "group.id": self.group})
         try:
-            partitions = [TopicPartition(self.requests, partition) for partition in range(4)]
+            known = consumer.list_topics(self.requests, timeout=10).topics[self.requests].partitions
+            partitions = [TopicPartition(self.requests, partition) for partition in known]
             committed = consumer.committed(partitions, timeout=10)
             return sum(
                 consumer.get_watermark_offsets(each, timeout=10)[1] - max(0, done.offset)
