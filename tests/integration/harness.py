@@ -263,6 +263,12 @@ class Scene:
             self.read()
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}; {len(self.answers)} came"
 
+    def read_for(self, seconds: float) -> None:
+        """Read whatever comes in this time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.read()
+
     def settle(self, sent: Sequence[Sent], seconds: float = ANSWER_SECONDS) -> dict[Position, Answer]:
         """Read until every request is answered, its offset committed, and the output topics are read to their ends.
 
@@ -278,14 +284,14 @@ class Scene:
         return {each.answers: each for each in self.answers if each.answers in wanted}
 
     def everything(self) -> list[Answer]:
-        """The output topics from their beginnings to their ends."""
+        """The output topics from their beginnings to their ends, which a transaction that is open holds up."""
         reader = self._open_reader()
         found: list[Answer] = []
         unfinished = len(reader.assignment())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + ANSWER_SECONDS
         try:
             while unfinished:
-                assert time.monotonic() < deadline, "waited 30 s for the ends of the output topics"
+                assert time.monotonic() < deadline, "waited in vain for the ends of the output topics"
                 for record in reader.consume(500, 0.2):
                     error = record.error()
                     if error is None:
@@ -297,8 +303,14 @@ class Scene:
         return found
 
     def lag(self) -> int:
-        """Request records that the group has not committed as done."""
-        consumer = Consumer({"bootstrap.servers": self.endpoints.bootstrap_servers, "group.id": self.group})
+        """Request records from the committed offsets on."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.endpoints.bootstrap_servers,
+                "group.id": self.group,
+                "isolation.level": "read_uncommitted",  # else a transaction that is pending is waited for
+            }
+        )
         try:
             known = consumer.list_topics(self.requests, timeout=10).topics[self.requests].partitions
             partitions = [TopicPartition(self.requests, partition) for partition in known]
