@@ -12,7 +12,7 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration lint format docs lock test-lowest wheel clean distclean
+.PHONY: help setup demo test unit integration chaos lint format docs lock test-lowest wheel clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ help: ## Show this list
 demo: setup ## Run the main job end to end, with a worker killed on the way
 	@$(BIN)/headrace demo $(ARGS)
 
-test: lint ## Everything that must be green: lint, then all tests
+test: lint ## Everything that must be green: lint, then all tests but the chaos suite
 	@$(PYTEST) tests/unit tests/docs tests/integration $(ARGS)
 
 setup: ## Make .venv from the version lock (every other target does it when needed)
@@ -31,6 +31,9 @@ unit: setup ## The fast tests: no server, under a minute
 
 integration: setup ## The tests on real servers: Kafka, schema registry, Triton
 	@$(PYTEST) tests/integration $(ARGS)
+
+chaos: setup ## The tests that kill workers and servers under load, and count every record (ARGS="-k ...")
+	@$(PYTEST) tests/chaos $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check $(SOURCES)
