@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.pipeline.budget import Budget
+
+
+def test_is_full_by_records_or_by_bytes() -> None:
+    budget = Budget(max_records=3, max_bytes=100)
+    budget.take(2, 10)
+    assert (budget.full, budget.room_records) == (False, 1)
+    budget.take(1, 10)
+    assert (budget.full, budget.room_records) == (True, 0)
+    budget.release(2, 10)
+    assert (budget.full, budget.room_records) == (False, 2)
+    budget.take(1, 95)
+    assert (budget.full, budget.room_records) == (True, 0)
+
+
+def test_overshoot_leaves_no_room_until_it_is_given_back() -> None:
+    """A fetch may bring more bytes than there was room for: they are counted, not refused."""
+    budget = Budget(max_records=10, max_bytes=100)
+    budget.take(4, 500)
+    budget.release(1, 300)
+    assert (budget.full, budget.size_bytes) == (True, 200)
+    budget.release(3, 200)
+    assert (budget.records, budget.size_bytes, budget.room_records) == (0, 0, 10)
+
+
+def test_waiting_for_room_times_out_while_it_is_full() -> None:
+    budget = Budget(1, 100)
+    budget.take(1, 1)
+    assert not budget.wait_for_room(0.002)
+    budget.release(1, 1)
+    assert budget.wait_for_room(0.0)
+
+
+def test_release_on_one_thread_wakes_the_other() -> None:
+    budget = Budget(1, 100)
+    budget.take(1, 1)
+    woken: list[bool] = []
+    waiter = threading.Thread(target=lambda: woken.append(budget.wait_for_room(30)))
+    waiter.start()
+    budget.release(1, 1)
+    waiter.join(10)
+    assert woken == [True]
+
+
+def test_two_threads_lose_no_count() -> None:
+    budget = Budget(64, 10**9)
+    rounds = 5_000
+
+    def consume() -> None:
+        for _ in range(rounds):
+            while not budget.wait_for_room(30):
+                pass
+            budget.take(1, 7)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    released = 0
+    while released < rounds:
+        if here := budget.records:
+            assert here <= 64
+            budget.release(here, 7 * here)
+            released += here
+    consumer.join(10)
+    assert (budget.records, budget.size_bytes) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=30))
+def test_room_is_what_is_left(taken: list[tuple[int, int]]) -> None:
+    budget = Budget(100, 10**6)
+    for records, given_back in taken:
+        budget.take(records, records)
+        budget.release(min(given_back, budget.records), min(given_back, budget.size_bytes))
+        assert budget.records == budget.size_bytes >= 0
+        assert budget.room_records == max(0, 100 - budget.records)
+        assert budget.full == (budget.room_records == 0)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from headrace.pipeline.budget import Budget
+from headrace.pipeline.commit import GroupCommit
+from headrace.pipeline.errors import FatalError
+from headrace.pipeline.flow import Flow, RecordRef
+from headrace.pipeline.records import OutputRecord, TopicPartition
+from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, on_virtual_time, settle
+
+P0 = TopicPartition("requests", 0)
+
+
+class Bench:
+    def __init__(self, max_records: int = 100) -> None:
+        self.broker = FakeBroker()
+        self.budget = Budget(1000, 10**6)
+        self.flow = Flow(self.budget, lambda batch: None, LoopClock(), 10.0)
+        self.source = FakeSource(self.broker, self.budget)
+        self.transactions = FakeTransactions(self.broker)
+        self.commit = GroupCommit(self.flow, self.transactions, LoopClock(), max_records)
+        self.running: asyncio.Task[None]
+
+    async def begin(self, records: int) -> None:
+        self.running = asyncio.create_task(self.commit.run())
+        for _ in range(records):
+            self.broker.send(P0, value=b"v")
+        await self.source.start(self.flow)
+        await self.source.assign(P0)
+        self.source.poll()
+
+    def complete(self, *offsets: int) -> None:
+        for offset in offsets:
+            ref = RecordRef(P0, self.source.generation, offset)
+            self.flow.complete(ref, [OutputRecord("results", None, b"%d" % offset)])
+
+    @property
+    def sizes(self) -> list[int]:
+        return [unit.records for unit in self.transactions.units]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@on_virtual_time
+async def test_idle_worker_commits_a_single_record_at_once(bench: Bench) -> None:
+    await bench.begin(3)
+    began = LoopClock().monotonic()
+    bench.complete(0)
+    await settle()
+    assert bench.sizes == [1]
+    assert LoopClock().monotonic() == began
+    assert bench.budget.records == 2
+
+
+@on_virtual_time
+async def test_all_that_completes_during_a_commit_goes_into_the_next(bench: Bench) -> None:
+    await bench.begin(10)
+    bench.transactions.hold()
+    bench.complete(0)
+    await settle()
+    for offset in range(1, 10):
+        bench.complete(offset)
+        await settle()
+    assert bench.transactions.pending is not None
+    bench.transactions.let_go()
+    await settle()
+    assert bench.sizes == [1, 9]
+    assert bench.broker.position(P0).offset == 10
+    assert bench.budget.records == 0
+
+
+@on_virtual_time
+async def test_unit_is_bounded_and_the_rest_follows_at_once() -> None:
+    bench = Bench(max_records=4)
+    await bench.begin(10)
+    bench.complete(*range(10))
+    await settle(50)
+    assert bench.sizes == [4, 4, 2]
+
+
+@on_virtual_time
+async def test_flush_returns_at_once_when_nothing_is_ready(bench: Bench) -> None:
+    await bench.begin(2)
+    async with asyncio.timeout(1):
+        await bench.commit.flush()
+    assert bench.sizes == []
+
+
+@on_virtual_time
+async def test_flush_waits_for_the_transaction_in_flight_and_what_became_ready(bench: Bench) -> None:
+    await bench.begin(4)
+    bench.transactions.hold()
+    bench.complete(0)
+    await settle()
+    flushing = asyncio.create_task(bench.commit.flush())
+    bench.complete(2, 1)
+    await settle()
+    assert not flushing.done()
+    bench.transactions.let_go()
+    await flushing
+    assert bench.sizes == [1, 2]
+    assert bench.transactions.pending is None
+
+
+@on_virtual_time
+async def test_two_flushes_both_return(bench: Bench) -> None:
+    await bench.begin(2)
+    bench.transactions.hold()
+    bench.complete(0)
+    await settle()
+    both = asyncio.gather(bench.commit.flush(), bench.commit.flush())
+    await settle()
+    bench.transactions.let_go()
+    async with asyncio.timeout(1):
+        await both
+
+
+@on_virtual_time
+async def test_revoke_commits_what_is_complete_before_it_returns(bench: Bench) -> None:
+    await bench.begin(4)
+    bench.complete(0, 2)
+    await bench.source.revoke()
+    assert [output.value for output in bench.broker.outputs] == [b"0", b"2"]
+    assert bench.budget.records == 0
+
+
+@on_virtual_time
+async def test_dropped_unit_leaves_the_budget_and_the_next_assignment_commits_it_again(bench: Bench) -> None:
+    await bench.begin(3)
+    bench.transactions.hold()
+    bench.complete(0, 1)
+    await settle()
+    await bench.source.lose()
+    assert bench.budget.records == 2  # those in the transaction
+    bench.transactions.let_go()
+    await settle()
+    assert (bench.broker.outputs, bench.budget.records) == ([], 0)
+    await bench.source.assign(P0)
+    bench.source.poll()
+    bench.complete(0, 1, 2)
+    await settle()
+    assert [output.value for output in bench.broker.outputs] == [b"0", b"1", b"2"]
+
+
+@on_virtual_time
+async def test_fatal_error_ends_run(bench: Bench) -> None:
+    await bench.begin(2)
+    bench.transactions.failures.append(FatalError("fenced"))
+    bench.complete(0)
+    with pytest.raises(FatalError, match="fenced"):
+        await bench.running
+    assert bench.broker.outputs == []
+
+
+@on_virtual_time
+async def test_revoke_does_not_wait_for_ever_when_commits_have_ended(bench: Bench) -> None:
+    await bench.begin(2)
+    bench.transactions.failures.append(FatalError("fenced"))
+    bench.complete(0)
+    await settle()
+    began = LoopClock().monotonic()
+    await bench.source.revoke()
+    assert LoopClock().monotonic() - began == pytest.approx(10.0, abs=0.1)
