@@ -40,18 +40,20 @@ class Section(BaseModel):
 
 
 class KafkaSettings(Section):
-    bootstrap_servers: str = Field("localhost:9092", description="Brokers to start from, `host:port`, comma-separated.")
+    bootstrap_servers: str = Field(
+        default="localhost:9092", description="Brokers to start from, `host:port`, comma-separated."
+    )
     client: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="Extra librdkafka properties for every client (security, for instance)."
     )
     session_timeout_seconds: float = Field(
-        6.0, ge=1, le=300, description="Silence after which the group takes a worker for dead."
+        default=6.0, ge=1, le=300, description="Silence after which the group takes a worker for dead."
     )
     transaction_timeout_seconds: float = Field(
-        30.0, ge=5, le=900, description="The broker aborts a transaction that is open longer than this."
+        default=30.0, ge=5, le=900, description="The broker aborts a transaction that is open longer than this."
     )
     producers: int = Field(
-        2,
+        default=2,
         ge=1,
         le=3,
         description="Transactional producers used in turn: the next need not wait for the last's markers.",
@@ -59,25 +61,29 @@ class KafkaSettings(Section):
 
 
 class RegistrySettings(Section):
-    url: str = Field("http://localhost:8081", description="Base URL of the Confluent-compatible schema registry.")
-    timeout_seconds: float = Field(5.0, gt=0, le=60, description="Time limit of one registry request.")
+    url: str = Field(
+        default="http://localhost:8081", description="Base URL of the Confluent-compatible schema registry."
+    )
+    timeout_seconds: float = Field(default=5.0, gt=0, le=60, description="Time limit of one registry request.")
 
 
 class TritonSettings(Section):
-    url: str = Field("localhost:8001", description="Triton's gRPC endpoint, `host:port`.")
-    timeout_seconds: float = Field(30.0, gt=0, le=3600, description="Default time limit of one infer call.")
+    url: str = Field(default="localhost:8001", description="Triton's gRPC endpoint, `host:port`.")
+    timeout_seconds: float = Field(default=30.0, gt=0, le=3600, description="Default time limit of one infer call.")
 
 
 class TopicSettings(Section):
     requests: tuple[TopicName, ...] = Field(
-        ("inference.requests",), min_length=1, description="Topics to consume inference requests from."
+        default=("inference.requests",), min_length=1, description="Topics to consume inference requests from."
     )
-    results: TopicName = Field("inference.results", description="Reply topic of routes that name none.")
-    dead_letters: TopicName = Field("inference.dead-letters", description="Where records go that cannot be processed.")
-    partitions: int = Field(8, ge=1, le=10_000, description="Partitions of topics that headrace creates.")
-    replication_factor: int = Field(1, ge=1, le=10, description="Replicas of topics that headrace creates.")
+    results: TopicName = Field(default="inference.results", description="Reply topic of routes that name none.")
+    dead_letters: TopicName = Field(
+        default="inference.dead-letters", description="Where records go that cannot be processed."
+    )
+    partitions: int = Field(default=8, ge=1, le=10_000, description="Partitions of topics that headrace creates.")
+    replication_factor: int = Field(default=1, ge=1, le=10, description="Replicas of topics that headrace creates.")
     max_message_bytes: int = Field(
-        8 * 1024 * 1024,
+        default=8 * 1024 * 1024,
         ge=1024,
         le=512 * 1024 * 1024,
         description="`max.message.bytes` of the request topics; senders refuse larger events. "
@@ -88,35 +94,35 @@ class TopicSettings(Section):
 class Match(Section):
     """All that is given must match; lists match any of their entries; `*` and `?` are wildcards."""
 
-    modality: tuple[Modality, ...] = Field((), description="Modalities of the part.")
-    content_type: tuple[str, ...] = Field((), description="Content types of the part (`image/*`).")
-    type: tuple[str, ...] = Field((), description="Event types.")
-    source: tuple[str, ...] = Field((), description="Event sources.")
+    modality: tuple[Modality, ...] = Field(default=(), description="Modalities of the part.")
+    content_type: tuple[str, ...] = Field(default=(), description="Content types of the part (`image/*`).")
+    type: tuple[str, ...] = Field(default=(), description="Event types.")
+    source: tuple[str, ...] = Field(default=(), description="Event sources.")
     headers: dict[str, str] = Field(default_factory=dict, description="Record headers and the value each must have.")
-    explicit: bool = Field(False, description="Match only events that name this route's model themselves.")
+    explicit: bool = Field(default=False, description="Match only events that name this route's model themselves.")
 
 
 class BatchSettings(Section):
     max_records: int = Field(
-        16, ge=1, le=4096, description="Records in one infer call; at most the model's max_batch_size."
+        default=16, ge=1, le=4096, description="Records in one infer call; at most the model's max_batch_size."
     )
     max_delay_seconds: float = Field(
-        0.005,
+        default=0.005,
         ge=0,
         le=60,
         description="How long a record may wait for others while calls are in flight; an idle route never waits.",
     )
-    max_bytes: int = Field(16 * 1024 * 1024, ge=1, description="Content bytes in one infer call.")
+    max_bytes: int = Field(default=16 * 1024 * 1024, ge=1, description="Content bytes in one infer call.")
 
 
 class RetrySettings(Section):
     max_attempts: int = Field(
-        4, ge=1, le=1000, description="Infer attempts a record gets; an unreachable server costs none."
+        default=4, ge=1, le=1000, description="Infer attempts a record gets; an unreachable server costs none."
     )
     initial_backoff_seconds: float = Field(
-        0.1, gt=0, le=60, description="Wait before the second attempt; doubles each time."
+        default=0.1, gt=0, le=60, description="Wait before the second attempt; doubles each time."
     )
-    max_backoff_seconds: float = Field(5.0, gt=0, le=600, description="Longest wait between attempts.")
+    max_backoff_seconds: float = Field(default=5.0, gt=0, le=600, description="Longest wait between attempts.")
 
     @model_validator(mode="after")
     def _backoff_grows(self) -> Self:
@@ -128,41 +134,51 @@ class RetrySettings(Section):
 class RouteSettings(Section):
     name: Name = Field(description="Unique name, used in metrics, logs and results.")
     model: Name = Field(description="Triton model that answers.")
-    version: str = Field("", pattern=_VERSION_PATTERN, description="Model version; empty lets Triton choose.")
+    version: str = Field(default="", pattern=_VERSION_PATTERN, description="Model version; empty lets Triton choose.")
     match: Match = Field(
         default_factory=Match, description="Which parts of which events take this route: all, if empty."
     )
     batch: BatchSettings = Field(default_factory=BatchSettings, description="How records become infer calls.")
-    max_concurrency: int = Field(4, ge=1, le=256, description="Infer calls in flight.")
-    ordering: Ordering = Field(Ordering.KEY, description="Order of results: `partition`, `key` or `none`.")
+    max_concurrency: int = Field(default=4, ge=1, le=256, description="Infer calls in flight.")
+    ordering: Ordering = Field(default=Ordering.KEY, description="Order of results: `partition`, `key` or `none`.")
     deadline_seconds: float | None = Field(
-        None, gt=0, le=86_400, description="Age past which a record is refused; its own `deadline` header goes first."
+        default=None,
+        gt=0,
+        le=86_400,
+        description="Age past which a record is refused; its own `deadline` header goes first.",
     )
     timeout_seconds: float | None = Field(
-        None, gt=0, le=3600, description="Time limit of one infer call; default triton's."
+        default=None, gt=0, le=3600, description="Time limit of one infer call; default triton's."
     )
     retries: RetrySettings = Field(default_factory=RetrySettings, description="Retry budget.")
-    reply_topic: TopicName | None = Field(None, description="Where results go; default `topics.results`.")
+    reply_topic: TopicName | None = Field(default=None, description="Where results go; default `topics.results`.")
     reply_topics_allowed: tuple[TopicName, ...] = Field(
-        (), description="Topics a record's `reply_topic` header may name; any other is ignored."
+        default=(), description="Topics a record's `reply_topic` header may name; any other is ignored."
     )
 
 
 class WorkerSettings(Section):
     slot: int = Field(
-        0, ge=0, le=9999, description="This worker's slot: unique and stable, its identity towards Kafka."
+        default=0, ge=0, le=9999, description="This worker's slot: unique and stable, its identity towards Kafka."
     )
-    max_in_flight_records: int = Field(4_000, ge=1, description="Records consumed and not yet committed.")
-    max_in_flight_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="Their bytes.")
-    max_records_per_transaction: int = Field(2_000, ge=1, description="Records whose outputs share one transaction.")
+    max_in_flight_records: int = Field(default=4_000, ge=1, description="Records consumed and not yet committed.")
+    max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, description="Their bytes.")
+    max_records_per_transaction: int = Field(
+        default=2_000, ge=1, description="Records whose outputs share one transaction."
+    )
     drain_timeout_seconds: float = Field(
-        10.0, ge=0, le=600, description="On revoke or SIGTERM: how long to finish what is in flight before dropping it."
+        default=10.0,
+        ge=0,
+        le=600,
+        description="On revoke or SIGTERM: how long to finish what is in flight before dropping it.",
     )
-    http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
-    http_port: int = Field(6066, ge=0, le=65535, description="Its port; 0 lets the system choose (it is logged).")
-    log_format: str = Field("text", pattern="^(text|json)$", description="`text` or `json`.")
+    http_host: str = Field(default="127.0.0.1", description="Address of /metrics, /livez and /readyz.")
+    http_port: int = Field(
+        default=6066, ge=0, le=65535, description="Its port; 0 lets the system choose (it is logged)."
+    )
+    log_format: str = Field(default="text", pattern="^(text|json)$", description="`text` or `json`.")
     log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="`debug`, `info`, `warning`, `error`."
+        default="info", pattern="^(debug|info|warning|error)$", description="`debug`, `info`, `warning`, `error`."
     )
 
 
@@ -207,7 +223,7 @@ def default_routes() -> tuple[RouteSettings, ...]:
 class Settings(Section):
     """The whole of ``pipeline.yaml``."""
 
-    name: Name = Field("headrace", description="Consumer group, and prefix of the transactional ids.")
+    name: Name = Field(default="headrace", description="Consumer group, and prefix of the transactional ids.")
     kafka: KafkaSettings = Field(default_factory=KafkaSettings, description="The brokers and this group.")
     registry: RegistrySettings = Field(default_factory=RegistrySettings, description="The schema registry.")
     triton: TritonSettings = Field(default_factory=TritonSettings, description="The model server.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import http.server
 import io
@@ -21,6 +22,15 @@ from headrace.connectors.embedded.progress import Progress
 from headrace.pipeline.errors import StackError
 
 RUNNER = f"apicurio-registry-app-{REGISTRY_VERSION}-runner.jar"
+
+# jgo leaves its responses open; what they hold is collected here, before another test is blamed for it.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @dataclass
