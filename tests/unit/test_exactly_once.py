@@ -14,6 +14,8 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.commit import GroupCommit
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.offsets import decode_metadata
+from headrace.pipeline.ordering import PartitionLedger
+from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord, RecordBatch, TopicPartition
 from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, VirtualLoop, settle
 
@@ -25,6 +27,10 @@ PICK = st.floats(0, 1, exclude_max=True)
 
 def is_poison(offset: int) -> bool:
     return offset % 7 == 3
+
+
+def output(partition: TopicPartition, offset: int) -> OutputRecord:
+    return OutputRecord("results", None, f"{partition.partition}@{offset}".encode())
 
 
 def offsets(broker: FakeBroker) -> list[tuple[int, int]]:
@@ -49,8 +55,7 @@ class Life:
         self.in_call: list[tuple[RecordRef, bytes | None]] = []
 
     def complete(self, ref: RecordRef) -> None:
-        name = f"{ref.partition.partition}@{ref.offset}"
-        self.flow.complete(ref, [OutputRecord("results", None, name.encode())])
+        self.flow.complete(ref, [output(ref.partition, ref.offset)])
 
     async def crash(self, committed: bool) -> None:
         """In the middle of a transaction, perhaps: the broker decides whether that was committed."""
@@ -108,8 +113,15 @@ class Pipeline(RuleBasedStateMachine):
 
     # --- and are processed
 
-    @precondition(lambda self: self.life.delivered)
-    @rule()
+    @rule(most=st.integers(1, 10))
+    def come(self, most: int) -> None:
+        for partition in PARTITIONS:
+            self.fetch(partition, most)
+        self.arrive()
+        while self.life.delivered:
+            self.open_batch()
+        self.run(settle())
+
     def open_batch(self) -> None:
         """As the processor does it: poison completes at once and in no lane, all others enter their key's lane."""
         batch = self.life.delivered.pop(0)
@@ -132,9 +144,10 @@ class Pipeline(RuleBasedStateMachine):
         self.life.in_call += [each for each in some if self.life.flow.begin_call(each[0])]
 
     @precondition(lambda self: self.life.in_call)
-    @rule(pick=PICK)
-    def answer(self, pick: float) -> None:
-        self.run(self._answer(int(pick * len(self.life.in_call))))
+    @rule(picks=st.lists(PICK, min_size=1, max_size=5))
+    def answer(self, picks: list[float]) -> None:
+        for pick in picks[: len(self.life.in_call)]:
+            self.run(self._answer(int(pick * len(self.life.in_call))))
 
     async def _answer(self, index: int) -> None:
         ref, _ = self.life.in_call.pop(index)
@@ -147,18 +160,19 @@ class Pipeline(RuleBasedStateMachine):
     def stall_transactions(self) -> None:
         self.life.transactions.hold()
 
-    @rule(fences=st.booleans())
-    def end_stall(self, fences: bool) -> None:
-        """Not fenced: the generation is still good to the broker, and takes a commit that outlived the drain."""
-        self.life.transactions.fences = fences
+    @rule()
+    def end_stall(self) -> None:
         self.run(self._end_stall())
 
     async def _end_stall(self) -> None:
         self.life.transactions.let_go()
 
-    @rule(drained=st.booleans(), mine=SETS)
-    def rebalance(self, drained: bool, mine: set[TopicPartition]) -> None:
+    @rule(drained=st.booleans(), mine=SETS, fences=st.booleans())
+    def rebalance(self, drained: bool, mine: set[TopicPartition], fences: bool) -> None:
+        """Not fenced: this worker comes back in the same generation, good for a commit that outlived the drain."""
+        self.life.transactions.fences = fences
         self.run(self._rebalance(drained, mine))
+        self.life.transactions.fences = True
 
     async def _rebalance(self, drained: bool, mine: set[TopicPartition]) -> None:
         revoking = asyncio.create_task(self.life.source.revoke())
@@ -168,13 +182,27 @@ class Pipeline(RuleBasedStateMachine):
         await revoking
         await self._assign(mine)
 
-    @rule(mine=SETS)
-    def lose_and_rejoin(self, mine: set[TopicPartition]) -> None:
-        self.run(self._lose(mine))
+    @rule(mine=SETS, others_work=st.integers(0, 6))
+    def lose_and_rejoin(self, mine: set[TopicPartition], others_work: int) -> None:
+        self.run(self._lose(mine, others_work))
 
-    async def _lose(self, mine: set[TopicPartition]) -> None:
+    async def _lose(self, mine: set[TopicPartition], others_work: int) -> None:
+        """Another worker has had the partitions meanwhile, and answered what comes next in each."""
         await self.life.source.lose()
+        for partition in PARTITIONS:
+            self._answer_elsewhere(partition, others_work)
         await self._assign(mine)
+
+    def _answer_elsewhere(self, partition: TopicPartition, most: int) -> None:
+        start = self.broker.position(partition)
+        ledger = PartitionLedger(start.offset or 0, decode_metadata(start.offset or 0, start.metadata)[0])
+        for record in self.broker.inputs[partition][start.offset or 0 :][:most]:
+            offset = record.provenance.offset
+            if ledger.admit(offset, 1):
+                ledger.complete(offset, [output(partition, offset)])
+        if taken := ledger.take(most):
+            commit = OffsetCommit(partition, taken.offset, taken.metadata)
+            self.broker.commit(CommitUnit(taken.outputs, (commit,), taken.records, lambda: True))
 
     async def _assign(self, mine: set[TopicPartition]) -> None:
         assigning = asyncio.create_task(self.life.source.assign(*sorted(mine)))
@@ -243,4 +271,4 @@ class Pipeline(RuleBasedStateMachine):
 
 
 TestPipeline = Pipeline.TestCase
-TestPipeline.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPipeline.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
