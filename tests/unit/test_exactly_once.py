@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.commit import GroupCommit
@@ -21,8 +21,10 @@ from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock
 
 PARTITIONS = tuple(TopicPartition("requests", number) for number in range(3))
 KEYS = (b"a", b"b", None)
+SOME_KEYS = st.sampled_from(KEYS)
 SETS = st.sets(st.sampled_from(PARTITIONS), min_size=1)
 PICK = st.floats(0, 1, exclude_max=True)
+PICKS = st.lists(PICK, max_size=6)
 
 
 def is_poison(offset: int) -> bool:
@@ -68,11 +70,13 @@ class Life:
 class Pipeline(RuleBasedStateMachine):
     """Every rule is one thing that may happen to a worker; time passes only where something waits."""
 
-    @initialize(max_records=st.integers(2, 40), max_unit=st.integers(1, 12))
-    def begin(self, max_records: int, max_unit: int) -> None:
+    @initialize(max_records=st.integers(2, 40), max_unit=st.integers(1, 12), keys=st.lists(SOME_KEYS, min_size=6))
+    def begin(self, max_records: int, max_unit: int, keys: list[bytes | None]) -> None:
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
         self.broker = FakeBroker()
         self.max_records, self.max_unit = max_records, max_unit
+        for partition in PARTITIONS:
+            self.send(partition, keys)
         self.restart()
 
     def restart(self) -> None:
@@ -94,7 +98,7 @@ class Pipeline(RuleBasedStateMachine):
 
     # --- records come
 
-    @rule(partition=st.sampled_from(PARTITIONS), keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=8))
+    @rule(partition=st.sampled_from(PARTITIONS), keys=st.lists(SOME_KEYS, min_size=1, max_size=8))
     def send(self, partition: TopicPartition, keys: list[bytes | None]) -> None:
         for key in keys:
             self.broker.send(partition, key, b"some value")
@@ -113,7 +117,6 @@ class Pipeline(RuleBasedStateMachine):
 
     # --- and are processed
 
-    @rule(most=st.integers(1, 10))
     def come(self, most: int) -> None:
         for partition in PARTITIONS:
             self.fetch(partition, most)
@@ -135,19 +138,21 @@ class Pipeline(RuleBasedStateMachine):
                 self.life.flow.enter(ref, [record.key] if record.key else [])
                 self.life.waiting.append((ref, record.key))
 
-    @precondition(lambda self: self.life.waiting)
-    @rule(pick=PICK, most=st.integers(1, 5))
-    def call(self, pick: float, most: int) -> None:
-        first = int(pick * len(self.life.waiting))
-        some = self.life.waiting[first : first + most]
-        del self.life.waiting[first : first + most]
-        self.life.in_call += [each for each in some if self.life.flow.begin_call(each[0])]
-
-    @precondition(lambda self: self.life.in_call)
-    @rule(picks=st.lists(PICK, min_size=1, max_size=5))
-    def answer(self, picks: list[float]) -> None:
-        for pick in picks[: len(self.life.in_call)]:
+    @rule(most=st.integers(0, 6), calls=PICKS, answers=PICKS, stalled=st.booleans())
+    def infer(self, most: int, calls: list[float], answers: list[float], stalled: bool) -> None:
+        """Some records come, some are taken along by a call, some calls are answered; a transaction may hang."""
+        if stalled:
+            self.life.transactions.hold()
+        self.come(most)
+        for pick in calls[: len(self.life.waiting)]:
+            self.call(int(pick * len(self.life.waiting)))
+        for pick in answers[: len(self.life.in_call)]:
             self.run(self._answer(int(pick * len(self.life.in_call))))
+
+    def call(self, index: int) -> None:
+        each = self.life.waiting.pop(index)
+        if self.life.flow.begin_call(each[0]):
+            self.life.in_call.append(each)
 
     async def _answer(self, index: int) -> None:
         ref, _ = self.life.in_call.pop(index)
@@ -155,10 +160,6 @@ class Pipeline(RuleBasedStateMachine):
         self.life.flow.end_call(ref)
 
     # --- while Kafka does what it does
-
-    @rule()
-    def stall_transactions(self) -> None:
-        self.life.transactions.hold()
 
     @rule()
     def end_stall(self) -> None:
@@ -247,8 +248,12 @@ class Pipeline(RuleBasedStateMachine):
         """Everything that was sent is answered in the end, and nothing is left in flight."""
         if not hasattr(self, "runner"):
             return
-        self.run(self._rebalance(True, set(PARTITIONS)))
         sent = sum(len(records) for records in self.broker.inputs.values())
+        self.run(self._end_stall())
+        for _ in range(sent + 1):
+            self.run(self._work())
+        self.outputs_and_offsets_agree()
+        self.run(self._rebalance(True, set(PARTITIONS)))
         for _ in range(sent + 1):
             self.run(self._work())
         assert self.life.budget.records == self.life.budget.size_bytes == 0
@@ -265,7 +270,7 @@ class Pipeline(RuleBasedStateMachine):
         while self.life.delivered:
             self.open_batch()
         while self.life.waiting:
-            self.call(0.0, 5)
+            self.call(0)
         while self.life.in_call:
             await self._answer(-1)
 
