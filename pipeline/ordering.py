@@ -165,7 +165,8 @@ class PartitionLedger:
         A taken record stays taken: if its transaction is aborted the same unit is tried again, or the partition has
         been revoked and the whole ledger is dropped.
         """
-        limit = self.base + self._window
+        base = self.base
+        limit = base + self._window
         taken: list[_Entry] = []
         held: list[_Entry] = []
         while self._ready and len(taken) < max_records:
@@ -174,6 +175,7 @@ class PartitionLedger:
         self._ready.extendleft(reversed(held))
         if not taken:
             return None
+        self._done.rebase(base)  # a topic's first retained offset may be billions above where the ledger started
         size_bytes = 0
         for entry in taken:
             entry.become(EntryState.TAKEN)

@@ -133,6 +133,19 @@ def test_gaps_of_compaction_and_transaction_markers_are_passed_over() -> None:
     assert (taken.offset, taken.metadata) == (41, "")
 
 
+def test_first_record_far_above_the_start_costs_no_memory() -> None:
+    """A new group on an old topic starts at 0, and retention has removed billions of records."""
+    first = 2**60 + 3
+    ledger = PartitionLedger(0, OffsetBitmap(0))
+    for offset in (first, first + 1):
+        ledger.admit(offset, 1)
+    ledger.complete(first + 1, output(first + 1))
+    taken = ledger.take(10)
+    assert taken is not None
+    assert taken.offset == first
+    assert list(decode_metadata(taken.offset, taken.metadata)[0].above(first)) == [first + 1]
+
+
 class Crashes(RuleBasedStateMachine):
     """A partition processed by a chain of ledgers, each cut off at any moment: each offset is committed once."""
 
