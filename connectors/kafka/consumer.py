@@ -19,7 +19,7 @@ from typing import Any, cast
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from headrace.connectors.kafka.group import client_id
-from headrace.connectors.kafka.transaction import GroupMetadata
+from headrace.connectors.kafka.transaction import RECOVERY, GroupMetadata
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.errors import FatalError, SlotTakenError
@@ -134,6 +134,7 @@ class GroupConsumer:
     def _config(self) -> dict[str, Any]:
         settings = self._settings
         return {
+            **RECOVERY,
             **settings.client,
             "bootstrap.servers": settings.bootstrap_servers,
             "group.id": settings.group_id,

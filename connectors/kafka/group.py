@@ -14,7 +14,10 @@ from headrace.pipeline.errors import SlotTakenError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 5.0
+PROBE_SECONDS = 5.0
+DESCRIBE_SECONDS = 15.0
+"""Far above what a broker that answers needs: librdkafka aborts the process when an answer comes after the time-out
+(its issue 4605), so nothing is described before the broker is known to be there."""
 MARGIN_SECONDS = 2.0
 
 
@@ -53,7 +56,8 @@ def wait_until_slot_is_free(
 
 def _twin(admin: AdminClient, group_id: str, instance_id: str) -> str | None:
     try:
-        group = admin.describe_consumer_groups([group_id], request_timeout=REQUEST_SECONDS)[group_id].result()
+        admin.list_topics(timeout=PROBE_SECONDS)
+        group = admin.describe_consumer_groups([group_id], request_timeout=DESCRIBE_SECONDS)[group_id].result()
     except KafkaException as exception:
         error = exception.args[0]
         if error.code() == KafkaError.GROUP_ID_NOT_FOUND:

@@ -39,6 +39,10 @@ MAX_REPLACEMENTS = 5
 """Consecutive replacements of the producer for one unit: each waits for the broker first, so more won't help."""
 MAX_BACKOFF_SECONDS = 1.0
 
+RECOVERY = {"metadata.recovery.strategy": "none"}
+"""librdkafka's own default forgets the brokers when all are down; then send_offsets_to_transaction, waiting for the
+forgotten coordinator's return, never ends, whatever its time-out (its issues 5456 and 5511)."""
+
 GroupMetadata = object
 """librdkafka's opaque group metadata."""
 
@@ -121,6 +125,7 @@ class KafkaTransactions:
         settings = self._settings
         producer = self._make_producer(
             {
+                **RECOVERY,
                 **settings.client,
                 "bootstrap.servers": settings.bootstrap_servers,
                 "transactional.id": f"{settings.transactional_id}-{index}",
@@ -292,6 +297,7 @@ class KafkaTransactions:
         settings = self._settings
         consumer = self._make_consumer(
             {
+                **RECOVERY,
                 **settings.client,
                 "bootstrap.servers": settings.bootstrap_servers,
                 "group.id": settings.group_id,
