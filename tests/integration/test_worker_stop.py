@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from headrace.connectors.embedded.ports import LOOPBACK, PortReservation
 from headrace.connectors.embedded.state import Endpoints
 from tests.integration.avro_ends import delayed, event, numbers
-from tests.integration.harness import DRAIN_SECONDS, Scene, wait_until
+from tests.integration.harness import DRAIN_SECONDS, Scene, WorkerProcess, wait_until
 
 EVENTS = 600
 
@@ -52,10 +53,14 @@ def test_worker_that_waits_for_servers_ends_at_once(
         }
         for name, (variable, address) in variables.items():
             worker = scene.worker(wait=False, environment={variable: address})
-            wait_until(lambda worker=worker, name=name: f"waiting for {name}: " in worker.log, 30, "a line in the log")
+            wait_until(partial(_logged, worker, f"waiting for {name}: "), 30, "a line in the log")
             assert worker.readyz() == (503, f"waiting for {name}\n")
             assert worker.terminate(8.0) == 0
             assert "Traceback" not in worker.log
+
+
+def _logged(worker: WorkerProcess, text: str) -> bool:
+    return text in worker.log
 
 
 def test_second_holder_of_a_slot_ends_and_the_first_goes_on(
