@@ -1,0 +1,199 @@
+"""A transaction coordinator, and producers on it as librdkafka's behave: with epochs, and states that must be right."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+
+def error(code: int, kind: str = "") -> KafkaError:
+    """A KafkaError that is ``retriable``, ``abortable``, ``fatal``, or none of them."""
+    return KafkaError(code, "why", kind == "fatal", kind == "retriable", kind == "abortable")
+
+
+@dataclass(slots=True)
+class _Fault:
+    error: KafkaError | None
+    applied: bool
+    before: Callable[[], None]
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(slots=True)
+class FakeCoordinator:
+    """What is committed, and what the next calls are answered with."""
+
+    generation: int = 1
+    outputs: list[bytes | None] = field(default_factory=list)
+    offsets: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
+    epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    queue_full_times: int = 0
+    polls: int = 0
+    calls: list[str] = field(default_factory=list)
+    produced: list[dict[str, Any]] = field(default_factory=list)
+    configs: list[dict[str, Any]] = field(default_factory=list)
+    undeliverable: deque[KafkaError] = field(default_factory=deque)
+    faults: defaultdict[str, deque[_Fault]] = field(default_factory=lambda: defaultdict(deque))
+
+    def answer(
+        self,
+        call: str,
+        error: KafkaError | None,
+        times: int = 1,
+        applied: bool = False,
+        before: Callable[[], None] = _nothing,
+    ) -> None:
+        """The next calls of this name fail; ``applied``: after having done what they should. ``before`` runs first."""
+        self.faults[call] += [_Fault(error, applied, before)] * times
+
+    def run(self, name: str, effect: Callable[[], None]) -> None:
+        self.calls.append(name)
+        fault = self.faults[name].popleft() if self.faults[name] else _Fault(None, True, _nothing)
+        fault.before()
+        if fault.applied or fault.error is None:
+            effect()
+        if fault.error is not None:
+            raise KafkaException(fault.error)
+
+    def count(self, call: str) -> int:
+        return self.calls.count(call)
+
+    def producer(self, config: dict[str, Any], logger: object = None) -> FakeProducer:
+        self.configs.append(config)
+        return FakeProducer(self, config)
+
+    def reader(self, config: dict[str, Any], logger: object = None) -> FakeReader:
+        assert config["isolation.level"] == "read_committed"
+        return FakeReader(self)
+
+
+class FakeProducer:
+    """One transactional producer. Of two with one id the older is fenced."""
+
+    def __init__(self, coordinator: FakeCoordinator, config: dict[str, Any]) -> None:
+        self._coordinator = coordinator
+        self._id: str = config["transactional.id"]
+        self._on_delivery: Callable[[KafkaError | None, object], None] = config["on_delivery"]
+        self._epoch = -1
+        self._open = False
+        self._values: list[bytes | None] = []
+        self._offsets: dict[tuple[str, int], tuple[int, str]] = {}
+
+    def init_transactions(self, timeout: float) -> None:
+        def effect() -> None:
+            self._coordinator.epochs[self._id] += 1
+            self._epoch = self._coordinator.epochs[self._id]
+
+        self._coordinator.run("init", effect)
+
+    def begin_transaction(self) -> None:
+        def effect() -> None:
+            if self._open:
+                raise KafkaException(error(KafkaError._STATE))
+            self._open = True
+            self._values, self._offsets = [], {}
+
+        self._coordinator.run("begin", effect)
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        headers: list[tuple[str, bytes | None]],
+    ) -> None:
+        def effect() -> None:
+            self._coordinator.produced.append(
+                {"topic": topic, "value": value, "key": key, "partition": partition, "headers": headers}
+            )
+            self._values.append(value)
+
+        if self._coordinator.queue_full_times:
+            self._coordinator.queue_full_times -= 1
+            raise BufferError
+        self._coordinator.run("produce", effect)
+
+    def poll(self, timeout: float) -> int:
+        self._coordinator.polls += 1
+        return 0
+
+    def send_offsets_to_transaction(
+        self, offsets: list[TopicPartition], metadata: tuple[str, int], timeout: float
+    ) -> None:
+        def effect() -> None:
+            self._check()
+            if metadata[1] != self._coordinator.generation:
+                raise KafkaException(error(KafkaError.ILLEGAL_GENERATION, "abortable"))
+            self._offsets = {(each.topic, each.partition): (each.offset, each.metadata or "") for each in offsets}
+
+        self._coordinator.run("send_offsets", effect)
+
+    def commit_transaction(self, timeout: float) -> None:
+        def effect() -> None:
+            self._check()
+            if self._coordinator.undeliverable:
+                self._on_delivery(self._coordinator.undeliverable.popleft(), None)
+                raise KafkaException(error(KafkaError._STATE, "abortable"))
+            self._open = False
+            self._coordinator.outputs += self._values
+            self._coordinator.offsets |= self._offsets
+
+        self._coordinator.run("commit", effect)
+
+    def abort_transaction(self, timeout: float) -> None:
+        def effect() -> None:
+            self._check()
+            self._open = False
+
+        self._coordinator.run("abort", effect)
+
+    def _check(self) -> None:
+        if self._epoch != self._coordinator.epochs[self._id]:
+            raise KafkaException(error(KafkaError._FENCED, "fatal"))
+        if not self._open:
+            raise KafkaException(error(KafkaError._STATE))
+
+
+class FakeReader:
+    """Reads committed offsets."""
+
+    def __init__(self, coordinator: FakeCoordinator) -> None:
+        self._coordinator = coordinator
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self._coordinator.run("committed", _nothing)
+        found = {}
+        for each in partitions:
+            offset, metadata = self._coordinator.offsets.get((each.topic, each.partition), (-1001, ""))
+            found[each.topic, each.partition] = TopicPartition(each.topic, each.partition, offset, metadata)
+        return list(found.values())
+
+    def close(self) -> None:
+        self._coordinator.calls.append("close")
+
+
+class FakeMember:
+    """The group's member: its metadata is as old as the last refresh."""
+
+    def __init__(self, coordinator: FakeCoordinator) -> None:
+        self._coordinator = coordinator
+        self._known = coordinator.generation
+        self.capture: Callable[[], None] = _nothing
+        self.refreshes = 0
+        self.deaf = False
+
+    def group_metadata(self, refresh: bool) -> object:
+        self.capture()
+        if refresh:
+            self.refreshes += 1
+            if not self.deaf:
+                self._known = self._coordinator.generation
+        return "metadata", self._known

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, Producer
+
+from headrace.connectors.kafka import transaction
+from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
+from headrace.pipeline.errors import FatalError, SlotTakenError
+from headrace.pipeline.ports import CommitUnit, OffsetCommit
+from headrace.pipeline.records import OutputRecord, TopicPartition
+from tests.unit.fake_coordinator import FakeCoordinator, FakeMember, error
+
+P0, P1 = TopicPartition("requests", 0), TopicPartition("requests", 1)
+CALLS = ("begin", "produce", "send_offsets", "commit")
+TIMED_OUT = error(KafkaError._TIMED_OUT, "retriable")
+FENCED = error(KafkaError._FENCED, "fatal")
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits between attempts are real, on a thread: shortened to what a test can afford."""
+    monkeypatch.setattr(transaction, "MAX_BACKOFF_SECONDS", 0.0005)
+
+
+class Bench:
+    def __init__(
+        self, timeout_seconds: float = 30.0, producers: int = 1, client: Mapping[str, str] | None = None
+    ) -> None:
+        self.coordinator = FakeCoordinator()
+        self.member = FakeMember(self.coordinator)
+        self.down: list[bool] = []
+        self.owned = True
+        self.reached = asyncio.Event()
+        self.transactions = KafkaTransactions(
+            TransactionSettings("nowhere:9092", "mill", "mill-0", producers, timeout_seconds, client=client or {}),
+            self.member,
+            self.down.append,
+            cast("Callable[..., Producer]", self.coordinator.producer),
+            cast("Callable[..., Consumer]", self.coordinator.reader),
+        )
+
+    def unit(self, offset: int = 1, *partitions: TopicPartition) -> CommitUnit:
+        outputs = (OutputRecord("results", b"k", b"%d" % offset, (("h", None),)),)
+        offsets = tuple(OffsetCommit(each, offset, f"m{offset}") for each in partitions or (P0,))
+        return CommitUnit(outputs, offsets, 1, lambda: self.owned)
+
+    async def commit(self, offset: int = 1, *partitions: TopicPartition) -> bool:
+        await self.transactions.start()
+        return await self.transactions.commit(self.unit(offset, *partitions))
+
+    def tell_when_reached(self) -> Callable[[], None]:
+        """To be called on the transactions' thread; then ``reached`` is set."""
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(self.reached.set)
+
+        return tell
+
+    def lose(self) -> None:
+        self.owned = False
+
+    @property
+    def visible(self) -> tuple[list[bytes | None], dict[tuple[str, int], tuple[int, str]]]:
+        return self.coordinator.outputs, self.coordinator.offsets
+
+
+ONCE = ([b"1"], {("requests", 0): (1, "m1")})
+NOTHING: tuple[list[bytes], dict[Any, Any]] = ([], {})
+
+
+# --- what goes well -------------------------------------------------------------------------------------------------
+
+
+async def test_unit_is_one_transaction_with_its_offsets() -> None:
+    bench = Bench()
+    assert await bench.commit()
+    assert bench.visible == ONCE
+    assert bench.coordinator.calls == ["init", "begin", "produce", "send_offsets", "commit"]
+    assert bench.coordinator.produced == [
+        {"topic": "results", "value": b"1", "key": b"k", "partition": -1, "headers": [("h", None)]}
+    ]
+
+
+async def test_output_goes_to_the_partition_it_names() -> None:
+    bench = Bench()
+    await bench.transactions.start()
+    outputs = (OutputRecord("replies", None, b"v", (), 3),)
+    assert await bench.transactions.commit(CommitUnit(outputs, (OffsetCommit(P0, 1, ""),), 1, lambda: True))
+    assert bench.coordinator.produced[0]["partition"] == 3
+
+
+async def test_producers_take_turns_with_stable_ids() -> None:
+    bench = Bench(producers=2)
+    await bench.transactions.start()
+    for offset in (1, 2, 3):
+        assert await bench.transactions.commit(bench.unit(offset))
+    assert bench.coordinator.epochs == {"mill-0-0": 1, "mill-0-1": 1}
+    assert bench.coordinator.outputs == [b"1", b"2", b"3"]
+
+
+async def test_settings_of_the_client_do_not_override_what_exactly_once_rests_on() -> None:
+    bench = Bench(client={"transactional.id": "mine", "linger.ms": "500", "security.protocol": "ssl"})
+    await bench.transactions.start()
+    config = bench.coordinator.configs[0]
+    assert (config["transactional.id"], config["linger.ms"]) == ("mill-0-0", 0)
+    assert (config["security.protocol"], config["partitioner"]) == ("ssl", "murmur2_random")
+
+
+async def test_unit_that_is_not_ours_is_not_begun() -> None:
+    bench = Bench()
+    bench.lose()
+    assert not await bench.commit()
+    assert bench.coordinator.calls == ["init"]
+
+
+async def test_unit_lost_while_the_metadata_is_taken_is_aborted() -> None:
+    """The metadata may be of the next generation already: it must not carry offsets of this one."""
+    bench = Bench()
+    bench.member.capture = bench.lose
+    assert not await bench.commit()
+    assert bench.visible == NOTHING
+    assert bench.coordinator.calls == ["init", "begin", "produce", "abort"]
+
+
+async def test_unit_lost_whose_abort_fails_leaves_a_fresh_producer() -> None:
+    bench = Bench()
+    bench.member.capture = bench.lose
+    bench.coordinator.answer("abort", FENCED)
+    assert not await bench.commit()
+    assert bench.coordinator.count("init") == 2
+    assert bench.visible == NOTHING
+
+
+# --- what may be tried again ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["begin", "send_offsets", "commit"])
+async def test_retriable_call_is_repeated_as_it_is(call: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer(call, TIMED_OUT, times=3)
+    assert await bench.commit()
+    assert bench.coordinator.count(call) == 4
+    assert (bench.coordinator.count("abort"), bench.visible) == (0, ONCE)
+
+
+async def test_retriable_produce_begins_the_transaction_anew() -> None:
+    bench = Bench()
+    bench.coordinator.answer("produce", TIMED_OUT)
+    assert await bench.commit()
+    assert (bench.coordinator.count("abort"), bench.coordinator.count("init")) == (1, 1)
+    assert bench.visible == ONCE
+
+
+async def test_full_queue_is_polled_until_there_is_room() -> None:
+    bench = Bench()
+    bench.coordinator.queue_full_times = 3
+    assert await bench.commit()
+    assert bench.coordinator.polls >= 3
+    assert bench.visible == ONCE
+
+
+async def test_queue_that_stays_full_aborts_and_tries_again() -> None:
+    bench = Bench(timeout_seconds=0.01)
+    bench.coordinator.queue_full_times = 10**9
+    with pytest.raises(FatalError, match="keeps failing"):
+        await bench.commit()
+    assert bench.coordinator.count("abort") == transaction.MAX_ABORTS + 1
+    assert bench.visible == NOTHING
+
+
+@pytest.mark.parametrize("call", ["produce", "send_offsets", "commit"])
+async def test_abortable_call_aborts_and_the_same_unit_is_tried_again(call: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer(call, error(KafkaError.UNKNOWN_TOPIC_OR_PART, "abortable"), times=2)
+    assert await bench.commit()
+    assert (bench.coordinator.count("abort"), bench.coordinator.count("init")) == (2, 1)
+    assert bench.visible == ONCE
+
+
+async def test_undelivered_record_aborts_and_is_sent_again() -> None:
+    bench = Bench()
+    bench.coordinator.undeliverable.append(error(KafkaError._MSG_TIMED_OUT))
+    assert await bench.commit()
+    assert (bench.coordinator.count("abort"), bench.coordinator.count("produce")) == (1, 2)
+    assert bench.visible == ONCE
+
+
+async def test_undelivered_record_that_never_will_be_ends_the_process() -> None:
+    bench = Bench()
+    bench.coordinator.undeliverable.append(error(KafkaError.MSG_SIZE_TOO_LARGE))
+    with pytest.raises(FatalError, match="MSG_SIZE_TOO_LARGE"):
+        await bench.commit()
+    assert bench.visible == NOTHING
+
+
+async def test_aborts_are_bounded() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", error(KafkaError.UNKNOWN_TOPIC_OR_PART, "abortable"), times=100)
+    with pytest.raises(FatalError, match=r"1 records keeps failing.*UNKNOWN_TOPIC_OR_PART"):
+        await bench.commit()
+    assert bench.coordinator.count("abort") == transaction.MAX_ABORTS + 1
+
+
+async def test_retries_end_when_the_unit_is_lost() -> None:
+    bench = Bench()
+    abortable = error(KafkaError.UNKNOWN_TOPIC_OR_PART, "abortable")
+    bench.coordinator.answer("commit", abortable)
+    bench.coordinator.answer("commit", abortable, before=bench.lose)
+    assert not await bench.commit()
+    assert bench.visible == NOTHING
+
+
+# --- generations and members ----------------------------------------------------------------------------------------
+
+
+async def test_stale_generation_is_tried_again_with_fresh_metadata() -> None:
+    bench = Bench()
+    bench.coordinator.generation = 2
+    assert await bench.commit()
+    assert bench.member.refreshes == 1
+    assert (bench.coordinator.count("abort"), bench.visible) == (1, ONCE)
+
+
+async def test_stale_generation_of_lost_partitions_is_dropped() -> None:
+    bench = Bench()
+    bench.coordinator.answer("send_offsets", error(KafkaError.ILLEGAL_GENERATION, "abortable"), before=bench.lose)
+    assert not await bench.commit()
+    assert bench.visible == NOTHING
+
+
+async def test_generation_that_stays_stale_ends_the_process() -> None:
+    bench = Bench(timeout_seconds=0.05)
+    bench.coordinator.generation = 2
+    bench.member.deaf = True
+    with pytest.raises(FatalError, match="stays stale although nothing was revoked"):
+        await bench.commit()
+    assert bench.visible == NOTHING
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_fenced_member_has_lost_its_slot(call: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer(call, error(KafkaError.FENCED_INSTANCE_ID, "abortable"))
+    with pytest.raises(SlotTakenError, match="another process has taken this worker's slot"):
+        await bench.commit()
+    assert bench.visible == NOTHING
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_refused_call_ends_the_process_with_the_brokers_words(call: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer(call, error(KafkaError.TOPIC_AUTHORIZATION_FAILED, "abortable"))
+    with pytest.raises(FatalError, match=r"Kafka refused the transaction: .*why.*TOPIC_AUTHORIZATION_FAILED"):
+        await bench.commit()
+    assert bench.visible == NOTHING
+
+
+# --- what nobody knows the outcome of -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_commit_of_unknown_outcome_is_decided_by_the_committed_offsets(applied: bool) -> None:
+    """The answer was lost: the unit is written again only if it was not committed."""
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED, applied=applied)
+    assert await bench.commit()
+    assert bench.visible == ONCE
+    assert (bench.coordinator.count("init"), bench.coordinator.count("committed")) == (2, 1)
+    assert bench.coordinator.count("begin") == (1 if applied else 2)
+    assert bench.coordinator.calls[-1] == ("close" if applied else "commit")
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_producer_that_fails_for_good_is_replaced(call: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer(call, FENCED)
+    assert await bench.commit()
+    assert bench.coordinator.epochs == {"mill-0-0": 2}
+    assert (bench.coordinator.count("abort"), bench.visible) == (0, ONCE)
+
+
+@pytest.mark.parametrize("call", ["begin", "send_offsets", "commit"])
+async def test_call_that_only_times_out_is_of_unknown_outcome(call: str) -> None:
+    bench = Bench(timeout_seconds=0.02)
+    bench.coordinator.answer(call, TIMED_OUT, times=5)
+    assert await bench.commit()
+    assert bench.coordinator.count("init") >= 2
+    assert bench.visible == ONCE
+
+
+@pytest.mark.parametrize("kind", ["fatal", "abortable", ""])
+async def test_failed_abort_makes_the_producer_be_replaced(kind: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", error(KafkaError.UNKNOWN_TOPIC_OR_PART, "abortable"))
+    bench.coordinator.answer("abort", error(KafkaError._STATE, kind))
+    assert await bench.commit()
+    assert (bench.coordinator.count("init"), bench.coordinator.count("committed")) == (2, 1)
+    assert bench.visible == ONCE
+
+
+async def test_abort_that_is_refused_ends_the_process() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", error(KafkaError.UNKNOWN_TOPIC_OR_PART, "abortable"))
+    bench.coordinator.answer("abort", error(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "fatal"))
+    with pytest.raises(FatalError, match="refused the transaction"):
+        await bench.commit()
+
+
+async def test_replacements_are_bounded() -> None:
+    bench = Bench()
+    bench.coordinator.answer("begin", FENCED, times=100)
+    with pytest.raises(FatalError, match="keeps failing"):
+        await bench.commit()
+    assert bench.coordinator.count("init") == 1 + transaction.MAX_REPLACEMENTS + 1
+
+
+async def test_only_the_failed_one_of_two_producers_is_replaced() -> None:
+    bench = Bench(producers=2)
+    bench.coordinator.answer("commit", FENCED, applied=True)
+    assert await bench.commit()
+    assert sorted(bench.coordinator.epochs.values()) == [1, 2]
+    assert await bench.transactions.commit(bench.unit(2))
+    assert bench.coordinator.outputs == [b"1", b"2"]
+
+
+async def test_half_a_unit_in_the_committed_offsets_is_never_accepted() -> None:
+    bench = Bench()
+
+    def tear() -> None:
+        bench.coordinator.offsets["requests", 0] = (1, "m1")
+
+    bench.coordinator.answer("commit", FENCED, before=tear)
+    with pytest.raises(FatalError, match="torn transaction"):
+        await bench.commit(1, P0, P1)
+
+
+async def test_offsets_that_somebody_else_moved_on_drop_a_lost_unit() -> None:
+    bench = Bench()
+
+    def others() -> None:
+        bench.lose()
+        bench.coordinator.offsets["requests", 0] = (9, "")
+
+    bench.coordinator.answer("commit", FENCED, before=others)
+    assert not await bench.commit(1, P0, P1)
+    assert bench.coordinator.outputs == []
+
+
+# --- waiting for the broker -----------------------------------------------------------------------------------------
+
+
+async def test_start_waits_for_a_broker_that_is_not_there() -> None:
+    bench = Bench()
+    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), times=2)
+    await bench.transactions.start()
+    assert bench.coordinator.count("init") == 3
+    assert bench.down == [True, False]
+
+
+async def test_committed_offsets_are_waited_for() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED, applied=True)
+    bench.coordinator.answer("committed", error(KafkaError.UNSTABLE_OFFSET_COMMIT))
+    assert await bench.commit()
+    assert bench.coordinator.count("committed") == 2
+    assert bench.visible == ONCE
+
+
+@pytest.mark.parametrize("kind", ["", "fatal"])
+async def test_start_that_is_refused_is_fatal(kind: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer("init", error(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, kind))
+    with pytest.raises(FatalError, match="refused init_transactions: why"):
+        await bench.transactions.start()
+
+
+async def test_close_ends_the_wait_for_a_broker() -> None:
+    bench = Bench()
+    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), before=bench.tell_when_reached())
+    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), times=100_000)
+    starting = asyncio.create_task(bench.transactions.start())
+    await bench.reached.wait()
+    async with asyncio.timeout(5):
+        await bench.transactions.close()
+    with pytest.raises(FatalError, match="stopped while waiting for Kafka to answer init_transactions"):
+        await starting
+
+
+async def test_close_ends_a_commit_that_is_retried() -> None:
+    bench = Bench()
+    await bench.transactions.start()
+    bench.coordinator.answer("commit", TIMED_OUT, before=bench.tell_when_reached())
+    bench.coordinator.answer("commit", TIMED_OUT, times=100_000)
+    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), times=100_000)
+    committing = asyncio.create_task(bench.transactions.commit(bench.unit()))
+    await bench.reached.wait()
+    async with asyncio.timeout(5):
+        await bench.transactions.close()
+    with pytest.raises(FatalError, match="stopped while waiting"):
+        await committing
+    assert bench.visible == NOTHING
