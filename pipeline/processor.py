@@ -27,6 +27,7 @@ from headrace.pipeline.records import (
 )
 from headrace.pipeline.routing import Assignment, Router, reply_topic
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds
+from headrace.pipeline.wire import Poison, poison
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class Processor:
 
     def _open(self, ref: RecordRef, record: SourceRecord) -> list[PartTask]:
         began = self._clock.monotonic()
+        if not record.headers_readable:
+            raise poison(Poison.BAD_HEADER, "a header's name is not UTF-8 text, so none of its headers can be read")
         request = self._decoder.decode(record.value)
         try:
             delivery = delivery_of(record.headers)

@@ -53,10 +53,13 @@ class SourceRecord:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    headers_readable: bool = True
+    """False if it has headers that the client library cannot hand over; ``headers`` is empty then."""
 
     @property
     def size_bytes(self) -> int:
-        return len(self.value or b"") + len(self.key or b"")
+        headers_bytes = sum(len(name) + len(content or b"") for name, content in self.headers)
+        return len(self.value or b"") + len(self.key or b"") + headers_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,13 @@ from typing import Any, cast
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from headrace.connectors.kafka.group import client_id
+from headrace.connectors.kafka.received import source_record
 from headrace.connectors.kafka.transaction import RECOVERY, GroupMetadata
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.errors import FatalError, SlotTakenError
 from headrace.pipeline.ports import AssignmentListener, StartPosition
-from headrace.pipeline.records import Provenance, RecordBatch, SourceRecord
+from headrace.pipeline.records import RecordBatch, SourceRecord
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class GroupConsumer:
             if error := record.error():
                 self._check(error)
             else:
-                found.append(_source_record(record))
+                found.append(source_record(record))
         if not found:
             return
         self._budget.take(len(found), sum(record.size_bytes for record in found))
@@ -301,17 +302,6 @@ def _partition_of(record: SourceRecord) -> records.TopicPartition:
 
 def _names(partitions: list[TopicPartition]) -> frozenset[records.TopicPartition]:
     return frozenset(records.TopicPartition(str(each.topic), each.partition) for each in partitions)
-
-
-def _source_record(record: Message) -> SourceRecord:
-    provenance = Provenance(
-        cast("str", record.topic()),
-        cast("int", record.partition()),
-        cast("int", record.offset()),
-        record.timestamp()[1],
-    )
-    headers = cast("list[tuple[str, bytes | None]]", record.headers() or [])
-    return SourceRecord(provenance, record.key(), record.value(), tuple(headers))
 
 
 _REFUSED = frozenset(

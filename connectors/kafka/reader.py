@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Self
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
     KafkaException,
@@ -20,9 +19,10 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from headrace.connectors.kafka.received import source_record
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, UnavailableError
-from headrace.pipeline.records import Provenance, SourceRecord
+from headrace.pipeline.records import SourceRecord
 
 FETCH_RECORDS = 500
 """Most records handed over by one ``read``."""
@@ -237,20 +237,16 @@ class CommittedReader:
             raise self._explain(error.args[0]) from error
 
     def _record(self, message: Message) -> SourceRecord | None:
-        topic, partition, offset, error = message.topic(), message.partition(), message.offset(), message.error()
-        if error is not None:
+        if (error := message.error()) is not None:
+            topic, partition = message.topic(), message.partition()
             if error.code() == KafkaError._PARTITION_EOF and topic is not None and partition is not None:
                 self._at_end.add((topic, partition))
             elif error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
                 raise self._explain(error, topic or "")
             return None
-        if topic is None or partition is None or offset is None:
-            raise FatalError("the Kafka client handed over a record without a position")
-        self._at_end.discard((topic, partition))
-        kind, timestamp_ms = message.timestamp()
-        place = Provenance(topic, partition, offset, 0 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms)
-        headers = tuple(cast("list[tuple[str, bytes | None]]", message.headers() or []))  # the stub is wider
-        return SourceRecord(place, _raw(message.key()), _raw(message.value()), headers)
+        record = source_record(message)
+        self._at_end.discard((record.provenance.topic, record.provenance.partition))
+        return record
 
     def _on_trouble(self, error: KafkaError) -> None:
         self._last_trouble = error.str()
@@ -276,7 +272,3 @@ class CommittedReader:
 
 def _place(record: SourceRecord) -> tuple[str, int, int]:
     return record.provenance.topic, record.provenance.partition, record.provenance.offset
-
-
-def _raw(content: str | bytes | None) -> bytes | None:
-    return content.encode() if isinstance(content, str) else content

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,7 @@ from headrace.connectors.embedded.state import Endpoints
 from tests.integration.avro_ends import (
     DATA,
     SCHEMAS,
+    Position,
     audio,
     delayed,
     event,
@@ -21,12 +26,13 @@ from tests.integration.avro_ends import (
     tensor,
     text,
 )
-from tests.integration.harness import Scene
+from tests.integration.harness import Scene, Sent
 
 JPEG = (DATA / "photos" / "cat.jpg").read_bytes()
 WAV = (DATA / "speech" / "tea.wav").read_bytes()
 HEADERS = (("x-mine", b"\x00\xff"), ("x-mine", None), ("correlation_id", b"order-7"), ("", b""))
 MAX_MESSAGE_BYTES = 1024 * 1024
+RAW_HEADER_PRODUCER = Path(__file__).with_name("raw_header_producer.py")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +117,28 @@ def test_event_near_the_limit_is_answered_or_told_that_its_result_is_too_large(s
     assert (second.content["stage"], second.content["code"]) == ("encode", "RESULT_TOO_LARGE")
     assert second.content["value"] == whole
     assert second.content["route"] == "identity"
+
+
+def test_record_whose_headers_cannot_be_read_is_a_dead_letter(scene: Scene) -> None:
+    value = scene.value(event(text("good")))
+    done = subprocess.run(
+        [sys.executable, RAW_HEADER_PRODUCER, scene.endpoints.bootstrap_servers, scene.requests],
+        input=value,
+        env={**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"},
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    partition, offset = map(int, done.stdout.split())
+    sent = [
+        Sent(Position(scene.requests, partition, offset), None, value, ()),
+        *scene.send_events([event(text("beside"))]),
+    ]
+    found = scene.settle(sent)
+    letter, beside = (found[each.position] for each in sent)
+    assert (letter.content["stage"], letter.content["code"]) == ("decode", "BAD_HEADER")
+    assert letter.content["value"] == value
+    assert not beside.dead
 
 
 def test_expired_deadline_makes_a_dead_letter_without_inference(scene: Scene) -> None:
