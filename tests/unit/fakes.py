@@ -193,6 +193,7 @@ class FakeSource:
         self.positions: dict[TopicPartition, int] = {}
         self.to_assign: tuple[TopicPartition, ...] = ()
         self.started = self.stopped = False
+        self.on_start: Callable[[], None] = lambda: None
         self._listener: AssignmentListener | None = None
         self._ended: asyncio.Future[None] | None = None
 
@@ -207,6 +208,7 @@ class FakeSource:
         self.started = True
         if self.to_assign:
             await self.assign(*self.to_assign)
+        self.on_start()
 
     async def wait_ended(self) -> None:
         assert self._ended is not None
@@ -358,6 +360,7 @@ class FakeConnections:
         self.prepare_failure: HeadraceError | None = None
         self.answers = True
         self.source: FakeSource | None = None
+        self.consuming = asyncio.Event()
         self._partitions = dict(partitions or {"requests": 2, "results": 2, "dead": 2, "replies": 2})
 
     def prepare(self) -> Mapping[str, int]:
@@ -374,6 +377,7 @@ class FakeConnections:
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         self.source = FakeSource(self.broker, budget)
         self.source.to_assign = self.to_assign
+        self.source.on_start = self.consuming.set
         return self.source, self.transactions
 
 
