@@ -13,12 +13,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import Meaning, meaning_of
 from headrace.pipeline import metrics
 from headrace.pipeline.errors import FatalError, SlotTakenError
@@ -33,6 +33,8 @@ _LOG_LEVEL = 4  # warnings and worse, of syslog's levels
 
 CALL_TIMEOUT_SECONDS = 5.0
 """One blocking call; a time-out is retried inside the unit's budget, so this only bounds how deaf the thread is."""
+STUCK_SECONDS = 30.0
+"""A call that lasts this long will never return: librdkafka does not always keep to a time-out."""
 MAX_ABORTS = 20
 """Consecutive aborts of one unit before the process ends: with the back-off below about 15 s, past any election."""
 MAX_REPLACEMENTS = 5
@@ -95,26 +97,27 @@ class KafkaTransactions:
         self._on_unreachable = on_unreachable
         self._make_producer = make_producer
         self._make_consumer = make_consumer
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="transactions")
+        self._thread = ClientThread("transactions", STUCK_SECONDS)
         self._stopping = threading.Event()
         self._producers: list[Producer] = []
         self._turn = 0
         self._undelivered: KafkaError | None = None
 
     async def start(self) -> None:
-        await self._run(self._start)
+        await self._thread.run(self._start)
 
     async def commit(self, unit: CommitUnit) -> bool:
-        return await self._run(lambda: self._commit(unit))
+        return await self._thread.run(lambda: self._commit(unit))
 
     async def close(self) -> None:
         """Gives up waiting for the broker, if that is what it is doing; a transaction left open is aborted by it."""
         self._stopping.set()
-        await self._run(self._producers.clear)
-        self._thread.shutdown(wait=False)
-
-    async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        try:
+            async with asyncio.timeout(2 * CALL_TIMEOUT_SECONDS):
+                await self._thread.run(self._producers.clear)
+        except (TimeoutError, FatalError):
+            log.warning("a call of the Kafka client does not return: its transaction is left to the broker to abort")
+        self._thread.stop()
 
     # --- on the thread
 
@@ -155,7 +158,8 @@ class KafkaTransactions:
         backoff_seconds, down = 0.1, False
         while True:
             try:
-                answer = call()
+                with self._thread.watched(name):
+                    answer = call()
             except KafkaException as exception:
                 error = cast("KafkaError", exception.args[0])
                 if not (error.retriable() or error.code() in _TRANSIENT) or error.fatal():
@@ -183,12 +187,13 @@ class KafkaTransactions:
             try:
                 return self._attempt(producer, unit, refresh=stale_since is not None)
             except _Failed as failed:
-                if failed.meaning in (Meaning.ABORT, Meaning.STALE_GENERATION, Meaning.RETRY):
+                # Of partitions that were lost it only says that this process itself has joined the group anew.
+                if failed.meaning is Meaning.MEMBER_FENCED and unit.still_owned():
+                    raise SlotTakenError(f"another process has taken this worker's slot ({failed})") from failed
+                if failed.meaning in _ABORTED:
                     failed = self._abort(producer) or failed
                 metrics.TRANSACTION_RETRIES.labels(failed.meaning.value).inc()
                 log.warning("transaction of %d records: %s, %s", unit.records, failed.meaning.value, failed)
-                if failed.meaning is Meaning.MEMBER_FENCED:
-                    raise SlotTakenError(f"another process has taken this worker's slot ({failed})") from failed
                 if failed.meaning is Meaning.FATAL:
                     raise FatalError(f"Kafka refused the transaction: {failed}") from failed
                 if failed.meaning is Meaning.INDEFINITE:
@@ -262,7 +267,8 @@ class KafkaTransactions:
         """A call, repeated while librdkafka says that it may be and the transaction's time lasts."""
         while True:
             try:
-                call()
+                with self._thread.watched(name):
+                    call()
                 return
             except KafkaException as exception:
                 error = cast("KafkaError", exception.args[0])
@@ -341,6 +347,7 @@ def _count_error(error: KafkaError) -> None:
     log.debug("kafka: %s", error.str())
 
 
+_ABORTED = frozenset({Meaning.ABORT, Meaning.STALE_GENERATION, Meaning.RETRY, Meaning.MEMBER_FENCED})
 _TRANSIENT = frozenset(
     {
         KafkaError._TIMED_OUT,

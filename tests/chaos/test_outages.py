@@ -109,3 +109,24 @@ def test_broker_restarted_under_load_loses_and_doubles_nothing(
         scene.settle(sent, 90)
         for worker in workers:
             worker.wait_ready(15)
+
+
+def test_worker_whose_client_library_is_stuck_ends_and_its_successor_goes_on(
+    servers: Stack, names: Callable[[str], str], tmp_path: Path
+) -> None:
+    """With this setting librdkafka waits without end for a coordinator that it has forgotten. One day it may no longer:
+    then the worker lives through it."""
+    client = {"metadata.recovery.strategy": "rebootstrap"}
+    with Scene(servers.endpoints, names("w"), tmp_path, kafka={"client": client}) as scene:
+        worker = scene.worker()
+        sent = scene.send_events(mixed(EVENTS))
+        scene.read_until(EVENTS // 10)
+        servers.kafka.kill()
+        wait_named(worker, "kafka")
+        servers.kafka.start()
+        scene.read_until_or(len(sent), lambda: not worker.running, 60)
+        if not worker.running:
+            assert worker.wait_ended(0) == 1
+            assert "has not returned in 30 s, in spite of its time-out" in worker.log
+            worker.start()
+        scene.settle(sent)

@@ -263,6 +263,10 @@ class Scene:
             self.read()
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}; {len(self.answers)} came"
 
+    def read_until_or(self, count: int, ended: Callable[[], bool], seconds: float) -> None:
+        """Read until there are this many answers in all, or something has ended."""
+        self._read_while(lambda: len(self.answers) < count and not ended(), seconds, f"{count} answers, or an end")
+
     def read_for(self, seconds: float) -> None:
         """Read whatever comes in this time."""
         deadline = time.monotonic() + seconds

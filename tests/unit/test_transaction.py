@@ -251,6 +251,15 @@ async def test_fenced_member_has_lost_its_slot(call: str) -> None:
     assert bench.visible == NOTHING
 
 
+async def test_member_fenced_by_its_own_return_drops_the_unit() -> None:
+    """Whoever lost its membership, and with it its partitions, joins anew with the same identity."""
+    bench = Bench()
+    fenced = error(KafkaError.FENCED_INSTANCE_ID, "abortable")
+    bench.coordinator.answer("send_offsets", fenced, before=bench.lose)
+    assert not await bench.commit()
+    assert (bench.coordinator.count("abort"), bench.visible) == (1, NOTHING)
+
+
 @pytest.mark.parametrize("call", CALLS)
 async def test_refused_call_ends_the_process_with_the_brokers_words(call: str) -> None:
     bench = Bench()
