@@ -114,6 +114,7 @@ class FakeBroker:
     inputs: dict[TopicPartition, list[SourceRecord]] = field(default_factory=lambda: defaultdict(list))
     committed: dict[TopicPartition, StartPosition] = field(default_factory=dict)
     outputs: list[OutputRecord] = field(default_factory=list)
+    on_commit: Callable[[], None] = lambda: None
 
     def send(
         self, partition: TopicPartition, key: bytes | None = None, value: bytes | None = b"", headers: Headers = ()
@@ -132,6 +133,7 @@ class FakeBroker:
             assert each.offset >= before, f"{each.partition} went back from {before} to {each.offset}"
             self.committed[each.partition] = StartPosition(each.offset, each.metadata)
         self.outputs += unit.outputs
+        self.on_commit()
 
 
 class FakeTransactions:
@@ -327,6 +329,7 @@ class FakeRegistry:
         self.subjects: dict[str, str] = {}
         self.down = 0
         self.failure: HeadraceError | None = None
+        self.on_schema: HeadraceError | None = None
 
     def _answer(self) -> None:
         if self.failure:
@@ -337,6 +340,8 @@ class FakeRegistry:
 
     def schema(self, schema_id: int) -> str | None:
         self._answer()
+        if self.on_schema:
+            raise self.on_schema
         contracts = {REQUEST_SCHEMA: Contract.REQUEST, RESULT_SCHEMA: Contract.RESULT}
         return schema_json(contracts[schema_id]) if schema_id in contracts else None
 
