@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 
 def error(code: int, kind: str = "") -> KafkaError:
@@ -40,6 +40,8 @@ class FakeCoordinator:
     produced: list[dict[str, Any]] = field(default_factory=list)
     configs: list[dict[str, Any]] = field(default_factory=list)
     undeliverable: deque[KafkaError] = field(default_factory=deque)
+    unreadable: deque[KafkaError] = field(default_factory=deque)
+    """Errors of single partitions in the next answers about committed offsets."""
     faults: defaultdict[str, deque[_Fault]] = field(default_factory=lambda: defaultdict(deque))
 
     def answer(
@@ -162,19 +164,32 @@ class FakeProducer:
             raise KafkaException(error(KafkaError._STATE))
 
 
+@dataclass(frozen=True, slots=True)
+class CommittedOffset:
+    """What the client answers for one partition: a TopicPartition with an error, which only the client can make."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: str | None
+    error: KafkaError | None
+
+
 class FakeReader:
     """Reads committed offsets."""
 
     def __init__(self, coordinator: FakeCoordinator) -> None:
         self._coordinator = coordinator
 
-    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[CommittedOffset]:
         self._coordinator.run("committed", _nothing)
-        found = {}
-        for each in partitions:
-            offset, metadata = self._coordinator.offsets.get((each.topic, each.partition), (-1001, ""))
-            found[each.topic, each.partition] = TopicPartition(each.topic, each.partition, offset, metadata)
-        return list(found.values())
+        return [self._committed(each) for each in partitions]
+
+    def _committed(self, asked: TopicPartition) -> CommittedOffset:
+        unreadable = self._coordinator.unreadable
+        problem = unreadable.popleft() if unreadable else None
+        offset, metadata = self._coordinator.offsets.get((asked.topic, asked.partition), (OFFSET_INVALID, ""))
+        return CommittedOffset(asked.topic, asked.partition, offset, metadata or None, problem)
 
     def close(self) -> None:
         self._coordinator.calls.append("close")

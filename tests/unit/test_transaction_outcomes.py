@@ -1,0 +1,251 @@
+"""What is not known, or is known too late: time-outs of every call, replaced producers, a broker that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+import pytest
+from confluent_kafka import KafkaError
+
+from headrace.connectors.kafka import transaction
+from headrace.pipeline.errors import FatalError
+from headrace.pipeline.ports import CommitUnit, OffsetCommit
+from headrace.pipeline.records import OutputRecord
+from tests.unit.fake_coordinator import error
+from tests.unit.transaction_bench import CALLS, FENCED, NOTHING, ONCE, P0, P1, TIMED_OUT, Bench
+
+LASTING_TIME_OUT = error(KafkaError._TIMED_OUT)
+ABORTABLE = error(KafkaError.UNKNOWN_TOPIC_OR_PART, "abortable")
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction, "MAX_BACKOFF_SECONDS", 0.0005)
+
+
+# --- time-outs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_time_out_that_may_not_be_retried_replaces_the_producer(call: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer(call, LASTING_TIME_OUT)
+    assert await bench.commit()
+    assert (bench.coordinator.count("abort"), bench.coordinator.epochs) == (0, {"mill-0-0": 2})
+    assert bench.visible == ONCE
+
+
+async def test_commit_that_timed_out_but_was_carried_out_is_not_doubled() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", LASTING_TIME_OUT, applied=True)
+    assert await bench.commit()
+    assert (bench.coordinator.count("begin"), bench.visible) == (1, ONCE)
+
+
+async def test_commit_that_times_out_until_the_deadline_but_was_carried_out_is_not_doubled() -> None:
+    bench = Bench(timeout_seconds=0.05)
+    bench.coordinator.answer("commit", TIMED_OUT, applied=True)
+    bench.coordinator.answer("commit", TIMED_OUT, times=1000)
+    assert await bench.commit()
+    assert bench.coordinator.count("commit") > 1
+    assert (bench.coordinator.count("begin"), bench.visible) == (1, ONCE)
+
+
+async def test_abort_is_repeated_while_it_times_out() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", ABORTABLE)
+    bench.coordinator.answer("abort", TIMED_OUT, times=3)
+    assert await bench.commit()
+    assert (bench.coordinator.count("abort"), bench.coordinator.count("init")) == (4, 1)
+    assert bench.visible == ONCE
+
+
+async def test_abort_that_times_out_until_the_deadline_replaces_the_producer() -> None:
+    bench = Bench(timeout_seconds=0.05)
+    bench.coordinator.answer("commit", ABORTABLE)
+    bench.coordinator.answer("abort", TIMED_OUT, times=1000)
+    assert await bench.commit()
+    assert bench.coordinator.count("abort") > 1
+    assert (bench.coordinator.epochs, bench.visible) == ({"mill-0-0": 2}, ONCE)
+
+
+# --- committed or not -----------------------------------------------------------------------------------------------
+
+
+async def test_equal_offset_with_other_metadata_is_not_this_unit() -> None:
+    """Metadata says what is done above the offset: a unit may change it alone."""
+    bench = Bench()
+    bench.coordinator.offsets["requests", 0] = (1, "earlier")
+    bench.coordinator.answer("commit", FENCED)
+    assert await bench.commit()
+    assert (bench.coordinator.count("begin"), bench.visible) == (2, ONCE)
+
+
+async def test_offset_committed_without_metadata_is_recognised() -> None:
+    bench = Bench()
+    await bench.transactions.start()
+    bench.coordinator.answer("commit", FENCED, applied=True)
+    outputs = (OutputRecord("results", None, b"1"),)
+    assert await bench.transactions.commit(CommitUnit(outputs, (OffsetCommit(P0, 1, ""),), 1, lambda: True))
+    assert bench.coordinator.outputs == [b"1"]
+
+
+async def test_all_partitions_of_a_unit_are_committed_or_none() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED)
+    bench.coordinator.answer("commit", FENCED, applied=True)
+    assert await bench.commit(1, P0, P1)
+    assert bench.visible == ([b"1"], {("requests", 0): (1, "m1"), ("requests", 1): (1, "m1")})
+    assert bench.coordinator.count("begin") == 2
+
+
+async def test_unit_committed_before_it_was_lost_counts_as_committed() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED, applied=True, before=bench.lose)
+    assert await bench.commit()
+    assert bench.visible == ONCE
+
+
+async def test_unit_lost_and_not_committed_is_dropped() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED, before=bench.lose)
+    assert not await bench.commit()
+    assert bench.visible == NOTHING
+
+
+async def test_second_producer_that_fails_is_replaced_under_its_own_id() -> None:
+    bench = Bench(producers=2)
+    await bench.transactions.start()
+    for offset in (1, 2):
+        bench.coordinator.answer("commit", FENCED, applied=True)
+        assert await bench.transactions.commit(bench.unit(offset))
+    assert bench.coordinator.epochs == {"mill-0-0": 2, "mill-0-1": 2}
+    assert bench.coordinator.outputs == [b"1", b"2"]
+
+
+async def test_partition_whose_committed_offset_is_unstable_is_asked_for_again() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED, applied=True)
+    bench.coordinator.unreadable.append(error(KafkaError.UNSTABLE_OFFSET_COMMIT))
+    assert await bench.commit()
+    assert (bench.coordinator.count("committed"), bench.visible) == (2, ONCE)
+
+
+async def test_committed_offsets_that_may_not_be_read_end_the_process() -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED, applied=True)
+    bench.coordinator.unreadable.append(error(KafkaError.GROUP_AUTHORIZATION_FAILED))
+    with pytest.raises(FatalError, match=r"refused committed offsets: why \(GROUP_AUTHORIZATION_FAILED\)"):
+        await bench.commit()
+    assert bench.coordinator.calls[-1] == "close"
+
+
+# --- undelivered records --------------------------------------------------------------------------------------------
+
+
+async def test_undelivered_records_reason_is_told_when_the_aborts_are_used_up() -> None:
+    bench = Bench()
+    reason = error(KafkaError._MSG_TIMED_OUT, "retriable")
+    bench.coordinator.undeliverable.extend([reason] * 100)
+    with pytest.raises(FatalError, match=r"keeps failing: commit_transaction: why \(_MSG_TIMED_OUT\)"):
+        await bench.commit()
+    assert bench.coordinator.count("abort") == transaction.MAX_ABORTS + 1
+    assert bench.visible == NOTHING
+
+
+async def test_undelivered_record_is_not_blamed_for_a_later_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    bench = Bench()
+    bench.coordinator.undeliverable.append(error(KafkaError._MSG_TIMED_OUT))
+    bench.coordinator.answer("send_offsets", None)
+    bench.coordinator.answer("send_offsets", ABORTABLE)
+    assert await bench.commit()
+    told = [record.getMessage() for record in caplog.records if record.name == transaction.__name__]
+    assert len(told) == 2
+    assert "_MSG_TIMED_OUT" in told[0]
+    assert "UNKNOWN_TOPIC_OR_PART" in told[1]
+    assert bench.visible == ONCE
+
+
+async def test_oversized_record_refused_by_the_client_ends_the_process() -> None:
+    bench = Bench()
+    bench.coordinator.answer("produce", error(KafkaError.MSG_SIZE_TOO_LARGE))
+    with pytest.raises(FatalError, match=r"produce to results: why \(MSG_SIZE_TOO_LARGE\)"):
+        await bench.commit()
+    assert bench.visible == NOTHING
+
+
+# --- a broker that goes away ----------------------------------------------------------------------------------------
+
+
+async def test_broker_that_goes_away_is_waited_for_before_the_outcome_is_read() -> None:
+    bench = Bench()
+    await bench.transactions.start()
+    bench.coordinator.answer("commit", LASTING_TIME_OUT, applied=True)
+    bench.coordinator.answer("init", error(KafkaError._TRANSPORT), times=3)
+    bench.coordinator.answer("committed", error(KafkaError._TIMED_OUT), times=2)
+    assert await bench.transactions.commit(bench.unit())
+    assert bench.down == [True, False, True, False]
+    assert bench.visible == ONCE
+
+
+async def test_replacement_that_is_refused_ends_the_process() -> None:
+    bench = Bench()
+    await bench.transactions.start()
+    bench.coordinator.answer("commit", FENCED)
+    bench.coordinator.answer("init", error(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "fatal"))
+    with pytest.raises(FatalError, match="refused init_transactions"):
+        await bench.transactions.commit(bench.unit())
+    assert bench.visible == NOTHING
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._RESOLVE,
+        KafkaError._WAIT_COORD,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.REQUEST_TIMED_OUT,
+    ],
+)
+async def test_start_outlasts_every_error_that_passes(code: int) -> None:
+    bench = Bench()
+    bench.coordinator.answer("init", error(code))
+    await bench.transactions.start()
+    assert bench.down == [True, False]
+
+
+async def test_start_outlasts_what_the_client_calls_retriable() -> None:
+    bench = Bench()
+    bench.coordinator.answer("init", error(KafkaError.BROKER_NOT_AVAILABLE, "retriable"))
+    await bench.transactions.start()
+    assert bench.coordinator.epochs == {"mill-0-0": 1}
+
+
+async def test_error_that_passes_for_others_but_is_fatal_ends_the_start() -> None:
+    bench = Bench()
+    bench.coordinator.answer("init", error(KafkaError._TIMED_OUT, "fatal"))
+    with pytest.raises(FatalError, match="refused init_transactions"):
+        await bench.transactions.start()
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+async def test_close_keeps_what_is_committed_and_ends_the_thread() -> None:
+    before = set(threading.enumerate())
+    bench = Bench(producers=2)
+    own = set(threading.enumerate()) - before
+    assert await bench.commit()
+    await bench.transactions.close()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(asyncio.to_thread(each.join) for each in own))
+    assert own
+    assert bench.visible == ONCE
