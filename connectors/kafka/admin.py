@@ -27,7 +27,7 @@ class BrokerProbe:
     """Asks a cluster again and again whether it answers, over one client."""
 
     def __init__(self, bootstrap_servers: str, client_config: Mapping[str, str | int | float | bool]) -> None:
-        self._client = _client(bootstrap_servers, client_config)
+        self._client = admin_client(bootstrap_servers, client_config)
 
     def answers(self) -> bool:
         """Whether at least one broker answers a metadata request within a second."""
@@ -67,7 +67,7 @@ def ensure_topics(
         ConfigError: an existing topic has fewer partitions, or a smaller ``max.message.bytes``, than asked for.
         FatalError: the cluster refuses to create a topic.
     """
-    client = _client(bootstrap_servers, client_config)
+    client = admin_client(bootstrap_servers, client_config)
     known = _topics(client, bootstrap_servers)
     missing = [spec for spec in topics if spec.name not in known]
     created = tuple(spec.name for spec in missing if _create(client, bootstrap_servers, spec))
@@ -83,26 +83,26 @@ def partition_counts(
     bootstrap_servers: str, topics: Sequence[str], client_config: Mapping[str, str | int | float | bool] | None = None
 ) -> dict[str, int]:
     """Partitions of each of these topics; 0 if there is no such topic. Raises UnavailableError."""
-    known = _topics(_client(bootstrap_servers, client_config), bootstrap_servers)
+    known = _topics(admin_client(bootstrap_servers, client_config), bootstrap_servers)
     return {name: len(known[name].partitions) if name in known else 0 for name in topics}
+
+
+def admin_client(
+    bootstrap_servers: str, client_config: Mapping[str, str | int | float | bool] | None = None
+) -> AdminClient:
+    """Raises ConfigError if ``kafka.client`` has a property that the client does not know."""
+    quiet = {"log_level": 0, "reconnect.backoff.max.ms": 500}  # a broker that is not there yet is an answer, not news
+    try:
+        return AdminClient({**quiet, **(client_config or {}), "bootstrap.servers": bootstrap_servers})
+    except KafkaException as error:
+        raise ConfigError(f"kafka.client: {error.args[0].str()}") from error
 
 
 def _topics(client: AdminClient, bootstrap_servers: str) -> Mapping[str, TopicMetadata]:
     try:
         return client.list_topics(timeout=_METADATA_SECONDS).topics
     except KafkaException as error:
-        raise _mapped(error, bootstrap_servers, "topics could not be listed") from error
-
-
-def _client(bootstrap_servers: str, extra: Mapping[str, str | int | float | bool] | None = None) -> AdminClient:
-    return AdminClient(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            "log_level": 0,  # a broker that is not there yet is an answer here, not news
-            "reconnect.backoff.max.ms": 500,
-            **(extra or {}),
-        }
-    )
+        raise mapped(error, bootstrap_servers, "topics could not be listed") from error
 
 
 def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> bool:
@@ -120,7 +120,7 @@ def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> boo
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return False
-        raise _mapped(error, bootstrap_servers, f"topic {spec.name} could not be created") from error
+        raise mapped(error, bootstrap_servers, f"topic {spec.name} could not be created") from error
     return True
 
 
@@ -153,7 +153,7 @@ def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[To
         try:
             entries: Mapping[str, ConfigEntry] = future.result()
         except KafkaException as error:
-            raise _mapped(error, bootstrap_servers, f"topic {resource.name} could not be described") from error
+            raise mapped(error, bootstrap_servers, f"topic {resource.name} could not be described") from error
         allowed = int(entries["max.message.bytes"].value or 0)
         if allowed < wanted[resource.name]:
             raise ConfigError(
@@ -162,12 +162,28 @@ def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[To
             )
 
 
-def _mapped(error: KafkaException, bootstrap_servers: str, what: str) -> UnavailableError | FatalError:
+def mapped(error: KafkaException, bootstrap_servers: str, what: str) -> UnavailableError | FatalError:
+    """What an administrative request's error is to us; ``what`` could not be done."""
     cause: KafkaError = error.args[0]
-    if cause.retriable() or cause.code() in _NO_ANSWER:
+    if cause.code() in _NO_ANSWER:
         return UnavailableError(f"Kafka at {bootstrap_servers} does not answer: {what} ({cause.str()})")
     return FatalError(f"{what}: {cause.str()}")
 
 
-_NO_ANSWER = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
-"""librdkafka's own codes for a broker that cannot be reached; public constants in spite of their underscore."""
+_NO_ANSWER = frozenset(  # retriable() says so of transactional calls alone
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError._WAIT_COORD,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+"""A broker, controller or coordinator that cannot be reached now; ``_`` marks librdkafka's own, public codes."""

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from headrace.pipeline.errors import SlotTakenError, UnavailableError
+from headrace.connectors.kafka.admin import admin_client, mapped
+from headrace.pipeline.errors import SlotTakenError
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,11 @@ def wait_until_slot_is_free(
     Raises:
         SlotTakenError: another machine's worker is alive in this slot.
         UnavailableError: Kafka does not answer.
+        FatalError: it does not let us look.
     """
-    admin = AdminClient({"log_level": 0, **client, "bootstrap.servers": bootstrap_servers})  # our log tells it
+    admin = admin_client(bootstrap_servers, client)
     deadline = time.monotonic() + session_timeout_seconds + MARGIN_SECONDS
-    while twin := _twin(admin, group_id, instance_id):
+    while twin := _twin(admin, bootstrap_servers, group_id, instance_id):
         if time.monotonic() > deadline:
             raise SlotTakenError(
                 f"this worker's slot is held by {twin} in group {group_id}: "
@@ -54,15 +56,14 @@ def wait_until_slot_is_free(
         time.sleep(0.5)
 
 
-def _twin(admin: AdminClient, group_id: str, instance_id: str) -> str | None:
+def _twin(admin: AdminClient, bootstrap_servers: str, group_id: str, instance_id: str) -> str | None:
     try:
         admin.list_topics(timeout=PROBE_SECONDS)
         group = admin.describe_consumer_groups([group_id], request_timeout=DESCRIBE_SECONDS)[group_id].result()
     except KafkaException as exception:
-        error = exception.args[0]
-        if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
+        if exception.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return None
-        raise UnavailableError(f"cannot describe group {group_id}: {error.str()}") from exception
+        raise mapped(exception, bootstrap_servers, f"group {group_id} could not be described") from exception
     for member in group.members:
         if member.group_instance_id == instance_id and member.client_id != client_id(instance_id):
             return f"{member.client_id} ({member.host})"
