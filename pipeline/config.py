@@ -84,7 +84,7 @@ class TopicSettings(Section):
     replication_factor: int = Field(default=1, ge=1, le=10, description="Replicas of topics that headrace creates.")
     max_message_bytes: int = Field(
         default=8 * 1024 * 1024,
-        ge=1024,
+        ge=96 * 1024,  # results keep 64 KiB for key and headers
         le=512 * 1024 * 1024,
         description="`max.message.bytes` of the request topics; senders refuse larger events. "
         "The dead-letter topic allows 1 MiB more, so that a record of this size still fits as a dead letter.",
@@ -169,7 +169,7 @@ class WorkerSettings(Section):
     drain_timeout_seconds: float = Field(
         default=10.0,
         ge=0,
-        le=600,
+        le=200,  # the source gives a revoke 240 s, the group 300 s
         description="On revoke or SIGTERM: how long to finish what is in flight before dropping it.",
     )
     http_host: str = Field(default="127.0.0.1", description="Address of /metrics, /livez and /readyz.")
