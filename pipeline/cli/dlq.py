@@ -59,7 +59,10 @@ def list_letters(settings: Settings, limit: int, code: str | None, stage: str | 
             letter = _letter(decoder, record)
             return letter is not None and code in (None, letter.code) and stage in (None, letter.stage)
 
-        for record in reader.read_last(limit, READ_SECONDS, wanted):
+        found = reader.read_last(limit, READ_SECONDS, wanted)
+        if not found:
+            click.echo(f"no {'such ' if code or stage else ''}dead letters in {settings.topics.dead_letters}", err=True)
+        for record in found:
             letter = _letter(decoder, record)
             if letter is not None:
                 click.echo(
