@@ -10,27 +10,23 @@ import asyncio
 import functools
 import selectors
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec
 
 import numpy as np
 
-from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.envelope import encode_request
-from headrace.pipeline.errors import HeadraceError, PoisonError, UnavailableError
-from headrace.pipeline.health import Health
+from headrace.pipeline.errors import PoisonError, UnavailableError
 from headrace.pipeline.ports import (
     AssignmentListener,
     CommitUnit,
     InferCall,
     InferReply,
     ModelSignature,
-    RecordSource,
     StartPosition,
     TensorSpec,
-    Transactions,
 )
 from headrace.pipeline.records import (
     Headers,
@@ -317,73 +313,6 @@ class FakeInference:
     def batches(self) -> list[int]:
         """How many rows each call had."""
         return [len(next(iter(call.inputs.values()))) for call in self.calls]
-
-
-# --- the registry, and all of it together ---------------------------------------------------------------------------
-
-
-class FakeRegistry:
-    """Knows the contracts once they are registered; ``down`` counts the calls that find it unreachable."""
-
-    def __init__(self) -> None:
-        self.subjects: dict[str, str] = {}
-        self.down = 0
-        self.failure: HeadraceError | None = None
-        self.on_schema: HeadraceError | None = None
-
-    def _answer(self) -> None:
-        if self.failure:
-            raise self.failure
-        if self.down:
-            self.down -= 1
-            raise UnavailableError("the registry is down")
-
-    def schema(self, schema_id: int) -> str | None:
-        self._answer()
-        if self.on_schema:
-            raise self.on_schema
-        contracts = {REQUEST_SCHEMA: Contract.REQUEST, RESULT_SCHEMA: Contract.RESULT}
-        return schema_json(contracts[schema_id]) if schema_id in contracts else None
-
-    def register(self, subject: str, schema: str, compatibility: str) -> int:
-        self._answer()
-        self.subjects[subject] = compatibility
-        ids = {schema_json(Contract.REQUEST): REQUEST_SCHEMA, schema_json(Contract.RESULT): RESULT_SCHEMA}
-        return ids.get(schema, DEAD_LETTER_SCHEMA)
-
-
-class FakeConnections:
-    """`worker.Connections` on the fakes. ``down`` counts the calls of ``prepare`` that find Kafka unreachable."""
-
-    def __init__(self, broker: FakeBroker, partitions: Mapping[str, int] | None = None) -> None:
-        self.broker = broker
-        self.registry = FakeRegistry()
-        self.inference = FakeInference()
-        self.transactions = FakeTransactions(broker)
-        self.to_assign: tuple[TopicPartition, ...] = ()
-        self.down = 0
-        self.prepare_failure: HeadraceError | None = None
-        self.answers = True
-        self.source: FakeSource | None = None
-        self.consuming = asyncio.Event()
-        self._partitions = dict(partitions or {"requests": 2, "results": 2, "dead": 2, "replies": 2})
-
-    def prepare(self) -> Mapping[str, int]:
-        if self.prepare_failure:
-            raise self.prepare_failure
-        if self.down:
-            self.down -= 1
-            raise UnavailableError("Kafka is down")
-        return self._partitions
-
-    def kafka_answers(self) -> bool:
-        return self.answers
-
-    def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
-        self.source = FakeSource(self.broker, budget)
-        self.source.to_assign = self.to_assign
-        self.source.on_start = self.consuming.set
-        return self.source, self.transactions
 
 
 # --- events ---------------------------------------------------------------------------------------------------------

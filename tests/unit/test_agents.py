@@ -20,7 +20,8 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.records import TopicPartition
 from headrace.pipeline.worker import Connections
-from tests.unit.fakes import FakeBroker, FakeConnections, request_value
+from tests.unit.fake_connections import FakeConnections
+from tests.unit.fakes import FakeBroker, request_value
 
 P0 = TopicPartition("requests", 0)
 

@@ -276,4 +276,4 @@ class Pipeline(RuleBasedStateMachine):
 
 
 TestPipeline = Pipeline.TestCase
-TestPipeline.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestPipeline.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

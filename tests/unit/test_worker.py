@@ -12,7 +12,8 @@ from headrace.pipeline.journey import PartTask
 from headrace.pipeline.records import RecordBatch, TopicPartition
 from headrace.pipeline.slot import SlotLock
 from headrace.pipeline.worker import Connections, Worker
-from tests.unit.fakes import FakeBroker, FakeConnections, FakeSource, LoopClock, on_virtual_time, request_value, settle
+from tests.unit.fake_connections import FakeConnections
+from tests.unit.fakes import FakeBroker, FakeSource, LoopClock, on_virtual_time, request_value, settle
 
 P0, P1 = TopicPartition("requests", 0), TopicPartition("requests", 1)
 
