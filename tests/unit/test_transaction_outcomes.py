@@ -115,6 +115,19 @@ async def test_unit_lost_and_not_committed_is_dropped() -> None:
     assert bench.visible == NOTHING
 
 
+async def test_lost_unit_that_the_next_owner_did_in_part_is_not_taken_for_torn() -> None:
+    """The next owner commits in units of its own: one of them may look like a piece of ours."""
+    bench = Bench()
+
+    def next_owner() -> None:
+        bench.lose()
+        bench.coordinator.offsets |= {("requests", 0): (1, "m1"), ("requests", 1): (9, "")}
+
+    bench.coordinator.answer("commit", FENCED, before=next_owner)
+    assert not await bench.commit(1, P0, P1)
+    assert bench.coordinator.outputs == []
+
+
 async def test_second_producer_that_fails_is_replaced_under_its_own_id() -> None:
     bench = Bench(producers=2)
     await bench.transactions.start()
@@ -167,6 +180,20 @@ async def test_undelivered_record_is_not_blamed_for_a_later_attempt(caplog: pyte
     assert "_MSG_TIMED_OUT" in told[0]
     assert "UNKNOWN_TOPIC_OR_PART" in told[1]
     assert bench.visible == ONCE
+
+
+async def test_first_of_several_undelivered_records_tells_why() -> None:
+    """Those after it only fail because of it."""
+    bench = Bench()
+
+    def report() -> None:
+        for code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._PURGE_QUEUE):
+            bench.coordinator.configs[0]["on_delivery"](error(code), None)
+
+    bench.coordinator.answer("commit", ABORTABLE, before=report)
+    with pytest.raises(FatalError, match="MSG_SIZE_TOO_LARGE"):
+        await bench.commit()
+    assert bench.visible == NOTHING
 
 
 async def test_oversized_record_refused_by_the_client_ends_the_process() -> None:
