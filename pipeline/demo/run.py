@@ -14,10 +14,9 @@ from types import FrameType
 
 from rich.console import Console
 
-from headrace.connectors.embedded.http import answers_ok
 from headrace.connectors.embedded.owners import temporary_folder
 from headrace.connectors.embedded.stack import Stack
-from headrace.connectors.embedded.workers import Workers
+from headrace.connectors.embedded.supervisor import wait_for_workers
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.pipeline.config import Settings
@@ -27,14 +26,11 @@ from headrace.pipeline.demo.events import encode, plan
 from headrace.pipeline.demo.observe import Observations
 from headrace.pipeline.demo.report import Report, show_results, show_verdict
 from headrace.pipeline.demo.view import LiveView, PlainView, View
-from headrace.pipeline.errors import StackError
 from headrace.pipeline.outcomes import OutcomeDecoder
 from headrace.pipeline.settings_file import load_settings
 from headrace.pipeline.setup import register_contracts, topic_specs
 
 WORKERS = 2
-WORKERS_READY_SECONDS = 60.0
-READY_POLL_SECONDS = 0.1
 MAX_RATE = 40.0
 """Events a second that the bundled models keep up with on two cores."""
 LOGS = Path("build/demo-logs")
@@ -96,7 +92,7 @@ def _with_stack(
         ensure_topics(settings.kafka.bootstrap_servers, topic_specs(settings), settings.kafka.client)
         stack.workers.start(WORKERS, config)
         events = _encoded(options, ids.request)
-        _await_workers(stack.workers)
+        wait_for_workers(stack)
         rate = min(MAX_RATE, options.events / options.seconds)
         _say(console, began, _plan_line(options, settings, rate))
         decoder = OutcomeDecoder(registry, settings.topics.dead_letters)
@@ -119,18 +115,6 @@ def _encoded(options: Options, schema_id: int) -> list[Encoded]:
     """All events before the first is sent, so that making them takes no time from the measured run."""
     planned = plan(options.events, options.seed, assets.load(), round(time.time() * 1000))
     return [Encoded(event, encode(event, schema_id)) for event in planned]
-
-
-def _await_workers(workers: Workers) -> None:
-    deadline = time.monotonic() + WORKERS_READY_SECONDS
-    waiting = {member.name: int(member.endpoint.rpartition(":")[2]) for member in workers.members()}
-    while waiting:
-        for member in workers.members():
-            if member.state == "failed" or time.monotonic() > deadline:
-                slot = int(member.name.rpartition(" ")[2])
-                raise StackError(f"{member.name} did not become ready; {workers.process(slot).log_tail()}")
-        waiting = {name: port for name, port in waiting.items() if not answers_ok(port, "/readyz")}
-        time.sleep(READY_POLL_SECONDS)
 
 
 def _plan_line(options: Options, settings: Settings, rate: float) -> str:
