@@ -255,6 +255,7 @@ async def test_failed_abort_makes_the_producer_be_replaced(kind: str) -> None:
     bench.coordinator.answer("abort", error(KafkaError._STATE, kind))
     assert await bench.commit()
     assert (bench.coordinator.count("init"), bench.coordinator.count("committed")) == (2, 1)
+    assert bench.coordinator.count("begin") == 2
     assert bench.visible == ONCE
 
 
