@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
@@ -39,6 +40,9 @@ class FakeCoordinator:
     calls: list[str] = field(default_factory=list)
     produced: list[dict[str, Any]] = field(default_factory=list)
     configs: list[dict[str, Any]] = field(default_factory=list)
+    reader_configs: list[dict[str, Any]] = field(default_factory=list)
+    producers: WeakSet[FakeProducer] = field(default_factory=WeakSet)
+    """Those that somebody still holds."""
     undeliverable: deque[KafkaError] = field(default_factory=deque)
     unreadable: deque[KafkaError] = field(default_factory=deque)
     """Errors of single partitions in the next answers about committed offsets."""
@@ -69,10 +73,13 @@ class FakeCoordinator:
 
     def producer(self, config: dict[str, Any], logger: object = None) -> FakeProducer:
         self.configs.append(config)
-        return FakeProducer(self, config)
+        producer = FakeProducer(self, config)
+        self.producers.add(producer)
+        return producer
 
     def reader(self, config: dict[str, Any], logger: object = None) -> FakeReader:
         assert config["isolation.level"] == "read_committed"
+        self.reader_configs.append(config)
         return FakeReader(self)
 
 

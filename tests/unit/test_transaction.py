@@ -6,6 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from headrace.connectors.kafka import transaction
+from headrace.connectors.kafka.transaction import TransactionSettings
 from headrace.pipeline.errors import FatalError, SlotTakenError
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord
@@ -55,6 +56,23 @@ async def test_settings_of_the_client_do_not_override_what_exactly_once_rests_on
     config = bench.coordinator.configs[0]
     assert (config["transactional.id"], config["linger.ms"]) == ("mill-0-0", 0)
     assert (config["security.protocol"], config["partitioner"]) == ("ssl", "murmur2_random")
+
+
+async def test_settings_reach_the_clients() -> None:
+    bench = Bench(timeout_seconds=7.5)
+    bench.coordinator.answer("commit", FENCED, applied=True)
+    assert await bench.commit()
+    config = bench.coordinator.configs[0]
+    assert (config["bootstrap.servers"], config["transaction.timeout.ms"]) == ("nowhere:9092", 7500)
+    assert config["message.max.bytes"] == TransactionSettings("", "", "").max_message_bytes
+    assert bench.coordinator.reader_configs[0]["group.id"] == "mill"
+
+
+async def test_client_is_polled_even_if_no_queue_is_ever_full() -> None:
+    """Its errors and logs come through there."""
+    bench = Bench()
+    assert await bench.commit()
+    assert bench.coordinator.polls == 1
 
 
 async def test_unit_that_is_not_ours_is_not_begun() -> None:

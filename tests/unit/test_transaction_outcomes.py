@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 
@@ -266,12 +267,23 @@ async def test_error_that_passes_for_others_but_is_fatal_ends_the_start() -> Non
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
+async def test_replaced_producer_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)  # a captured log record holds the error, its frames and so the producer
+    bench = Bench()
+    bench.coordinator.answer("commit", FENCED, times=3)
+    assert await bench.commit()
+    gc.collect()
+    assert len(bench.coordinator.producers) == 1
+
+
 async def test_close_keeps_what_is_committed_and_ends_the_thread() -> None:
     before = set(threading.enumerate())
     bench = Bench(producers=2)
     own = set(threading.enumerate()) - before
     assert await bench.commit()
     await bench.transactions.close()
+    gc.collect()  # what a client holds is given back when nobody holds the client
+    assert not bench.coordinator.producers
     async with asyncio.timeout(5):
         await asyncio.gather(*(asyncio.to_thread(each.join) for each in own))
     assert own
