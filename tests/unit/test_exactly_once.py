@@ -209,6 +209,10 @@ class Pipeline(RuleBasedStateMachine):
         assigning = asyncio.create_task(self.life.source.assign(*sorted(mine)))
         await settle()
         self.life.transactions.let_go()
+        await asyncio.wait([assigning, self.life.committing], return_when=asyncio.FIRST_COMPLETED)
+        if self.life.committing.done():
+            assigning.cancel()
+            self.life.committing.result()
         await assigning
 
     @rule(committed=st.booleans())
