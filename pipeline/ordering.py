@@ -109,7 +109,10 @@ class PartitionLedger:
             ValueError: if offsets do not increase: a record would be processed twice.
         """
         if offset < self._next:
-            raise ValueError(f"offset {offset} consumed again: the ledger is at {self._next}")
+            raise ValueError(
+                f"offset {offset} consumed again: the ledger is at {self._next}. If the topic lost its end (an unclean "
+                "leader election) or was made anew, reset the group's offsets"
+            )
         if offset in self._done:
             self._next = offset + 1
             return False

@@ -202,7 +202,9 @@ class Worker:
 
     async def _feed(self) -> None:
         while True:
-            await self._send_batch(await self._inbox.get())
+            batch = await self._inbox.get()
+            if self._flow.wants(batch.partition, batch.generation):
+                await self._send_batch(batch)
 
     async def _probe(self, connections: Connections) -> None:
         """Keep what /readyz and the gauges tell current, also without traffic."""

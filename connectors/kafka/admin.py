@@ -15,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
     TopicMetadata,
 )
 
+from headrace.connectors.kafka.errors import PASSING
 from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import TopicSpec
 
@@ -165,25 +166,6 @@ def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[To
 def mapped(error: KafkaException, bootstrap_servers: str, what: str) -> UnavailableError | FatalError:
     """What an administrative request's error is to us; ``what`` could not be done."""
     cause: KafkaError = error.args[0]
-    if cause.code() in _NO_ANSWER:
+    if cause.code() in PASSING:
         return UnavailableError(f"Kafka at {bootstrap_servers} does not answer: {what} ({cause.str()})")
     return FatalError(f"{what}: {cause.str()}")
-
-
-_NO_ANSWER = frozenset(  # retriable() says so of transactional calls alone
-    {
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._TIMED_OUT,
-        KafkaError._RESOLVE,
-        KafkaError._WAIT_COORD,
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_CONTROLLER,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.REQUEST_TIMED_OUT,
-    }
-)
-"""A broker, controller or coordinator that cannot be reached now; ``_`` marks librdkafka's own, public codes."""

@@ -49,6 +49,27 @@ _FATAL = frozenset(
     }
 )
 
+PASSING = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError._WAIT_COORD,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+    }
+)
+"""Nobody is there to answer now: worth another try. ``retriable()`` says so of transactional calls alone; ``_`` marks
+librdkafka's own, public codes."""
+
 
 def meaning_of(error: KafkaError) -> Meaning:
     """Classify an error raised by a transactional producer's call (librdkafka's "transactional producer" manual).

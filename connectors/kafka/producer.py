@@ -9,6 +9,7 @@ from typing import Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from headrace.connectors.kafka.errors import PASSING
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, RetriableError, UnavailableError
 from headrace.pipeline.records import Headers
@@ -175,7 +176,7 @@ class EventSender:
                 f"{topic} refused the event as too large: its max.message.bytes is less than topics.max_message_bytes "
                 f"({self._max_message_bytes:,})"
             )
-        if error.retriable():
+        if error.code() in PASSING:
             return RetriableError(f"{topic}: {error.str()}")
         return FatalError(f"{topic} refused the event: {error.str()}")
 

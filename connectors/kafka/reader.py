@@ -19,6 +19,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from headrace.connectors.kafka.errors import PASSING
 from headrace.connectors.kafka.received import source_record
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, UnavailableError
@@ -256,7 +257,7 @@ class CommittedReader:
             return FatalError(
                 f"topic {topic} does not exist at {self._bootstrap_servers}: a worker creates it when it starts"
             )
-        if error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE):
+        if error.code() in PASSING:
             return UnavailableError(
                 f"{self._where()} did not answer in {self._answer_seconds:g} s{self._detail()}: is Kafka running? "
                 "`headrace up` starts one, kafka.bootstrap_servers says where it is"

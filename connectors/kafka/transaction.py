@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from headrace.connectors.kafka.client_thread import ClientThread
-from headrace.connectors.kafka.errors import Meaning, meaning_of
+from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
 from headrace.pipeline import metrics
 from headrace.pipeline.errors import FatalError, SlotTakenError
 from headrace.pipeline.ports import CommitUnit
@@ -113,7 +113,7 @@ class KafkaTransactions:
         """Gives up waiting for the broker, if that is what it is doing; a transaction left open is aborted by it."""
         self._stopping.set()
         try:
-            async with asyncio.timeout(2 * CALL_TIMEOUT_SECONDS):
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 await self._thread.run(self._producers.clear)
         except (TimeoutError, FatalError):
             log.warning("a call of the Kafka client does not return: its transaction is left to the broker to abort")
@@ -162,7 +162,7 @@ class KafkaTransactions:
                     answer = call()
             except KafkaException as exception:
                 error = cast("KafkaError", exception.args[0])
-                if not (error.retriable() or error.code() in _TRANSIENT) or error.fatal():
+                if not (error.retriable() or error.code() in PASSING) or error.fatal():
                     raise FatalError(f"Kafka refused {name}: {error.str()} ({error.name()})") from exception
                 if self._stopping.is_set():
                     raise FatalError(f"stopped while waiting for Kafka to answer {name}") from exception
@@ -348,18 +348,3 @@ def _count_error(error: KafkaError) -> None:
 
 
 _ABORTED = frozenset({Meaning.ABORT, Meaning.STALE_GENERATION, Meaning.RETRY, Meaning.MEMBER_FENCED})
-_TRANSIENT = frozenset(
-    {
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._RESOLVE,
-        KafkaError._WAIT_COORD,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.CONCURRENT_TRANSACTIONS,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
-        KafkaError.REQUEST_TIMED_OUT,
-    }
-)
