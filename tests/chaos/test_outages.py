@@ -10,7 +10,7 @@ import pytest
 
 from headrace.connectors.embedded.stack import Stack
 from tests.integration.avro_ends import SCHEMAS, encode, event, numbers, text
-from tests.integration.harness import Scene, WorkerProcess, wait_until
+from tests.integration.harness import DRAIN_SECONDS, Scene, WorkerProcess, wait_until
 from tests.integration.mixed import mixed
 
 EVENTS = 900
@@ -129,4 +129,20 @@ def test_worker_whose_client_library_is_stuck_ends_and_its_successor_goes_on(
             assert worker.wait_ended(0) == 1
             assert "has not returned in 30 s, in spite of its time-out" in worker.log
             worker.start()
+        scene.settle(sent)
+
+
+@pytest.mark.parametrize("server_name", ["triton", "kafka"])
+def test_sigterm_during_an_outage_is_obeyed_in_time(
+    servers: Stack, names: Callable[[str], str], tmp_path: Path, server_name: str
+) -> None:
+    """What cannot be drained is left to the successor."""
+    with Scene(servers.endpoints, names("w"), tmp_path, kafka={"transaction_timeout_seconds": 5}) as scene:
+        worker = scene.worker()
+        sent = scene.send_events(mixed(EVENTS))
+        scene.read_until(EVENTS // 10)
+        getattr(servers, server_name).kill()
+        assert worker.terminate(DRAIN_SECONDS + 8) == 0
+        servers.revive()
+        scene.worker(1)
         scene.settle(sent)
