@@ -212,7 +212,8 @@ class KafkaTransactions:
                 if aborts > MAX_ABORTS or replacements > MAX_REPLACEMENTS:
                     raise FatalError(f"a transaction of {unit.records} records keeps failing: {failed}") from failed
                 tries += 1
-                self._stopping.wait(min(0.01 * 2 ** min(tries, 8), MAX_BACKOFF_SECONDS))
+                if self._stopping.wait(min(0.01 * 2 ** min(tries, 8), MAX_BACKOFF_SECONDS)):
+                    raise FatalError(f"stopped before a transaction could be tried again: {failed}") from failed
         return False
 
     def _attempt(self, producer: Producer, unit: CommitUnit, refresh: bool) -> bool:

@@ -267,6 +267,21 @@ async def test_error_that_passes_for_others_but_is_fatal_ends_the_start() -> Non
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
+async def test_close_ends_a_unit_whose_generation_stays_stale() -> None:
+    bench = Bench()
+    await bench.transactions.start()
+    bench.member.deaf = True
+    bench.coordinator.answer("send_offsets", None, before=bench.tell_when_reached())
+    bench.coordinator.generation = 2
+    committing = asyncio.create_task(bench.transactions.commit(bench.unit()))
+    await bench.reached.wait()
+    async with asyncio.timeout(5):
+        await bench.transactions.close()
+    with pytest.raises(FatalError, match=r"stopped before .*ILLEGAL_GENERATION"):
+        await committing
+    assert bench.visible == NOTHING
+
+
 async def test_replaced_producer_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)  # a captured log record holds the error, its frames and so the producer
     bench = Bench()
