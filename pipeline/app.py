@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,11 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.clock import SystemClock
 from headrace.pipeline.config import Settings
 from headrace.pipeline.health import Health
+from headrace.pipeline.http_port import listenable
 from headrace.pipeline.ports import InferenceClient, RecordSource, SchemaRegistry, Transactions
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, topic_specs
+
+log = logging.getLogger(__name__)
 
 
 class KafkaTritonConnections:
@@ -79,7 +83,11 @@ class KafkaTritonConnections:
 
 
 def create_app(settings: Settings) -> InferenceApp:
-    """The Faust app of one worker with these settings."""
+    """The Faust app of one worker with these settings. Raises FatalError if its HTTP port is taken."""
+    worker = settings.worker
+    port = listenable(worker.http_host, worker.http_port)
+    log.info("serving /metrics, /livez and /readyz on %s port %d", worker.http_host, port)
+    settings = settings.model_copy(update={"worker": worker.model_copy(update={"http_port": port})})
     return build_app(settings, lambda: KafkaTritonConnections(settings), SystemClock())
 
 
