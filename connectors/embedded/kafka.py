@@ -7,11 +7,11 @@ import subprocess
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from headrace.connectors.embedded.java import java_command
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.process import ServerProcess
+from headrace.connectors.embedded.server import Server
 from headrace.connectors.kafka.admin import is_ready
 from headrace.pipeline.errors import StackError
 
@@ -56,7 +56,7 @@ unstable.api.versions.enable=false
 # A restarted broker waits until the session of its killed predecessor has expired (9 s by default).
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """A broker on fixed ports whose data stays in ``data_dir`` over restarts.
 
     Args:
@@ -71,20 +71,11 @@ class KafkaServer:
         self._classpath = os.pathsep.join(map(str, classpath))
         self._port = port
         self._controller_port = controller_port
-        self._process = ServerProcess("Kafka", data_dir / "kafka.log")
+        super().__init__(ServerProcess("Kafka", data_dir / "kafka.log"))
 
     @property
     def bootstrap_servers(self) -> str:
         return f"{LOOPBACK}:{self._port}"
-
-    @property
-    def process(self) -> ServerProcess:
-        return self._process
-
-    def start(self) -> None:
-        """Start and wait until it answers metadata requests. Raises StackError."""
-        self.spawn()
-        self.wait_ready()
 
     def spawn(self) -> None:
         """Start without waiting. Raises StackError if its storage cannot be prepared."""
@@ -106,10 +97,6 @@ class KafkaServer:
         """Shut down tidily; data is kept."""
         self._process.stop(_STOP_SECONDS)
 
-    def kill(self) -> None:
-        """SIGKILL it, as a crash would; data is kept as the crash left it."""
-        self._process.kill()
-
     def _java(self, *main: str) -> list[str]:
         flags = (
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -128,10 +115,3 @@ class KafkaServer:
             raise StackError(f"Kafka's storage was not formatted in {_FORMAT_SECONDS:.0f} s: try again") from error
         if done.returncode != 0:
             raise StackError(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}".rstrip())
-
-    def __enter__(self) -> KafkaServer:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()

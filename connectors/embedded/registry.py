@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
 
 from headrace.connectors.embedded.http import answers_ok
 from headrace.connectors.embedded.java import java_command
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.process import ServerProcess
+from headrace.connectors.embedded.server import Server
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.records import TopicSpec
 
@@ -21,7 +21,7 @@ _HEAP_MIB = 256
 _JOURNAL = "kafkasql-journal"
 
 
-class RegistryServer:
+class RegistryServer(Server):
     """A schema registry on a fixed port. What it stores is in Kafka: ``data_dir`` holds only output.
 
     Args:
@@ -36,21 +36,12 @@ class RegistryServer:
         self._runner_jar = runner_jar
         self._port = port
         self._bootstrap_servers = bootstrap_servers
-        self._process = ServerProcess("the schema registry", data_dir / "registry.log")
+        super().__init__(ServerProcess("the schema registry", data_dir / "registry.log"))
 
     @property
     def url(self) -> str:
         """Base URL for clients of Confluent's registry."""
         return f"http://{LOOPBACK}:{self._port}{API_PATH}"
-
-    @property
-    def process(self) -> ServerProcess:
-        return self._process
-
-    def start(self) -> None:
-        """Start and wait until it answers. Raises StackError, or UnavailableError if Kafka does not answer."""
-        self.spawn()
-        self.wait_ready()
 
     def spawn(self) -> None:
         """Start without waiting. Raises UnavailableError if Kafka does not answer."""
@@ -77,14 +68,3 @@ class RegistryServer:
     def stop(self) -> None:
         """Shut down tidily."""
         self._process.stop(_STOP_SECONDS)
-
-    def kill(self) -> None:
-        """SIGKILL it, as a crash would."""
-        self._process.kill()
-
-    def __enter__(self) -> RegistryServer:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()

@@ -6,12 +6,12 @@ import itertools
 import shutil
 import sys
 from pathlib import Path
-from types import TracebackType
 
 from headrace.connectors.embedded.http import answers_ok
 from headrace.connectors.embedded.owners import SHARED_MEMORY, owner_tag
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.process import ServerProcess
+from headrace.connectors.embedded.server import Server
 from headrace.connectors.embedded.triton_env import TritonInterpreter, clean_environment
 from headrace.pipeline.errors import StackError
 
@@ -21,7 +21,7 @@ _EXIT_SECONDS = 3
 _instances = itertools.count()
 
 
-class TritonServer:
+class TritonServer(Server):
     """A Triton server on fixed ports.
 
     Args:
@@ -51,7 +51,7 @@ class TritonServer:
         self._metrics_port = metrics_port
         self._gpu_metrics = gpu_metrics
         self._region_prefix = f"headrace-{owner_tag()}-triton{next(_instances)}-"
-        self._process = ServerProcess("Triton", data_dir / "triton.log", str(SHARED_MEMORY / self._region_prefix))
+        super().__init__(ServerProcess("Triton", data_dir / "triton.log", str(SHARED_MEMORY / self._region_prefix)))
 
     @property
     def grpc(self) -> str:
@@ -66,15 +66,6 @@ class TritonServer:
     @property
     def metrics_url(self) -> str:
         return f"http://{LOOPBACK}:{self._metrics_port}/metrics"
-
-    @property
-    def process(self) -> ServerProcess:
-        return self._process
-
-    def start(self) -> None:
-        """Start and wait until every model is ready. Raises StackError."""
-        self.spawn()
-        self.wait_ready()
 
     def spawn(self) -> None:
         """Start without waiting. Raises StackError."""
@@ -122,14 +113,3 @@ class TritonServer:
     def stop(self) -> None:
         """Shut down tidily: requests in flight get their answers."""
         self._process.stop(_EXIT_SECONDS + 3.0)
-
-    def kill(self) -> None:
-        """SIGKILL it and its models' processes, as a crash would; its shared memory is removed."""
-        self._process.kill()
-
-    def __enter__(self) -> TritonServer:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
