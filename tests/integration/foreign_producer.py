@@ -82,7 +82,7 @@ def events() -> list[tuple[str, bytes]]:
     ids = [str(uuid.uuid4()) for _ in range(3)]
     sentence = part("sentence", TEXT, "text/plain", STRING, text("ein Fluß dreht die Mühle"))
     photo = part("photo", IMAGE, "image/png", BYTES, data(PNG))
-    vector = part("vector", TENSOR, "", TENSOR_RECORD, tensor("FP32", [2, 2], struct.pack("<4f", 1, 2, 3, 4)))
+    vector = part("vector", TENSOR, "", TENSOR_RECORD, tensor("FP32", [4], struct.pack("<4f", 1, 2, 3, 4)))
     parameters = [
         text("unit") + long(0) + text("metres"),
         text("top") + long(1) + long(3),

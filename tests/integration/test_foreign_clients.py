@@ -79,7 +79,7 @@ def test_events_of_a_foreign_producer_are_decoded(
     ]
     assert photo.parts[0].content == b"\x89PNG\r\n\x1a\n"
     assert isinstance(photo.parts[1].content, Tensor)
-    assert (photo.parts[1].content.datatype, photo.parts[1].content.shape) == ("FP32", (2, 2))
+    assert (photo.parts[1].content.datatype, photo.parts[1].content.shape) == ("FP32", (4,))
     assert full.parameters == {"unit": "metres", "top": 3, "threshold": 0.5, "strict": True}
     assert (full.subject, full.model, full.model_version, full.session) == ("mill", "text_embedding", "1", "s-1")
     delivery = delivery_of(records[0].headers)
