@@ -19,6 +19,10 @@ _READY_SECONDS = 120.0
 _EXIT_SECONDS = 3
 """For requests in flight and unloading; there is nothing to save, and the guard ends what is left."""
 _instances = itertools.count()
+_SHARED_FOLDER = b"/tmp/python_env_"
+_OWN_FOLDER = b"backends/python_"
+"""The python backend makes a folder whose name begins so, and a killed Triton leaves it behind. The place is fixed in
+its library (``pb_env.cc``), so our copy gets another of the same length, below the working folder: gone with it."""
 
 
 class TritonServer(Server):
@@ -95,7 +99,7 @@ class TritonServer(Server):
         self._process.spawn(command, environment, self._data_dir)
 
     def _backend_folder(self) -> Path:
-        """The python backend together with the stub of this Python: the wheel keeps them apart."""
+        """The python backend together with the stub of this Python, made anew: the wheel keeps them apart."""
         server = self._interpreter.package / "tritonserver"
         stub = server / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}"
         if not stub.exists():
@@ -104,6 +108,8 @@ class TritonServer(Server):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(server / "backends" / "python", folder / "python")
         shutil.copy(stub / "triton_python_backend_stub", folder / "python")
+        library = folder / "python" / "libtriton_python.so"
+        library.write_bytes(library.read_bytes().replace(_SHARED_FOLDER, _OWN_FOLDER))
         return folder
 
     def wait_ready(self) -> None:

@@ -57,6 +57,11 @@ def wait_for(condition: Callable[[], object], what: str, timeout_seconds: float 
         time.sleep(0.02)
 
 
+def backend_folders() -> set[str]:
+    """What Triton's python backend leaves behind when it is killed, if nothing is done about it."""
+    return {str(path) for path in Path("/tmp").glob("python_env_*")}
+
+
 def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid)
 
@@ -65,6 +70,7 @@ class Owner:
     """A process that owns a stack, and what belongs to it."""
 
     def __init__(self, script: str, environment: dict[str, str]) -> None:
+        self._earlier = backend_folders()
         self.process = subprocess.Popen(
             [sys.executable, "-c", script],
             env={**os.environ, **environment},
@@ -89,7 +95,7 @@ class Owner:
     def leftovers(self) -> list[str]:
         living = [str(child) for child in self.family if child.is_running() and child.status() != "zombie"]
         regions = SHARED_MEMORY.glob(f"headrace-{self.tag}-*")
-        return living + [str(path) for path in (*regions, *self.folders())]
+        return [*living, *(str(path) for path in (*regions, *self.folders())), *(backend_folders() - self._earlier)]
 
     def folders(self) -> list[Path]:
         return list(Path(tempfile.gettempdir()).glob(f"headrace-{self.tag}-*"))
