@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.connectors.embedded.artifacts import read_lock
+from headrace.connectors.embedded.downloads import Downloads, is_there
 from headrace.connectors.embedded.owners import SHARED_MEMORY
-from headrace.connectors.embedded.paths import cache_dir
+from headrace.connectors.embedded.paths import cache_dir, state_dir
 from headrace.connectors.embedded.ports import PortReservation
+from headrace.connectors.embedded.progress import Progress
 from headrace.pipeline.errors import StackError
 
 _GIB = 1024**3
@@ -53,6 +54,7 @@ def run_checks() -> tuple[Check, ...]:
         lambda: c_library(platform.libc_ver()),
         venv_module,
         *(lambda extra=extra: extra_installed(extra) for extra in _EXTRAS),
+        folders,
         disk,
         memory,
         shared_memory,
@@ -98,12 +100,32 @@ def venv_module() -> Check:
     return Check("venv module", Outcome.FAIL, "missing", mend)
 
 
+def require_extras() -> None:
+    """Raises StackError, saying what to install, if a package of the stack's extras is missing."""
+    if missing := [package for extra in _EXTRAS for package in _missing(extra)]:
+        raise StackError(f'{", ".join(missing)} missing: pip install "headrace[{",".join(_EXTRAS)}]"')
+
+
+def _missing(extra: str) -> list[str]:
+    return [package for package in _EXTRAS[extra] if importlib.util.find_spec(package) is None]
+
+
 def extra_installed(extra: str) -> Check:
-    missing = [package for package in _EXTRAS[extra] if importlib.util.find_spec(package) is None]
+    missing = _missing(extra)
     if not missing:
         return Check(f"extra [{extra}]", Outcome.OK, "installed")
     mend = f'pip install "headrace[{extra}]"'
     return Check(f"extra [{extra}]", Outcome.FAIL, f"{', '.join(missing)} missing", mend)
+
+
+def folders() -> Check:
+    wanted = {"HEADRACE_CACHE": cache_dir(), "HEADRACE_HOME": state_dir()}
+    for variable, folder in wanted.items():
+        existing = _existing(folder)
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            mend = f"give this user the right to write there, or set {variable} to another folder"
+            return Check("folders", Outcome.FAIL, f"{folder} cannot be written", mend)
+    return Check("folders", Outcome.OK, " and ".join(map(str, wanted.values())))
 
 
 def disk() -> Check:
@@ -145,14 +167,7 @@ def ports() -> Check:
 
 
 def downloads() -> Check:
-    artifacts = read_lock()
-    here = {path.name for path in (cache_dir() / "jars").glob("*.jar")}
-    missing = [item for item in artifacts if item.packaging == "jar" and item.filename not in here]
-    missing += [
-        item
-        for item in artifacts
-        if item.packaging != "jar" and not (cache_dir() / f"registry-{item.version}").is_dir()
-    ]
+    missing = Downloads(cache_dir(), Progress()).missing()
     if not missing:
         return Check("downloads", Outcome.OK, f"cached in {cache_dir()}")
     size_mb = sum(item.size_bytes for item in missing) / 1e6
@@ -165,7 +180,7 @@ def triton_interpreter() -> Check:
 
     name = "Triton's numpy"
     folder = environment_folder(cache_dir())
-    if not is_built(folder):
+    if not is_there(folder) or not is_built(folder):
         mend = "nothing to do: the first 'headrace up' builds it (it needs PyPI, about 250 MB)"
         return Check(name, Outcome.WARN, "Triton's interpreter is not built yet", mend)
     try:
@@ -175,5 +190,5 @@ def triton_interpreter() -> Check:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder or its nearest ancestor that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    """The folder or its nearest ancestor that exists, as far as this user can see."""
+    return next(path for path in (folder, *folder.parents) if is_there(path))

@@ -10,10 +10,9 @@ import os
 import shutil
 import tarfile
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from headrace.connectors.embedded.artifacts import (
@@ -33,6 +32,8 @@ _REQUEST_SECONDS = 60
 _ATTEMPTS = 3
 BACKOFF_SECONDS = 2.0
 _PARALLEL = 4
+_DOWNLOADING = "downloading-"
+_UNPACKING = "unpacking-"
 _REGISTRY_RUNNER = f"apicurio-registry-app-{REGISTRY_VERSION}-runner.jar"
 
 
@@ -57,10 +58,10 @@ class Downloads:
         self._jars = tuple(artifact for artifact in artifacts if artifact.packaging == "jar")
         self._archives = tuple(artifact for artifact in artifacts if artifact.packaging == "tar.gz")
 
-    def cached(self) -> bool:
-        """True if nothing is left to download (contents are not verified)."""
-        jars = all((self._cache / "jars" / jar.filename).exists() for jar in self._jars)
-        return jars and self._registry_folder.exists()
+    def missing(self) -> tuple[Artifact, ...]:
+        """What is left to download (contents are not verified)."""
+        jars = tuple(jar for jar in self._jars if not is_there(self._jar_folder / jar.filename))
+        return jars if is_there(self._registry_folder) else (*jars, *self._archives)
 
     def kafka_classpath(self) -> tuple[Path, ...]:
         """Every jar of the broker, downloaded if need be and verified.
@@ -68,7 +69,7 @@ class Downloads:
         Raises:
             StackError: if one cannot be downloaded, or is not the file that was pinned.
         """
-        folder = self._cache / "jars"
+        folder = self._jar_folder
         missing = [jar for jar in self._jars if not (folder / jar.filename).exists()]
         if missing:
             with self._locked():
@@ -91,33 +92,45 @@ class Downloads:
         return self._registry_folder / _REGISTRY_RUNNER
 
     @property
+    def _jar_folder(self) -> Path:
+        return self._cache / "jars"
+
+    @property
     def _registry_folder(self) -> Path:
         return self._cache / f"registry-{REGISTRY_VERSION}"
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return file_lock(self._cache / "downloads.lock", _LOCK_SECONDS, "downloads")
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with file_lock(self._cache / "downloads.lock", _LOCK_SECONDS, "downloads"):
+            for prefix in (_DOWNLOADING, _UNPACKING):  # a killed process's: nobody else is here now
+                for leftover in self._cache.glob(f"{prefix}*"):
+                    shutil.rmtree(leftover)
+            yield
 
     def _fetch(self, title: str, artifacts: Sequence[Artifact], folder: Path) -> None:
         if not artifacts:
             return
         folder.mkdir(parents=True, exist_ok=True)
         total_bytes = sum(artifact.size_bytes for artifact in artifacts)
+        stop = threading.Event()
         with (
-            tempfile.TemporaryDirectory(dir=self._cache, prefix="downloading-") as scratch,
+            tempfile.TemporaryDirectory(dir=self._cache, prefix=_DOWNLOADING) as scratch,
             self._progress.download(title, total_bytes) as advance,
             ThreadPoolExecutor(_PARALLEL) as pool,
         ):
             waiting = [
-                pool.submit(fetch_one, artifact, Path(scratch), advance, self._repositories) for artifact in artifacts
+                pool.submit(fetch_one, artifact, Path(scratch), advance, stop, self._repositories)
+                for artifact in artifacts
             ]
             try:
                 for artifact, future in zip(artifacts, waiting, strict=True):
                     future.result().replace(folder / artifact.filename)
             finally:
+                stop.set()  # else Ctrl-C would wait for whole transfers, and for their further attempts
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _unpack_registry(self) -> None:
-        with tempfile.TemporaryDirectory(dir=self._cache, prefix="unpacking-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self._cache, prefix=_UNPACKING) as scratch:
             archives = Path(scratch) / "archives"
             self._fetch(f"Apicurio Registry {REGISTRY_VERSION}", self._archives, archives)
             unpacked = Path(scratch) / "unpacked"
@@ -129,16 +142,33 @@ class Downloads:
             unpacked.replace(self._registry_folder)
 
 
-def fetch_one(artifact: Artifact, scratch: Path, advance: Advance, repositories: dict[str, str] | None = None) -> Path:
+class StoppedError(Exception):
+    """The transfer was broken off because nobody waits for it any more."""
+
+
+def fetch_one(
+    artifact: Artifact,
+    scratch: Path,
+    advance: Advance,
+    stop: threading.Event,
+    repositories: dict[str, str] | None = None,
+) -> Path:
     """Download and verify one artifact, with a few attempts.
 
     Raises:
         StackError: if it cannot be had, or is not what was pinned.
+        StoppedError: ``stop`` was set.
     """
+
+    def advance_unless_stopped(count: int) -> None:
+        if stop.is_set():
+            raise StoppedError
+        advance(count)
+
     for attempt in range(1, _ATTEMPTS + 1):
         attempt_folder = scratch / f"{artifact.filename}.{attempt}"
         try:
-            path = _resolve(artifact, attempt_folder, advance, repositories)
+            path = _resolve(artifact, attempt_folder, advance_unless_stopped, repositories)
             break
         except (OSError, RuntimeError) as error:  # requests' errors are OSErrors; RuntimeError is jgo's "not found"
             shutil.rmtree(attempt_folder, ignore_errors=True)
@@ -148,7 +178,8 @@ def fetch_one(artifact: Artifact, scratch: Path, advance: Advance, repositories:
                     "The first start needs Maven Central (or the mirror in HEADRACE_MAVEN_URL): "
                     "check network and proxy, then start again"
                 ) from error
-            time.sleep(BACKOFF_SECONDS * attempt)
+            if stop.wait(BACKOFF_SECONDS * attempt):
+                raise StoppedError from error
     found = sha256_of(path)
     if found != artifact.sha256:
         raise StackError(
@@ -170,6 +201,11 @@ def _resolve(artifact: Artifact, folder: Path, advance: Advance, repositories: d
     context = MavenContext(resolver=resolver, repo_cache=folder, remote_repos=repositories, timeout=_REQUEST_SECONDS)
     component = context.project(artifact.group, artifact.name).at_version(artifact.version)
     return component.artifact(artifact.classifier, artifact.packaging).resolve()
+
+
+def is_there(path: Path) -> bool:
+    """True if a path exists and this user can see it; ``Path.exists`` raises where it cannot tell."""
+    return os.access(path, os.F_OK)
 
 
 def verify_cached(path: Path, artifact: Artifact) -> None:

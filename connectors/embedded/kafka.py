@@ -22,6 +22,9 @@ _READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _FORMAT_SECONDS = 60.0
 _HEAP_MIB = 512
+_SETTINGS = "server.properties"
+_LOG_FOLDER = "log"
+"""Both lie in the working folder: a path in a properties file would have to be Latin-1, and be two with a comma."""
 
 _PROPERTIES = f"""\
 process.roles=broker,controller
@@ -32,7 +35,7 @@ advertised.listeners=PLAINTEXT://{LOOPBACK}:{{port}}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
-log.dirs={{log_folder}}
+log.dirs={_LOG_FOLDER}
 auto.create.topics.enable=false
 num.partitions=4
 offsets.topic.replication.factor=1
@@ -80,14 +83,11 @@ class KafkaServer(Server):
     def spawn(self) -> None:
         """Start without waiting. Raises StackError if its storage cannot be prepared."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        log_folder = self._data_dir / "log"
-        properties = self._data_dir / "server.properties"
-        properties.write_text(
-            _PROPERTIES.format(port=self._port, controller_port=self._controller_port, log_folder=log_folder)
-        )
-        if not (log_folder / "meta.properties").exists():
-            self._format(properties)
-        self._process.spawn(self._java("kafka.Kafka", str(properties)), os.environ, self._data_dir)
+        properties = _PROPERTIES.format(port=self._port, controller_port=self._controller_port)
+        (self._data_dir / _SETTINGS).write_text(properties)
+        if not (self._data_dir / _LOG_FOLDER / "meta.properties").exists():
+            self._format()
+        self._process.spawn(self._java("kafka.Kafka", _SETTINGS), os.environ, self._data_dir)
 
     def wait_ready(self) -> None:
         """Wait until the broker answers. Raises StackError with the end of its log."""
@@ -106,11 +106,12 @@ class KafkaServer(Server):
         )
         return java_command(["-cp", self._classpath, *main], _HEAP_MIB, self._data_dir / "tmp", flags)
 
-    def _format(self, properties: Path) -> None:
-        cluster_id = str(uuid.uuid4())
-        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
+    def _format(self) -> None:
+        command = self._java("kafka.tools.StorageTool", "format", "-t", str(uuid.uuid4()), "-c", _SETTINGS)
         try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_FORMAT_SECONDS)
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, timeout=_FORMAT_SECONDS, cwd=self._data_dir
+            )
         except subprocess.TimeoutExpired as error:
             raise StackError(f"Kafka's storage was not formatted in {_FORMAT_SECONDS:.0f} s: try again") from error
         if done.returncode != 0:

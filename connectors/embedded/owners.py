@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-_TAGGED = re.compile(r"^headrace-(\d+-\d+)-")
+_TAGGED = re.compile(r"^headrace-(\d+-\d+-\d+)-")
 
 
 def start_ticks(pid: int) -> int | None:
@@ -24,15 +24,19 @@ def start_ticks(pid: int) -> int | None:
 
 
 def owner_tag(pid: int | None = None) -> str:
-    """``<pid>-<start ticks>`` of a process (this one by default): never the same for two processes of one boot."""
+    """``<pid>-<start ticks>-<pid namespace>`` of a process (this one by default): of one boot, no two have the same."""
     pid = os.getpid() if pid is None else pid
-    return f"{pid}-{start_ticks(pid) or 0}"
+    return f"{pid}-{start_ticks(pid) or 0}-{_pid_namespace()}"
 
 
 def is_alive(tag: str) -> bool:
-    """True while the very process that the tag was made for still runs."""
-    pid, _, ticks = tag.partition("-")
-    return str(start_ticks(int(pid))) == ticks
+    """True while the very process that the tag was made for still runs, and is one that this process can see."""
+    pid, ticks, namespace = map(int, tag.split("-"))
+    return namespace == _pid_namespace() and start_ticks(pid) == ticks
+
+
+def _pid_namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def temporary_folder(purpose: str) -> Path:
@@ -41,21 +45,33 @@ def temporary_folder(purpose: str) -> Path:
 
 
 def sweep() -> list[Path]:
-    """Remove shared memory and temporary folders whose owner is dead; returns what was removed."""
-    removed = []
+    """Remove shared memory and temporary folders of this user whose owner is dead; returns what was removed."""
+    removed: list[Path] = []
     for folder in (SHARED_MEMORY, Path(tempfile.gettempdir())):
         for path in folder.glob("headrace-*"):
             match = _TAGGED.match(path.name)
-            if match and not is_alive(match[1]):
+            if match and _is_dead(match[1]) and _is_ours(path):
                 remove(path)
-                removed.append(path)
+                removed += [] if path.exists() else [path]
     return removed
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder; fine if it is gone already (another process may sweep at the same time)."""
+    """Remove a file or folder if that can be done: a leftover keeps nothing from starting or stopping."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _is_dead(tag: str) -> bool:
+    """False also for a tag of another pid namespace (a container that shares the folder): no owner is seen there."""
+    return int(tag.rpartition("-")[2]) == _pid_namespace() and not is_alive(tag)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.getuid()
+    except FileNotFoundError:  # another process sweeps too
+        return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
+from pathlib import Path
 from types import TracebackType
 
 from headrace.pipeline.errors import StackError
@@ -59,6 +61,16 @@ class PortReservation:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def remembered_ports(path: Path) -> dict[str, int]:
+    """Ports by name as an earlier run noted them; those that cannot be read are left out: free ones will do."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    named = found.items() if isinstance(found, dict) else ()
+    return {name: port for name, port in named if type(port) is int and 0 < port < 65536}
 
 
 def is_free(port: int) -> bool:

@@ -65,9 +65,7 @@ class ServerProcess:
         """
         if self.running:
             raise StackError(f"{self.name} runs already (pid {self._pid})")
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.log_path.exists():
-            self.log_path.replace(f"{self.log_path}.1")
+        rotate(self.log_path)
         read_end, write_end = os.pipe()
         try:
             with self.log_path.open("wb") as log:
@@ -144,6 +142,13 @@ class ServerProcess:
     def log_tail(self) -> str:
         """The last lines of the log, with where to find the rest."""
         return f"log {self.log_path} ends with:\n{tail(self.log_path)}"
+
+
+def rotate(log_path: Path) -> None:
+    """Make room for a new log: the previous one gets the ending ``.1``. The folder is made if missing."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    if log_path.exists():
+        log_path.replace(f"{log_path}.1")
 
 
 def tail(path: Path) -> str:

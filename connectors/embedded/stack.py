@@ -14,8 +14,8 @@ from headrace.connectors.embedded.downloads import Downloads
 from headrace.connectors.embedded.kafka import KafkaServer
 from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.owners import sweep, temporary_folder
-from headrace.connectors.embedded.paths import cache_dir
-from headrace.connectors.embedded.ports import PortReservation
+from headrace.connectors.embedded.paths import atomic_write, cache_dir
+from headrace.connectors.embedded.ports import PortReservation, remembered_ports
 from headrace.connectors.embedded.progress import Progress
 from headrace.connectors.embedded.registry import RegistryServer
 from headrace.connectors.embedded.state import Endpoints, Member
@@ -160,10 +160,10 @@ class Stack:
     def _take_ports(self, data_dir: Path) -> dict[str, int]:
         """Last time's ports where they are free, so that clients' addresses stay good."""
         memory = data_dir / "ports.json"
-        last = json.loads(memory.read_text()) if memory.exists() else {}
+        last = remembered_ports(memory)
         self._resources.callback(self._ports.close)
         ports = {name: self._ports.take(last.get(name)) for name in _PORTS}
-        memory.write_text(json.dumps(ports))
+        atomic_write(memory, json.dumps(ports))
         return ports
 
     def stop(self) -> None:
@@ -184,10 +184,12 @@ class Stack:
 
     def kill(self) -> None:
         """SIGKILL everything; data stays as a crash would leave it (a temporary stack's is removed)."""
-        for server in (self._workers, self._triton, self._registry, self._kafka):
-            if server is not None:
-                server.kill()
-        self._forget()
+        try:
+            for server in (self._workers, self._triton, self._registry, self._kafka):
+                if server is not None:
+                    server.kill()
+        finally:  # a Ctrl-C meanwhile too
+            self._forget()
 
     def revive(self) -> tuple[str, ...]:
         """Start servers that ended, on their old ports with their data; returns their names.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from headrace.connectors.embedded.owners import is_alive
-from headrace.connectors.embedded.paths import state_dir
+from headrace.connectors.embedded.paths import atomic_write, state_dir
 from headrace.pipeline.errors import StackError
 
 
@@ -44,6 +44,8 @@ class Member:
     """``running``, ``restarting`` or ``failed``."""
     endpoint: str
     log: str
+    trouble: str = ""
+    """Why it could not be started again, if so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,13 @@ class StackState:
     endpoints: Endpoints | None
     data_dir: str
     members: tuple[Member, ...] = field(default=())
+    stop_seconds: float = 90.0
+    """The longest that stopping it takes."""
+
+    @property
+    def healthy(self) -> bool:
+        """Started, and every process of it runs."""
+        return self.ready and all(member.state == "running" for member in self.members)
 
     @property
     def owner_pid(self) -> int:
@@ -68,31 +77,29 @@ def state_file() -> Path:
 
 def write_state(state: StackState) -> None:
     """Replace the state file in one step."""
-    path = state_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{state.owner}")
-    scratch.write_text(json.dumps(asdict(state), indent=2) + "\n")
-    scratch.replace(path)
+    atomic_write(state_file(), json.dumps(asdict(state), indent=2) + "\n")
 
 
 def read_state() -> StackState | None:
     """The state of the running stack; None if there is none, also if its owner died without removing the file.
 
+    A file that cannot be opened is no stack of this user's: commands that only look for one do without.
+
     Raises:
         StackError: if the file is not one of ours.
     """
-    path = state_file()
     try:
+        path = state_file()
         raw = json.loads(path.read_text())
         endpoints = Endpoints(**raw.pop("endpoints")) if raw["endpoints"] else None
         members = tuple(Member(**member) for member in raw.pop("members"))
         raw.pop("endpoints", None)
         state = StackState(**raw, endpoints=endpoints, members=members)
-    except FileNotFoundError:
+        return state if is_alive(state.owner) else None
+    except OSError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StackError(f"{path} cannot be read ({error}): run 'headrace down', or delete it") from error
-    return state if is_alive(state.owner) else None
 
 
 def remove_state() -> None:

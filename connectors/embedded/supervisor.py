@@ -6,7 +6,8 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +21,8 @@ from headrace.connectors.embedded.state import Endpoints, Member, StackState, re
 from headrace.pipeline.errors import StackError
 
 _LOCK_SECONDS = 1.0
+_STOP_SECONDS = 80.0
+"""The servers' patience and the workers', but for draining, with some to spare."""
 _WATCH_SECONDS = 0.5
 _WORKERS_READY_SECONDS = 90.0
 _MAX_REVIVALS = 5
@@ -38,13 +41,25 @@ class Plan:
     placement: str
     workers: int
     config: Path | None
+    drain_seconds: float
+    """The workers' ``worker.drain_timeout_seconds``."""
     set_up: Callable[[Endpoints], None]
     """Creates topics and registers schemas once the servers answer, before any worker starts."""
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest that stopping all of it takes."""
+        return self.drain_seconds + _STOP_SECONDS
 
 
 def data_dir() -> Path:
     """Where ``headrace up`` keeps its data."""
     return state_dir() / "data"
+
+
+def up_lock() -> AbstractContextManager[None]:
+    """Held by ``headrace up`` while it runs: state file and data are the holder's. Raises StackError if it is taken."""
+    return file_lock(state_dir() / "up.lock", _LOCK_SECONDS, "'headrace up'")
 
 
 def run(stack: Stack, plan: Plan, announce: Callable[[StackState], None], warn: Callable[[str], None]) -> None:
@@ -59,19 +74,15 @@ def run(stack: Stack, plan: Plan, announce: Callable[[StackState], None], warn: 
     Raises:
         StackError: if it cannot be started, or a server keeps ending.
     """
-    owner = owner_tag()
-    with (
-        contextlib.suppress(KeyboardInterrupt, StopRequested),
-        _stopped_by_signals(),
-        file_lock(state_dir() / "up.lock", _LOCK_SECONDS, "'headrace up'"),  # the state file is the holder's
-    ):
+    with contextlib.suppress(KeyboardInterrupt, StopRequested), _stopped_by_signals(), up_lock():
         try:
-            write_state(StackState(owner, ready=False, endpoints=None, data_dir=str(data_dir())))
+            state = StackState(owner_tag(), False, None, str(data_dir()), stop_seconds=plan.stop_seconds)
+            write_state(state)
             with stack:
                 plan.set_up(stack.endpoints)
-                stack.workers.start(plan.workers, plan.config)
+                stack.workers.start(plan.workers, plan.config, plan.drain_seconds)
                 wait_for_workers(stack)
-                state = _state(owner, stack)
+                state = replace(state, ready=True, endpoints=stack.endpoints, members=stack.members())
                 write_state(state)
                 announce(state)
                 _keep_running(stack, state, warn)
@@ -123,16 +134,18 @@ def _keep_running(stack: Stack, state: StackState, warn: Callable[[str], None]) 
     revivals: list[float] = []
     while True:
         time.sleep(_WATCH_SECONDS)
+        state = _updated(state, stack)  # before reviving, which takes a while: others see what is down
         for name in stack.revive():
             warn(f"{name} had ended and was started again")
             revivals = [at for at in revivals if time.monotonic() - at < _STEADY_SECONDS] + [time.monotonic()]
             if len(revivals) > _MAX_REVIVALS:
                 raise StackError(f"{name} keeps ending: see its log in {state.data_dir}")
-        now = _state(state.owner, stack)
-        if now != state:
-            state = now
-            write_state(state)
+        state = _updated(state, stack)
 
 
-def _state(owner: str, stack: Stack) -> StackState:
-    return StackState(owner, True, stack.endpoints, str(data_dir()), stack.members())
+def _updated(state: StackState, stack: Stack) -> StackState:
+    """The state with the members as they are now, written if that is news."""
+    now = replace(state, members=stack.members())
+    if now != state:
+        write_state(now)
+    return now

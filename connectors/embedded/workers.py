@@ -19,7 +19,9 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 _STEADY_SECONDS = 30.0
 """A worker that ran this long starts over with the shortest pause."""
-_STOP_SECONDS = 30.0
+_DRAIN_SECONDS = 10.0
+END_SECONDS = 20.0
+"""For what a worker does beside draining when it stops: committing, leaving the group, ending."""
 _HOPELESS = frozenset({ConfigError.exit_code, SlotTakenError.exit_code})
 """Exit codes that a restart cannot mend."""
 
@@ -33,6 +35,7 @@ class _Worker:
     restart_at: float | None = None
     pause_seconds: float = _FIRST_PAUSE_SECONDS
     failed: bool = False
+    trouble: str = ""
 
 
 class Workers:
@@ -49,14 +52,24 @@ class Workers:
         self._endpoints = endpoints
         self._ports = ports
         self._config: Path | None = None
+        self._directory = Path()
+        self._stop_seconds = _DRAIN_SECONDS + END_SECONDS
         self._workers: dict[int, _Worker] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def start(self, count: int, config: Path | None = None) -> None:
-        """Start workers in slots 0 to ``count`` - 1 with this ``pipeline.yaml``, and watch over them."""
+    def start(self, count: int, config: Path | None = None, drain_seconds: float = _DRAIN_SECONDS) -> None:
+        """Start workers in slots 0 to ``count`` - 1, and watch over them.
+
+        Args:
+            count: how many.
+            config: their ``pipeline.yaml``.
+            drain_seconds: their ``worker.drain_timeout_seconds``, which ``stop`` grants them.
+        """
         self._config = config.absolute() if config else None
+        self._directory = Path.cwd()  # this process may go elsewhere before one has to be started again
+        self._stop_seconds = drain_seconds + END_SECONDS
         self._stopping.clear()
         with self._lock:
             for slot in range(count):
@@ -76,16 +89,24 @@ class Workers:
         for worker in self._workers.values():
             worker.process.kill()
 
-    def stop(self) -> None:
-        """End all of them politely: they drain, commit and leave the group."""
+    def stop(self) -> dict[int, int]:
+        """End all of them politely: they drain, commit and leave the group.
+
+        Returns:
+            Each slot's exit status: 0 if it ended as asked, 137 if it was killed because it took too long, and for one
+            that had ended before, that of its last run.
+        """
         self._end_watching()
         enders = [
-            threading.Thread(target=worker.process.stop, args=(_STOP_SECONDS,)) for worker in self._workers.values()
+            threading.Thread(target=worker.process.stop, args=(self._stop_seconds,))
+            for worker in self._workers.values()
         ]
         for ender in enders:
             ender.start()
         for ender in enders:
             ender.join()
+        codes = {slot: worker.process.exit_code for slot, worker in self._workers.items()}
+        return {slot: code for slot, code in codes.items() if code is not None}
 
     def members(self) -> tuple[Member, ...]:
         """What each worker is doing now."""
@@ -107,6 +128,7 @@ class Workers:
             state="failed" if worker.failed else running,
             endpoint=f"http://{LOOPBACK}:{worker.http_port}",
             log=str(worker.process.log_path),
+            trouble=worker.trouble,
         )
 
     def _spawn(self, worker: _Worker) -> None:
@@ -121,7 +143,8 @@ class Workers:
             command += ["-c", str(self._config)]
         worker.restart_at = None
         worker.started_at = time.monotonic()
-        worker.process.spawn(command, environment, Path.cwd())
+        worker.process.spawn(command, environment, self._directory)
+        worker.trouble = ""
 
     def _watch(self) -> None:
         while not self._stopping.wait(_WATCH_SECONDS):
@@ -139,7 +162,10 @@ class Workers:
             worker.restart_at = now + worker.pause_seconds
             worker.pause_seconds = min(2 * worker.pause_seconds, _LONGEST_PAUSE_SECONDS)
         elif now >= worker.restart_at:
-            self._spawn(worker)
+            try:
+                self._spawn(worker)
+            except (OSError, StackError) as error:  # tried again after a pause, as one that ended is
+                worker.trouble = f"cannot be started: {error}"
 
     def _end_watching(self) -> None:
         self._stopping.set()

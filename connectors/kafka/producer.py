@@ -87,16 +87,11 @@ class EventSender:
         """Queue one record. ``on_delivery`` is called from a later ``poll``, ``send`` or ``flush``.
 
         Raises:
-            EventTooLargeError: before anything is sent.
+            EventTooLargeError: as ``check_size`` does; the record is not sent.
             UnavailableError: the queue stayed full for the delivery time-out, or an earlier record timed out.
             FatalError: the broker refused an earlier record for good.
         """
-        size = record_size_bytes(key, value, headers)
-        if size > self._max_message_bytes:
-            raise EventTooLargeError(
-                f"the event takes {size:,} bytes as a record, but {topic} takes at most {self._max_message_bytes:,} "
-                "(topics.max_message_bytes): send it smaller, or raise the limit there and on the topic"
-            )
+        self.check_size(topic, value, key=key, headers=headers)
 
         def report(error: KafkaError | None, message: Message) -> None:
             if error is not None:
@@ -118,6 +113,15 @@ class EventSender:
                 self._producer.poll(BACKPRESSURE_POLL_SECONDS)
         self._producer.poll(0)
         self._raise_failure()
+
+    def check_size(self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()) -> None:
+        """Raises EventTooLargeError if the topic would refuse the record."""
+        size = record_size_bytes(key, value, headers)
+        if size > self._max_message_bytes:
+            raise EventTooLargeError(
+                f"the event takes {size:,} bytes as a record, but {topic} takes at most {self._max_message_bytes:,} "
+                "(topics.max_message_bytes): send it smaller, or raise the limit there and on the topic"
+            )
 
     def poll(self, timeout_seconds: float = 0.0) -> None:
         """Serve delivery reports. Raises as ``send`` does for a record that failed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -29,6 +29,7 @@ FETCH_RECORDS = 500
 """Most records handed over by one ``read``."""
 ANSWER_SECONDS = 10.0
 """How long a broker may take to answer a question about topics and offsets."""
+LEADER_PAUSE_SECONDS = 0.1
 LOOK_BACK_FACTOR = 4
 """How many times the wanted records to go back at first: transaction markers and aborted records take offsets too."""
 
@@ -51,6 +52,7 @@ class Since:
 
 
 Start = Beginning | End | Since
+Answer = TypeVar("Answer")
 
 
 class CommittedReader:
@@ -75,6 +77,7 @@ class CommittedReader:
         try:
             self._partitions = [partition for topic in topics for partition in self._partitions_of(topic)]
             self._at_end: set[tuple[str, int]] = set()
+            self._ended: set[tuple[str, int]] = set()
             self._assign([self._placed(partition, start) for partition in self._partitions])
         except BaseException:
             self.close()
@@ -111,12 +114,25 @@ class CommittedReader:
                 return records
 
     def records(self, timeout_seconds: float, *, until_end: bool = False) -> Iterator[SourceRecord]:
-        """Records until the time is up or, with ``until_end``, until all that was committed has been read."""
-        deadline = time.monotonic() + timeout_seconds
-        while (left := deadline - time.monotonic()) > 0:
-            yield from self.read(min(left, 1.0))
-            if until_end and self.at_end:
+        """Records until the time is up or, with ``until_end``, all that is committed now.
+
+        With ``until_end`` the time is that of waiting for more. What the caller does in between never counts, and
+        what is committed meanwhile keeps nothing from ending: each partition's end has to be met once.
+
+        Raises:
+            UnavailableError: with ``until_end``, if the end was not handed over in time.
+        """
+        self._ended = set(self._at_end)
+        left = timeout_seconds
+        while left > 0:
+            began = time.monotonic()
+            found = self.read(min(left, 1.0))
+            left = timeout_seconds if until_end and found else left - (time.monotonic() - began)
+            yield from found
+            if until_end and len(self._ended) == self._assigned:
                 return
+        if until_end:
+            raise UnavailableError(f"{self._where()} did not hand over the topics' end in time{self._detail()}")
 
     def read_last(
         self, count: int, timeout_seconds: float, accept: Callable[[SourceRecord], bool] = lambda _: True
@@ -128,12 +144,11 @@ class CommittedReader:
         Raises:
             UnavailableError: the history could not be read in time.
         """
-        deadline = time.monotonic() + timeout_seconds
         back = max(1, count) * LOOK_BACK_FACTOR
         while True:
             starts, whole = self._look_back(back)
             self._assign(starts)
-            found = [record for record in self._until_end(deadline) if accept(record)]
+            found = [record for record in self.records(timeout_seconds, until_end=True) if accept(record)]
             if len(found) >= count or whole:
                 found.sort(key=lambda record: (record.provenance.timestamp_ms, *_place(record)))
                 return found[-count:] if count else []
@@ -152,7 +167,7 @@ class CommittedReader:
         if not low <= offset < high:
             return None
         self._assign([place])
-        first = next(self._until_end(time.monotonic() + timeout_seconds), None)
+        first = next(self.records(timeout_seconds, until_end=True), None)
         return first if first is not None and first.provenance.offset == offset else None
 
     def close(self) -> None:
@@ -176,16 +191,9 @@ class CommittedReader:
         }
 
     def _assign(self, starts: list[TopicPartition]) -> None:
-        self._at_end.clear()
+        self._at_end.clear()  # and so of ``_ended``, when records are asked for
         self._assigned = len(starts)
         self._consumer.assign(starts)
-
-    def _until_end(self, deadline: float) -> Iterator[SourceRecord]:
-        while not self.at_end:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise UnavailableError(f"{self._where()} did not hand over the topics' end in time{self._detail()}")
-            yield from self.read(min(left, 1.0))
 
     def _look_back(self, records: int) -> tuple[list[TopicPartition], bool]:
         """Start positions that many offsets before each end, and whether that is all there is."""
@@ -214,22 +222,29 @@ class CommittedReader:
                 offset = self._watermarks(partition)[1]
             case Since(epoch_ms):
                 asked = TopicPartition(partition.topic, partition.partition, epoch_ms)
-                try:
-                    offset = self._consumer.offsets_for_times([asked], timeout=self._answer_seconds)[0].offset
-                except KafkaException as error:
-                    raise self._explain(error.args[0]) from error
+                seconds = self._answer_seconds
+                offset = self._answer(lambda: self._consumer.offsets_for_times([asked], timeout=seconds))[0].offset
                 if offset < 0:  # nothing that young
                     offset = self._watermarks(partition)[1]
         return TopicPartition(partition.topic, partition.partition, offset)
 
     def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
-        try:
-            found = self._consumer.get_watermark_offsets(partition, timeout=self._answer_seconds)
-        except KafkaException as error:
-            raise self._explain(error.args[0]) from error
+        seconds = self._answer_seconds
+        found = self._answer(lambda: self._consumer.get_watermark_offsets(partition, timeout=seconds))
         if found is None:
             raise UnavailableError(f"{self._where()} did not answer in {self._answer_seconds:g} s{self._detail()}")
         return found
+
+    def _answer(self, ask: Callable[[], Answer]) -> Answer:
+        """Asks again while a partition has no leader, as in a topic that was made a moment ago."""
+        deadline = time.monotonic() + self._answer_seconds
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                    raise self._explain(error.args[0]) from error
+            time.sleep(LEADER_PAUSE_SECONDS)
 
     def _polled(self, timeout_seconds: float) -> Message | None:
         try:
@@ -242,6 +257,7 @@ class CommittedReader:
             topic, partition = message.topic(), message.partition()
             if error.code() == KafkaError._PARTITION_EOF and topic is not None and partition is not None:
                 self._at_end.add((topic, partition))
+                self._ended.add((topic, partition))
             elif error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
                 raise self._explain(error, topic or "")
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import click
 
@@ -48,7 +49,10 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Console entry point. A HeadraceError is one line on stderr and its exit code, never a traceback."""
+    """Console entry point. A HeadraceError is one line on stderr and its exit code, never a traceback.
+
+    So is what the system refuses: a folder that cannot be written, a full disk.
+    """
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -59,4 +63,17 @@ def main() -> None:
     except HeadraceError as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
+    except OSError as error:
+        click.echo(f"headrace: {_refusal(error)}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refusal(error: OSError) -> str:
+    if not isinstance(error.filename, str):
+        return str(error)
+    from headrace.connectors.embedded.paths import folder_variable  # not needed when all goes well
+
+    variable = folder_variable(Path(error.filename))
+    hint = f" (mend that, or set {variable} to another folder)" if variable else ""
+    return f"{error.filename}: {error.strerror}{hint}"

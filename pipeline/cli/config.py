@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
@@ -13,7 +14,8 @@ from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.config import Settings
 from headrace.pipeline.settings_file import load_settings
 
-_SECRET_WORDS = ("password", "secret", "token", "jaas", ".pem")
+_SECRET_WORDS = ("password", "passphrase", "secret", "token", "jaas", ".pem")
+_MASK = "********"
 
 
 @click.group("config")
@@ -35,10 +37,11 @@ def check(file: Path | None) -> None:
 def show(settings: Settings) -> None:
     """Print the settings in force as YAML: environment over file over running stack over defaults.
 
-    Passwords and the like are masked.
+    Passwords and the like are masked, also those within registry.url.
     """
     tree = settings.model_dump(mode="json")
     tree["kafka"]["client"] = {name: _masked(name, value) for name, value in settings.kafka.client.items()}
+    tree["registry"]["url"] = re.sub("//.*@", f"//{_MASK}@", settings.registry.url)  # user and password
     click.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
 
 
@@ -55,4 +58,4 @@ def reference() -> None:
 
 
 def _masked(name: str, value: object) -> object:
-    return "********" if any(word in name.lower() for word in _SECRET_WORDS) else value
+    return _MASK if any(word in name.lower() for word in _SECRET_WORDS) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the client is loaded when it is needed, not for --help
     from headrace.pipeline.ports import SchemaRegistry
 
 READ_SECONDS = 60.0
+"""Longest wait for more of what is already there."""
 
 
 class PositionType(click.ParamType):
@@ -110,9 +111,9 @@ def _find(
     topic, partition, offset = where
     if topic == dead_letters:
         record = reader.record_at(topic, partition, offset, READ_SECONDS)
-        candidates = [] if record is None else [record]
+        candidates: Iterable[SourceRecord] = () if record is None else (record,)
     else:
-        candidates = list(reader.records(READ_SECONDS, until_end=True))
+        candidates = reader.records(READ_SECONDS, until_end=True)
     for candidate in candidates:
         letter = _letter(decoder, candidate)
         if letter is None:

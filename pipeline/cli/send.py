@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import HeadraceError, UnavailableError
 from headrace.pipeline.outcomes import Outcome, OutcomeDecoder
 from headrace.pipeline.present import position, result_lines, result_timing
-from headrace.pipeline.records import DeadLetter, InferenceRequest
+from headrace.pipeline.records import DeadLetter, Headers, InferenceRequest
 
 if TYPE_CHECKING:  # the client is loaded when it is needed, not for --help
     from headrace.connectors.kafka.producer import DeliveryReport
@@ -77,7 +78,7 @@ def command(
         model=model,
     )
     into = topic or settings.topics.requests[0]
-    dead = _send(settings, requests, into, key.encode() if key is not None else None, timeout if wait else None)
+    dead = _send(settings, requests, into, os.fsencode(key) if key is not None else None, timeout if wait else None)
     if dead:
         context.exit(DEAD_LETTER_EXIT_CODE)
 
@@ -121,19 +122,26 @@ def _schema_id(registry: SchemaRegistry, topic: str) -> int:
 def _deliver(
     settings: Settings, requests: Sequence[InferenceRequest], topic: str, key: bytes | None, schema_id: int
 ) -> list[DeliveryReport]:
-    """Sends all and returns where they are, in the order of the requests."""
+    """Sends all, or none if one is refused, and returns where they are, in the order of the requests."""
     from headrace.connectors.kafka.producer import EventSender
+
+    reports: dict[int, DeliveryReport] = {}
+    events = [_encoded(request, schema_id) for request in requests]
+    with EventSender(settings.kafka, settings.topics.max_message_bytes, ANSWER_SECONDS) as sender:
+        for value, headers in events:
+            sender.check_size(topic, value, key=key, headers=headers)
+        for number, (value, headers) in enumerate(events):
+            sender.send(topic, value, key=key, headers=headers, on_delivery=partial(reports.__setitem__, number))
+        sender.flush()
+    return [reports[number] for number in range(len(requests))]
+
+
+def _encoded(request: InferenceRequest, schema_id: int) -> tuple[bytes, Headers]:
+    """Value and headers of its record."""
     from headrace.pipeline.envelope import encode_request
     from headrace.pipeline.headers import Delivery, random_trace, request_headers
 
-    reports: dict[int, DeliveryReport] = {}
-    with EventSender(settings.kafka, settings.topics.max_message_bytes, ANSWER_SECONDS) as sender:
-        for number, request in enumerate(requests):
-            headers = request_headers(request, Delivery(trace=random_trace()))
-            note = partial(reports.__setitem__, number)
-            sender.send(topic, encode_request(request, schema_id), key=key, headers=headers, on_delivery=note)
-        sender.flush()
-    return [reports[number] for number in range(len(requests))]
+    return encode_request(request, schema_id), request_headers(request, Delivery(trace=random_trace()))
 
 
 def _await_outcomes(

@@ -17,11 +17,11 @@ from headrace.connectors.embedded.state import StackState, read_state
 def command(as_json: bool) -> int:
     """Show what of the embedded stack is running.
 
-    Ends with 0 if it runs and is ready, with 1 if not.
+    Ends with 0 if it is ready and every process of it runs, with 1 if not.
     """
     state = read_state()
     if as_json:
-        running = state is not None and state.ready
+        running = state is not None and state.healthy
         click.echo(json.dumps({"running": running, **(asdict(state) if state else {})}, indent=2))
         return 0 if running else 1
     if state is None:
@@ -32,8 +32,11 @@ def command(as_json: bool) -> int:
         return 1
     console = Console(highlight=False, soft_wrap=True)
     console.print(members_table(state))
+    for member in state.members:
+        if member.trouble:
+            console.print(f"{member.name} {member.trouble}", markup=False)
     console.print(f"logs and data in {state.data_dir}")
-    return 0
+    return 0 if state.healthy else 1
 
 
 def members_table(state: StackState) -> Table:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:  # the client is loaded when it is needed, not for --help
 
 LAST_SHOWN = 10
 HISTORY_SECONDS = 60.0
-"""For reading what is already there."""
+"""Longest wait for more of what is already there."""
 FOLLOW_SECONDS = 3600.0
 """One round of waiting for more; following goes on until Ctrl-C."""
-_AGO = re.compile(r"-(\d+)([smhd])")
+_AGO = re.compile(r"-(\d{1,18})([smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -93,7 +93,7 @@ def _start(start: str | int) -> Start:
     from headrace.connectors.kafka.reader import Beginning, End, Since
 
     if isinstance(start, int):
-        return Since(round((time.time() - start) * 1000))
+        return Since(max(0, round(time.time() * 1000) - 1000 * start))
     return Beginning() if start == "beginning" else End()
 
 

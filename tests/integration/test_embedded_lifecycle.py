@@ -169,6 +169,18 @@ def test_broker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, downl
 
 
 @pytest.mark.usefixtures("stack")
+def test_broker_keeps_its_data_in_a_folder_of_any_name(tmp_path: Path, downloads: Downloads) -> None:
+    folder = tmp_path / "Datá, \\ mehr"
+    with PortReservation() as ports:
+        server = KafkaServer(folder, downloads.kafka_classpath(), ports.take(), controller_port=ports.take())
+        for created in (("mine",), ()):  # formatted once, found again
+            with server:
+                assert ensure_topics(server.bootstrap_servers, [TopicSpec("mine", 1)]) == created
+    assert (folder / "log" / "meta.properties").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.usefixtures("stack")
 def test_registry_without_kafka_says_so(tmp_path: Path, downloads: Downloads) -> None:
     with PortReservation() as ports:
         nobody = f"127.0.0.1:{ports.take()}"
@@ -213,6 +225,13 @@ def test_up_status_and_down_keep_data_and_ports_until_purged(
 
     assert headrace("down").stdout == "the embedded stack is stopped\n"
     assert headrace("status").returncode == 1
+    more = tmp_path / "pipeline.yaml"
+    more.write_text("topics: {partitions: 64}\n")
+    refused = headrace("up", "--detach", "--config", str(more))
+    assert refused.returncode == 2
+    assert "fewer than the 64 set (topics.partitions)" in refused.stderr
+    assert (tmp_path / "home" / "up.log.1").exists()  # of the start before
+    (tmp_path / "home" / "data" / "ports.json.new").write_text("{")  # as if killed while writing
     assert headrace("up", "--detach", "--workers", "0").returncode == 0
     second = json.loads(headrace("status", "--json").stdout)
     assert second["endpoints"] == first["endpoints"]

@@ -17,7 +17,9 @@ from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.embedded.workers import Workers
 from headrace.connectors.kafka.admin import ensure_topics
+from headrace.connectors.kafka.reader import CommittedReader, End
 from headrace.pipeline.cli.send import DEAD_LETTER_EXIT_CODE, TIMEOUT_EXIT_CODE
+from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.demo import assets
 from headrace.pipeline.settings_file import load_settings
 from headrace.pipeline.setup import topic_specs
@@ -173,6 +175,16 @@ def test_tail_from_the_beginning_sees_everything_and_dead_letters_if_asked(headr
     assert len(plain) < len(both)
 
 
+def test_tail_from_before_all_time_sees_everything(headrace: Pipeline) -> None:
+    whole = headrace("tail", "--from", "beginning", "--no-follow")
+    long_ago = headrace("tail", "--from", "-99999999999999d", "--no-follow")
+    assert long_ago.returncode == 0, long_ago.stderr
+    assert sorted(long_ago.stdout.splitlines()) == sorted(whole.stdout.splitlines())
+    refused = headrace("tail", "--from", f"-{'9' * 5000}d")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
 def test_send_refuses_an_oversized_event(headrace: Pipeline, photo: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.jpg"
     large.write_bytes(photo.read_bytes() + bytes(2_000_000))
@@ -180,6 +192,29 @@ def test_send_refuses_an_oversized_event(headrace: Pipeline, photo: Path, tmp_pa
     assert done.returncode == 1
     assert "2,000,000 (topics.max_message_bytes)" in done.stderr
     assert done.stdout == ""
+
+
+def test_send_sends_nothing_if_one_event_is_refused(
+    headrace: Pipeline, stack: Endpoints, photo: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.jpg"
+    large.write_bytes(photo.read_bytes() + bytes(2_000_000))
+    kafka = KafkaSettings(bootstrap_servers=stack.bootstrap_servers)
+    with CommittedReader(kafka, [f"{headrace.prefix}.requests"], End()) as reader:
+        done = headrace("send", "small enough", str(large))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert list(reader.records(COMMAND_SECONDS, until_end=True)) == []
+
+
+def test_send_takes_a_key_of_any_bytes_and_refuses_such_a_text(headrace: Pipeline) -> None:
+    done = headrace("send", "words", "--key", os.fsdecode(b"k\xff"), "--wait")
+    assert done.returncode == 0, done.stderr
+    assert "key k\\xff" in headrace("tail", "--max", "1").stdout
+    for arguments in ((os.fsdecode(b"w\xff"),), ("words", "--type", os.fsdecode(b"w\xff"))):
+        refused = headrace("send", *arguments)
+        assert refused.returncode == 1
+        assert refused.stderr.count("\n") == 1
+        assert "utf-8" in refused.stderr
 
 
 def test_send_and_wait_exits_5_when_nobody_answers(

