@@ -54,4 +54,5 @@ def command(
         console.width = PLAIN_WIDTH
     report = run(Options(events, seed, seconds, kill=not no_kill, keep=keep_in, json_path=json_path), console)
     click.echo(report.last_line())
+    report.write(json_path)
     context.exit(report.exit_code)

@@ -34,6 +34,7 @@ class Fault(enum.StrEnum):
     UNKNOWN = "an outcome of a position that was never sent"
     WRONG_KIND = "a result where a dead letter was due, or the other way round"
     WRONG_CODE = "a dead letter with another reason than was planted"
+    WRONG_CONTENT = "an outcome that does not fit its event"
 
 
 @dataclass(frozen=True, slots=True)

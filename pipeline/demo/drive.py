@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from headrace.connectors.embedded.supervisor import is_answering
 from headrace.connectors.embedded.workers import Workers
 from headrace.connectors.kafka.producer import DeliveryReport, EventSender
 from headrace.connectors.kafka.reader import Beginning, CommittedReader
 from headrace.pipeline.config import Settings
 from headrace.pipeline.demo.check import Position
-from headrace.pipeline.demo.events import PlannedEvent
+from headrace.pipeline.demo.events import Encoded
 from headrace.pipeline.demo.observe import Observations
 from headrace.pipeline.demo.stats import Kill
 from headrace.pipeline.demo.view import Scene, View, WorkerLine
+from headrace.pipeline.demo.watch import WorkerWatch
 from headrace.pipeline.errors import StackError
 from headrace.pipeline.headers import request_headers
 from headrace.pipeline.outcomes import OutcomeDecoder
+from headrace.pipeline.records import Provenance
 
 TICK_SECONDS = 0.01
 """Longest wait for an output record before the next look at what is due."""
@@ -27,14 +29,6 @@ STALLED_SECONDS = 60.0
 END_SECONDS = 20.0
 """For reading the output topics to their end, once the workers have stopped."""
 VICTIM_SLOT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """An event and its record's value, ready to send."""
-
-    event: PlannedEvent
-    value: bytes
 
 
 class Drive:
@@ -62,7 +56,7 @@ class Drive:
         kill: bool,
     ) -> None:
         self.observations = Observations()
-        self.crashes = 0
+        self.watch = WorkerWatch(workers, is_answering)
         self._settings = settings
         self._workers = workers
         self._decoder = decoder
@@ -70,29 +64,26 @@ class Drive:
         self._zero = zero
         self._rate = rate
         self._kill_wanted = kill
-        self._pids = {member.name: member.pid for member in workers.members()}
         self._sent = 0
         self._total = 0
         self._began = 0.0
         self._progress_at = 0.0
         self._scene_at = 0.0
         self._recovered = False
-        self._replaced = False
+        self._seen: set[Provenance] = set()
         self._stopped = False
 
     def run(self, events: Sequence[Encoded]) -> None:
-        """Send them all and read until each is answered, or nothing comes any more; then stop the workers and read on.
+        """Send them all and read until each is answered, or no answer comes any more; then stop the workers, read on.
 
         Raises:
             UnavailableError: Kafka or the registry went away.
             StackError: a worker cannot be kept running.
         """
-        kafka, topics = self._settings.kafka, self._settings.topics
-        outputs = (topics.results, topics.dead_letters)
         self._total = len(events)
         with (
-            EventSender(kafka, topics.max_message_bytes) as sender,
-            CommittedReader(kafka, outputs, Beginning()) as reader,
+            EventSender(self._settings.kafka, self._settings.topics.max_message_bytes) as sender,
+            self._reader() as reader,
             self._view,
         ):
             self._began = self._progress_at = self._scene_at = time.monotonic()
@@ -103,30 +94,38 @@ class Drive:
                 self._kill_one_halfway()
                 self._look()
             sender.flush()
-            self._note("all answered: workers stop, output topics are read to their end", "")
-            self._workers.stop()
+            self._note(f"{self._how_it_ended()}: workers stop, output topics are read to their end", "")
+            for fault in self.watch.stop():
+                self._note(fault, "bold red")
             self._stopped = True
-            self._read_to_end(reader)
+            self._read_to_end()
             self._view.show(self._scene(), last=True)
 
     def _finished(self) -> bool:
-        now = time.monotonic()
         if self._sent < self._total:
             return False
-        return self.observations.answered == self._total or now - self._progress_at > STALLED_SECONDS
+        if time.monotonic() - self._progress_at > STALLED_SECONDS:
+            return True
+        return self.observations.answered == self._total and self.watch.all_back()
+
+    def _how_it_ended(self) -> str:
+        if missing := self._total - self.observations.answered:
+            return f"{missing} not answered, and no new answer for {STALLED_SECONDS:g} s"
+        return "all answered"
 
     def _send_due(self, events: Sequence[Encoded], sender: EventSender) -> None:
         due = min(self._total, int((time.monotonic() - self._began) * self._rate) + 1)
         while self._sent < due:
             self._send(events[self._sent], sender)
             self._sent += 1
+            self._progress_at = time.monotonic()
 
     def _send(self, encoded: Encoded, sender: EventSender) -> None:
         event, sent_seconds = encoded.event, time.monotonic()
 
         def delivered(report: DeliveryReport) -> None:
             position = Position(report.topic, report.partition, report.offset)
-            self.observations.delivered(event, position, sent_seconds)
+            self.observations.delivered(encoded, position, sent_seconds)
 
         sender.send(
             self._settings.topics.requests[0],
@@ -137,20 +136,27 @@ class Drive:
         )
 
     def _read(self, reader: CommittedReader, timeout_seconds: float) -> None:
-        records = reader.read(timeout_seconds)
+        records = [record for record in reader.read(timeout_seconds) if record.provenance not in self._seen]
         now = time.monotonic()
-        if records:
-            self._progress_at = now
+        before = self.observations.answered
         for outcome in self._decoder.decode(records):
+            self._seen.add(outcome.record.provenance)
             self.observations.seen(outcome, now)
+        if self.observations.answered > before:  # whatever else comes, duplicates say, must not keep the run going
+            self._progress_at = now
 
-    def _read_to_end(self, reader: CommittedReader) -> None:
+    def _reader(self) -> CommittedReader:
+        topics = self._settings.topics
+        return CommittedReader(self._settings.kafka, (topics.results, topics.dead_letters), Beginning())
+
+    def _read_to_end(self) -> None:
+        """From the beginning, by a new reader: the ends that the old one has met may lie before the last commits."""
         deadline = time.monotonic() + END_SECONDS
-        self._read(reader, 1.0)
-        while not reader.at_end:
-            if time.monotonic() > deadline:
-                raise StackError(f"the output topics could not be read to their end in {END_SECONDS:g} s")
-            self._read(reader, 1.0)
+        with self._reader() as reader:
+            while not reader.at_end:
+                if time.monotonic() > deadline:
+                    raise StackError(f"the output topics could not be read to their end in {END_SECONDS:g} s")
+                self._read(reader, 1.0)
 
     def _kill_one_halfway(self) -> None:
         if not self._kill_wanted or self.observations.kill or self._sent < self._total // 2:
@@ -161,6 +167,7 @@ class Drive:
         began = time.monotonic()
         self._workers.kill(slot)
         self.observations.kill = Kill(began, round(time.time() * 1000), name)
+        self.watch.killed(f"worker {slot}")
         owned = sum(owner == name for owner in self.observations.owners().values())
         self._note(f"SIGKILL to worker {slot} (pid {pid}), owner of {owned} partitions", "bold red")
 
@@ -178,30 +185,14 @@ class Drive:
         if now < self._scene_at:
             return
         self._scene_at = now + SCENE_SECONDS
-        self._watch_workers()
+        for note in self.watch.look():
+            self._note(note)
         scene = self._scene()
         recovery = scene.figures.recovery
-        if recovery is not None and recovery.seconds is not None and not self._recovered:
+        if recovery is not None and recovery.partitions and recovery.seconds is not None and not self._recovered:
             self._recovered = True
             self._note(f"every partition flows again, {recovery.seconds:.1f} s after the SIGKILL", "bold green")
         self._view.show(scene)
-
-    def _watch_workers(self) -> None:
-        for member in self._workers.members():
-            if member.state == "failed":
-                raise StackError(f"{member.name} ended and a restart would not help: see {member.log}")
-            if member.pid != self._pids[member.name]:
-                self._pids[member.name] = member.pid
-                if self._killed(member.name) and not self._replaced:
-                    self._replaced = True
-                    self._note(f"{member.name} is started again (pid {member.pid}), in the same slot")
-                else:
-                    self.crashes += 1
-                    self._note(f"{member.name} ended by itself and is started again: see {member.log}")
-
-    def _killed(self, member_name: str) -> bool:
-        kill = self.observations.kill
-        return kill is not None and kill.worker.rpartition("-")[2] == member_name.rpartition(" ")[2]
 
     def _scene(self) -> Scene:
         now = time.monotonic()

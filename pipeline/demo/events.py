@@ -23,6 +23,9 @@ KEYS = 40
 """Distinct record keys: as many senders whose results stay in order."""
 UNKNOWN_MODEL_NAME = "no_such_model"
 UNKNOWN_SCHEMA_ID = 2_000_000_000
+SPEECH_PART = "speech"
+SOUND_PART = "sound"
+"""Which of a recording's two kinds it is, the name of its part says."""
 TRUNCATED_WAV_BYTES = 30
 """Inside the header of 44 bytes."""
 JPEG_HUFFMAN_TABLE = b"\xff\xc4"
@@ -93,6 +96,14 @@ class PlannedEvent:
     def expected(self) -> Expected:
         """What must come of it."""
         return Expected(EXPECTED_CODES[self.defect] if self.defect else frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An event and its record's value, ready to send."""
+
+    event: PlannedEvent
+    value: bytes
 
 
 def plan(count: int, seed: int, assets: Assets, time_ms: int) -> Iterator[PlannedEvent]:
@@ -221,12 +232,12 @@ def _photo(rng: np.random.Generator, assets: Assets) -> tuple[Part, str]:
 
 def _speech(rng: np.random.Generator, assets: Assets) -> tuple[Part, str]:
     clip = assets.speech[int(rng.integers(len(assets.speech)))]
-    return Part("speech", Modality.AUDIO, "audio/wav", augment.speech(rng, clip)), clip.name
+    return Part(SPEECH_PART, Modality.AUDIO, "audio/wav", augment.speech(rng, clip)), clip.name
 
 
 def _sound(rng: np.random.Generator, _: Assets) -> tuple[Part, str]:
     name, data = augment.sound(rng)
-    return Part("sound", Modality.AUDIO, "audio/wav", data), name
+    return Part(SOUND_PART, Modality.AUDIO, "audio/wav", data), name
 
 
 _Maker = Callable[[np.random.Generator, Assets], tuple[Part, str]]

@@ -16,13 +16,14 @@ from headrace.pipeline.demo.check import Verdict
 from headrace.pipeline.demo.observe import Figures
 from headrace.pipeline.demo.showcase import Shown
 from headrace.pipeline.demo.stats import Recovery
+from headrace.pipeline.errors import StackError
 
 FINDINGS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run came to. ``crashes`` are workers that ended without being told or killed."""
+    """What a run came to. ``crashes``: workers that ended unasked, or not as told, or did not come back."""
 
     verdict: Verdict
     figures: Figures
@@ -41,9 +42,9 @@ class Report:
 
     @property
     def recovery_seconds(self) -> float | None:
-        """0.0 if nobody was killed; None if a partition never came back."""
+        """None if there was nothing to measure: nobody was killed, or no partition of the killed worker went on."""
         recovery = self.figures.recovery
-        return 0.0 if recovery is None else recovery.seconds
+        return recovery.seconds if recovery and recovery.partitions else None
 
     def last_line(self) -> str:
         """The line that scripts read."""
@@ -56,7 +57,11 @@ class Report:
         )
 
     def write(self, path: Path) -> None:
-        """The last line's figures, under the same names, and more, as JSON."""
+        """The last line's figures, under the same names, and more, as JSON.
+
+        Raises:
+            StackError: it cannot be written.
+        """
         verdict, latency, recovery = self.verdict, self.figures.latency, self.figures.recovery
         touched = recovery.touched if recovery else None
         figures = {
@@ -75,7 +80,7 @@ class Report:
             "worker_crashes": self.crashes,
             "unreadable_records": self.unreadable,
             "recovery_partitions": list(recovery.partitions) if recovery else [],
-            "recovery_settled_s": _rounded(recovery.settled_seconds) if recovery else None,
+            "recovery_settled_s": _rounded(recovery.settled_seconds) if recovery and recovery.partitions else None,
             "recovery_events": touched.count if touched else 0,
             "recovery_p50_ms": _rounded(touched.p50_ms) if touched else None,
             "recovery_max_ms": _rounded(touched.max_ms) if touched else None,
@@ -85,8 +90,11 @@ class Report:
             },
             "findings": [str(finding) for finding in verdict.findings],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+        except OSError as error:
+            raise StackError(f"the figures could not be written to {path}: {error.strerror}") from error
 
 
 def show_results(console: Console, results: Sequence[Shown], letters: Sequence[Shown]) -> None:
@@ -116,7 +124,7 @@ def show_verdict(console: Console, report: Report, next_steps: Sequence[tuple[st
         if (more := len(verdict.findings) - FINDINGS_SHOWN) > 0:
             console.print(f"  and {more} more: see the JSON file")
         if report.crashes:
-            console.print(f"  {report.crashes} worker(s) ended that nobody had killed")
+            console.print(f"  {report.crashes} worker(s) ended unasked or not as told: the notes above say which")
         if report.unreadable:
             console.print(f"  {report.unreadable} record(s) in the output topics could not be read")
     if recovery is not None:
@@ -132,6 +140,8 @@ def show_verdict(console: Console, report: Report, next_steps: Sequence[tuple[st
 
 
 def _recovery_words(recovery: Recovery) -> str:
+    if not recovery.partitions:
+        return "The killed worker had no partition with events after its end, so there was no recovery to measure."
     if recovery.seconds is None or recovery.settled_seconds is None:
         return f"A worker was killed, and not all of its {len(recovery.partitions)} partitions came back."
     words = f"The killed worker's {len(recovery.partitions)} partitions flowed again after {recovery.seconds:.1f} s"
@@ -141,7 +151,7 @@ def _recovery_words(recovery: Recovery) -> str:
     return (
         f"{words}, and what had piled up was answered after {recovery.settled_seconds:.1f} s. "
         f"The {touched.count} events of that time are told apart from p50 and p99: "
-        f"they took {touched.p50_ms / 1000:.1f} s (median), at most {touched.max_ms / 1000:.1f} s."
+        f"they took {touched.p50_ms / 1000:.2f} s (median), at most {touched.max_ms / 1000:.2f} s."
     )
 
 

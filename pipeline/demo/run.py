@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
+from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.owners import temporary_folder
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.supervisor import wait_for_workers
@@ -21,11 +20,13 @@ from headrace.connectors.kafka.admin import ensure_topics
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.pipeline.config import Settings
 from headrace.pipeline.demo import assets, showcase
-from headrace.pipeline.demo.drive import Drive, Encoded
-from headrace.pipeline.demo.events import encode, plan
+from headrace.pipeline.demo.drive import Drive
+from headrace.pipeline.demo.events import Encoded, encode, plan
+from headrace.pipeline.demo.interrupts import Interrupts
 from headrace.pipeline.demo.observe import Observations
 from headrace.pipeline.demo.report import Report, show_results, show_verdict
 from headrace.pipeline.demo.view import LiveView, PlainView, View
+from headrace.pipeline.errors import ConfigError, StackError
 from headrace.pipeline.outcomes import OutcomeDecoder
 from headrace.pipeline.settings_file import load_settings
 from headrace.pipeline.setup import register_contracts, topic_specs
@@ -34,6 +35,7 @@ WORKERS = 2
 MAX_RATE = 40.0
 """Events a second that the bundled models keep up with on two cores."""
 LOGS = Path("build/demo-logs")
+IN_USE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +57,33 @@ def run(options: Options, console: Console) -> Report:
     """The whole demo. Whatever happens, Ctrl-C too, nothing is left running and no temporary folder behind.
 
     Raises:
+        ConfigError: the figures or the data could not be written where ``options`` says.
         StackError: the stack or a worker could not be started or kept running; logs are under ``build/demo-logs``.
     """
     began = time.monotonic()
-    with _one_interrupt(console), contextlib.ExitStack() as resources:
+    _check_writable(options.json_path)
+    left = f"; data and logs are in {options.keep}/" if options.keep else " and removed"
+    bye = f"interrupted: everything is stopped{left}"
+    with Interrupts(lambda: console.print(bye)) as interrupts, contextlib.ExitStack() as cleanup:
         folder = temporary_folder("demo")
-        resources.callback(shutil.rmtree, folder, ignore_errors=True)
-        _say(console, began, "starting Kafka, schema registry and Triton on free ports")
-        if options.keep is not None:
-            shutil.rmtree(options.keep, ignore_errors=True)  # an earlier run's events would be strays in this one
-        stack = resources.enter_context(Stack(options.keep.absolute() if options.keep else None))
-        try:
-            report, observations = _with_stack(options, console, stack, folder, began)
-        except Exception:
-            _save_logs(stack)
-            raise
-        if not report.passed:
-            _save_logs(stack)
-    report.write(options.json_path)
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        data_dir = cleanup.enter_context(_kept(options.keep)) if options.keep else folder / "stack"
+        stack = Stack(data_dir)
+        cleanup.callback(stack.stop if options.keep else stack.kill)  # what is removed anyway need not be saved first
+        with interrupts.allowed():
+            try:
+                _say(console, began, "starting Kafka, schema registry and Triton on free ports")
+                stack.start()
+                report, observations = _with_stack(options, console, stack, folder, began)
+            except StackError as error:
+                if not _save_logs(data_dir, console) or options.keep:
+                    raise
+                raise StackError(str(error).replace(str(data_dir), str(LOGS))) from error  # it names logs, mostly
+            except Exception:
+                _save_logs(data_dir, console)
+                raise
+            if not report.passed:
+                _save_logs(data_dir, console)
     answers = observations.answers()
     results = [*showcase.photos(answers), *showcase.neighbours(answers), *showcase.audio(answers)]
     show_results(console, results, showcase.letters(observations.letters()))
@@ -80,9 +91,53 @@ def run(options: Options, console: Console) -> Report:
     return report
 
 
+def _check_writable(path: Path) -> None:
+    """Now, because after the run it would be a pity.
+
+    Raises:
+        ConfigError: a file cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}): run the demo in a folder of your own, or name another "
+            "file with --json"
+        ) from error
+
+
+@contextlib.contextmanager
+def _kept(folder: Path) -> Iterator[Path]:
+    """The folder, absolute and without an earlier run's data, whose events would be strays in this one.
+
+    The lock is beside it: a run that goes on there must not lose its data, nor the lock itself.
+
+    Raises:
+        ConfigError: it cannot be made or emptied.
+        StackError: another demo uses it.
+    """
+    absolute = folder.absolute()
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(file_lock(absolute.with_name(f"{folder.name}.lock"), IN_USE_SECONDS, f"{folder}/"))
+            if absolute.exists():
+                shutil.rmtree(absolute)
+            absolute.mkdir()
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}/ cannot be used ({error.strerror}): run the demo in a folder of your own"
+            ) from error
+        yield absolute
+
+
 def _with_stack(
     options: Options, console: Console, stack: Stack, folder: Path, began: float
 ) -> tuple[Report, Observations]:
+    data = assets.load()
     config = folder / "pipeline.yaml"
     config.write_text("name: headrace-demo\n", "utf-8")  # built-in settings, whatever HEADRACE_CONFIG says
     settings = load_settings(config, {**os.environ, **stack.endpoints.environment()})
@@ -91,7 +146,7 @@ def _with_stack(
         ids = register_contracts(registry, settings)
         ensure_topics(settings.kafka.bootstrap_servers, topic_specs(settings), settings.kafka.client)
         stack.workers.start(WORKERS, config)
-        events = _encoded(options, ids.request)
+        events = _encoded(options, data, ids.request)
         wait_for_workers(stack)
         rate = min(MAX_RATE, options.events / options.seconds)
         _say(console, began, _plan_line(options, settings, rate))
@@ -101,19 +156,19 @@ def _with_stack(
         drive.run(events)
     observations = drive.observations
     report = Report(
-        verdict=observations.checker.verdict(),
+        verdict=observations.verdict(data.sentences),
         figures=observations.figures(time.monotonic(), finished=True),
         seed=options.seed,
-        crashes=drive.crashes,
+        crashes=drive.watch.crashes,
         unreadable=len(observations.unreadable),
         total_seconds=time.monotonic() - began,
     )
     return report, observations
 
 
-def _encoded(options: Options, schema_id: int) -> list[Encoded]:
+def _encoded(options: Options, data: assets.Assets, schema_id: int) -> list[Encoded]:
     """All events before the first is sent, so that making them takes no time from the measured run."""
-    planned = plan(options.events, options.seed, assets.load(), round(time.time() * 1000))
+    planned = plan(options.events, options.seed, data, round(time.time() * 1000))
     return [Encoded(event, encode(event, schema_id)) for event in planned]
 
 
@@ -137,34 +192,21 @@ def _next_steps(options: Options, report: Report) -> list[tuple[str, str]]:
     return steps
 
 
-def _save_logs(stack: Stack) -> None:
-    """Copy logs out of the folder that is about to be removed."""
-    LOGS.mkdir(parents=True, exist_ok=True)
-    for path in (Path(member.log) for member in stack.members()):
-        for log in (path, Path(f"{path}.1")):
-            if log.exists():
-                shutil.copy(log, LOGS / log.name)
-
-
-@contextlib.contextmanager
-def _one_interrupt(console: Console) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP ends the demo; more of them cannot disturb the cleaning up."""
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in watched:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in watched}
+def _save_logs(data_dir: Path, console: Console) -> bool:
+    """Copy logs out of the folder that is about to be removed. If that fails too, why the demo failed matters more."""
+    logs = [*data_dir.glob("*/*.log"), *data_dir.glob("*/*.log.1")]
     try:
-        yield
-    except KeyboardInterrupt:
-        console.print("interrupted: everything is stopped and removed")
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        shutil.rmtree(LOGS, ignore_errors=True)  # of an earlier run
+        for log in logs:
+            kept = LOGS / log.relative_to(data_dir)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(log, kept)
+    except OSError as error:
+        console.print(f"logs could not be kept in {LOGS}/: {error}", highlight=False, markup=False, soft_wrap=True)
+        return False
+    if logs:
+        console.print(f"logs of servers and workers are kept in {LOGS}/", highlight=False, markup=False, soft_wrap=True)
+    return bool(logs)
 
 
 def _say(console: Console, began: float, text: str) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from headrace.pipeline.demo.content import embeddings
 from headrace.pipeline.demo.events import PlannedEvent
 from headrace.pipeline.outcomes import Outcome
-from headrace.pipeline.ports import dtype_of
 from headrace.pipeline.present import finding
 from headrace.pipeline.records import DeadLetter, InferenceResult, Modality, PartOutput
 
@@ -27,13 +26,6 @@ class Shown:
     kind: str
     subject: str
     finding: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    text: str
-    sentence: str
-    vector: NDArray[np.float32]
 
 
 Answer = tuple[PlannedEvent, InferenceResult]
@@ -57,10 +49,10 @@ def audio(answers: Sequence[Answer]) -> list[Shown]:
 
 def neighbours(answers: Sequence[Answer]) -> list[Shown]:
     """The sentences that have the nearest other sentence in the run, by cosine over the returned embeddings."""
-    texts = _embedded(answers)
+    texts = [text for event, result in answers for text in embeddings(event, result)]
     if len({item.sentence for item in texts}) < 2:
         return []
-    vectors = np.stack([item.vector / np.linalg.norm(item.vector) for item in texts])
+    vectors = np.stack([item.vector for item in texts])
     sentences = np.array([item.sentence for item in texts])
     similarity = np.where(sentences[:, None] == sentences[None, :], -np.inf, vectors @ vectors.T)
     shown: list[Shown] = []
@@ -94,17 +86,4 @@ def _by_origin(answers: Sequence[Answer], modality: Modality) -> dict[str, PartO
         for part, origin in zip(event.request.parts, event.origins, strict=True):
             if part.modality is modality and part.name in outputs:
                 found.setdefault(origin, outputs[part.name])
-    return found
-
-
-def _embedded(answers: Sequence[Answer]) -> list[_Embedded]:
-    """Every text of the run with its embedding."""
-    found = []
-    for event, result in answers:
-        vectors = {output.part: output.tensors[0].tensor for output in result.outputs if output.tensors}
-        for part, origin in zip(event.request.parts, event.origins, strict=True):
-            if part.modality is Modality.TEXT and isinstance(part.content, str) and part.name in vectors:
-                tensor = vectors[part.name]
-                vector = np.frombuffer(tensor.data, dtype_of(tensor.datatype)).astype(np.float32)
-                found.append(_Embedded(part.content, origin, vector))
     return found

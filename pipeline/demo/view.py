@@ -152,7 +152,7 @@ def _latency(scene: Scene) -> Text:
     latency, recovery = scene.figures.latency, scene.figures.recovery
     text = Text("end to end    ")
     text.append(f"p50 {_ms(latency.p50_ms)}   p99 {_ms(latency.p99_ms)}", style="bold")
-    if recovery is None:
+    if recovery is None or not recovery.partitions:
         return text
     if recovery.seconds is None:
         return text.append("   recovering…", style="bold red")

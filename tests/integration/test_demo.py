@@ -97,14 +97,15 @@ def test_demo_with_a_killed_worker_accounts_for_every_event(tmp_path: Path, demo
     assert demo.leftovers() == []
 
 
-@pytest.mark.parametrize("moment", ["starting Kafka", "starting two workers", "SIGKILL to worker"])
+@pytest.mark.parametrize("moment", ["starting Kafka", "starting two workers", "SIGKILL to worker", "all answered"])
 @pytest.mark.timeout(300)
 def test_interrupted_demo_leaves_nothing_behind(tmp_path: Path, demos: list[Demo], moment: str) -> None:
     demo = Demo(tmp_path, "--events", "160", "--seconds", "8")
     demos.append(demo)
     demo.wait_for(moment)
     children = demo.children()
-    os.killpg(demo.process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
+    for _ in range(2):  # somebody impatient
+        os.killpg(demo.process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
     assert demo.process.wait(INTERRUPT_SECONDS) == 130, demo.output
     assert demo.output.rstrip().splitlines()[-1] == "interrupted: everything is stopped and removed"
     assert psutil.wait_procs(children, timeout=10)[1] == []  # a guard ends by itself, just after its owner
