@@ -14,6 +14,7 @@ from headrace.pipeline.errors import StackError
 
 KAFKA_VERSION = "4.3.1"
 REGISTRY_VERSION = "3.0.9"
+PYTHON_VERSION = "3.12.1"
 
 KAFKA_ROOTS = (f"org.apache.kafka:kafka_2.13:jar:{KAFKA_VERSION}",)
 """Resolved with their dependencies."""
@@ -22,6 +23,8 @@ KAFKA_EXTRAS = (
     "org.slf4j:slf4j-simple:jar:1.7.36",  # without a binding of slf4j the broker logs nothing
 )
 """Taken alone: what they need of their dependencies is among the broker's."""
+PYTHON_ROOTS = (f"org.bytedeco:cpython:jar:linux-x86_64:{PYTHON_VERSION}-1.5.10",)
+"""A whole CPython with its shared library, which Triton's python backend needs and most systems' Python lacks."""
 REGISTRY_ROOTS = (f"io.apicurio:apicurio-registry-app:tar.gz:all:{REGISTRY_VERSION}",)
 
 LOCK_FILE = Path(__file__).with_name("artifacts.lock")

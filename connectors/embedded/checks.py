@@ -69,9 +69,7 @@ def python_version(version: Sequence[int]) -> Check:
     found = ".".join(map(str, version))
     if tuple(version) in ((3, 11), (3, 12)):
         return Check("Python", Outcome.OK, found)
-    return Check(
-        "Python", Outcome.FAIL, found, "use Python 3.11 or 3.12: Triton's python backend supports no other here"
-    )
+    return Check("Python", Outcome.FAIL, found, "use Python 3.11 or 3.12: headrace is tested with no other")
 
 
 def processor(system: str, machine: str) -> Check:

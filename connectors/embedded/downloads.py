@@ -18,6 +18,7 @@ from pathlib import Path
 from headrace.connectors.embedded.artifacts import (
     KAFKA_VERSION,
     LOCK_FILE,
+    PYTHON_VERSION,
     REGISTRY_VERSION,
     Artifact,
     read_lock,
@@ -38,7 +39,7 @@ _REGISTRY_RUNNER = f"apicurio-registry-app-{REGISTRY_VERSION}-runner.jar"
 
 
 class Downloads:
-    """The Java artifacts, in ``<cache>/jars`` and ``<cache>/registry-<version>``.
+    """The pinned artifacts, in ``<cache>/jars`` and ``<cache>/registry-<version>``.
 
     Args:
         cache: where they are kept.
@@ -55,13 +56,16 @@ class Downloads:
         url = repository_url or os.environ.get("HEADRACE_MAVEN_URL")
         self._repositories = {"maven": url.rstrip("/")} if url else None
         artifacts = read_lock(lock_file)
-        self._jars = tuple(artifact for artifact in artifacts if artifact.packaging == "jar")
+        jars = [artifact for artifact in artifacts if artifact.packaging == "jar"]
+        self._python_jars = tuple(jar for jar in jars if jar.name == "cpython")
+        self._kafka_jars = tuple(jar for jar in jars if jar.name != "cpython")
         self._archives = tuple(artifact for artifact in artifacts if artifact.packaging == "tar.gz")
 
     def missing(self) -> tuple[Artifact, ...]:
         """What is left to download (contents are not verified)."""
-        jars = tuple(jar for jar in self._jars if not is_there(self._jar_folder / jar.filename))
-        return jars if is_there(self._registry_folder) else (*jars, *self._archives)
+        jars = (*self._kafka_jars, *self._python_jars)
+        missing = tuple(jar for jar in jars if not is_there(self._jar_folder / jar.filename))
+        return missing if is_there(self._registry_folder) else (*missing, *self._archives)
 
     def kafka_classpath(self) -> tuple[Path, ...]:
         """Every jar of the broker, downloaded if need be and verified.
@@ -69,15 +73,27 @@ class Downloads:
         Raises:
             StackError: if one cannot be downloaded, or is not the file that was pinned.
         """
+        return self._cached_jars(f"Apache Kafka {KAFKA_VERSION}", self._kafka_jars)
+
+    def python_jar(self) -> Path:
+        """The archive that holds Triton's Python, downloaded if need be and verified.
+
+        Raises:
+            StackError: if it cannot be downloaded, or is not the file that was pinned.
+        """
+        (jar,) = self._cached_jars(f"Python {PYTHON_VERSION} for Triton", self._python_jars)
+        return jar
+
+    def _cached_jars(self, title: str, jars: Sequence[Artifact]) -> tuple[Path, ...]:
         folder = self._jar_folder
-        missing = [jar for jar in self._jars if not (folder / jar.filename).exists()]
+        missing = [jar for jar in jars if not (folder / jar.filename).exists()]
         if missing:
             with self._locked():
-                missing = [jar for jar in self._jars if not (folder / jar.filename).exists()]
-                self._fetch(f"Apache Kafka {KAFKA_VERSION}", missing, folder)
-        for jar in self._jars:
+                missing = [jar for jar in jars if not (folder / jar.filename).exists()]
+                self._fetch(title, missing, folder)
+        for jar in jars:
             verify_cached(folder / jar.filename, jar)
-        return tuple(folder / jar.filename for jar in self._jars)
+        return tuple(folder / jar.filename for jar in jars)
 
     def registry_jar(self) -> Path:
         """The registry's runner jar, its libraries beside it; downloaded and unpacked if need be.
@@ -136,7 +152,9 @@ class Downloads:
             unpacked = Path(scratch) / "unpacked"
             for archive in self._archives:
                 with tarfile.open(archives / archive.filename) as tar:
-                    tar.extractall(unpacked, filter="data")
+                    # A pinned archive; and Python 3.11.2, that of Debian 12, has no filters yet.
+                    tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+                    tar.extractall(unpacked)
             if not (unpacked / _REGISTRY_RUNNER).exists():
                 raise StackError(f"the registry's archive lacks {_REGISTRY_RUNNER}: this release of headrace is broken")
             unpacked.replace(self._registry_folder)

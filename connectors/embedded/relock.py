@@ -12,6 +12,7 @@ from headrace.connectors.embedded.artifacts import (
     KAFKA_EXTRAS,
     KAFKA_ROOTS,
     LOCK_FILE,
+    PYTHON_ROOTS,
     REGISTRY_ROOTS,
     parse_coordinate,
     sha256_of,
@@ -40,7 +41,7 @@ def lock_line(context: MavenContext, coordinate: str) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         context = MavenContext(repo_cache=Path(folder), timeout=60)
-        coordinates = {*KAFKA_EXTRAS, *REGISTRY_ROOTS}
+        coordinates = {*KAFKA_EXTRAS, *PYTHON_ROOTS, *REGISTRY_ROOTS}
         for root in KAFKA_ROOTS:
             coordinates |= closure(context, root)
         lines = [lock_line(context, coordinate) for coordinate in sorted(coordinates)]

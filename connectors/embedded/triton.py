@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
-import sys
 from pathlib import Path
 
 from headrace.connectors.embedded.http import answers_ok
@@ -73,14 +73,15 @@ class TritonServer(Server):
 
     def spawn(self) -> None:
         """Start without waiting. Raises StackError."""
+        for path in (self._data_dir, self._repository):
+            check_path(path)
         package = self._interpreter.package
-        libraries = f"{self._interpreter.libdir}:{package.parent / 'nvidia_pytriton.libs'}"
+        folder = self._interpreter.folder
         environment = {
             **clean_environment(),
-            # The stub takes the first python3 for its interpreter.
-            "PATH": f"{self._interpreter.folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
-            "VIRTUAL_ENV": str(self._interpreter.folder),
-            "LD_LIBRARY_PATH": libraries,  # libpython first, for the stub
+            # The stub takes the first python3 for its interpreter, whose libpython it needs.
+            "PATH": f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+            "LD_LIBRARY_PATH": f"{folder}:{package.parent / 'nvidia_pytriton.libs'}",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         command = [
@@ -99,15 +100,11 @@ class TritonServer(Server):
         self._process.spawn(command, environment, self._data_dir)
 
     def _backend_folder(self) -> Path:
-        """The python backend together with the stub of this Python, made anew: the wheel keeps them apart."""
-        server = self._interpreter.package / "tritonserver"
-        stub = server / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}"
-        if not stub.exists():
-            raise StackError(f"nvidia-pytriton has no stub for Python {stub.name}: use Python 3.11 or 3.12")
+        """The python backend together with its Python's stub, made anew: the wheel keeps them apart."""
         folder = self._data_dir / "backends"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(server / "backends" / "python", folder / "python")
-        shutil.copy(stub / "triton_python_backend_stub", folder / "python")
+        shutil.copytree(self._interpreter.package / "tritonserver" / "backends" / "python", folder / "python")
+        shutil.copy(self._interpreter.stub, folder / "python")
         library = folder / "python" / "libtriton_python.so"
         library.write_bytes(library.read_bytes().replace(_SHARED_FOLDER, _OWN_FOLDER))
         return folder
@@ -119,3 +116,16 @@ class TritonServer(Server):
     def stop(self) -> None:
         """Shut down tidily: requests in flight get their answers."""
         self._process.stop(_EXIT_SECONDS + 3.0)
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that Triton's python backend would break: it hands paths to a shell, unquoted.
+
+    Raises:
+        StackError: saying what may stand in a path, and how to choose another.
+    """
+    if not re.fullmatch(r"[\w./+@%:,=-]+", str(path)):
+        raise StackError(
+            f"Triton cannot run models from {str(path)!r}: its folders' names may have letters, digits and ._-+@%:,= "
+            "only. Set HEADRACE_CACHE and HEADRACE_HOME (for the demo TMPDIR) to folders named so"
+        )

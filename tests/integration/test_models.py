@@ -16,7 +16,7 @@ import pytest
 
 from headrace.connectors.embedded.paths import cache_dir
 from headrace.connectors.embedded.state import Endpoints
-from headrace.connectors.embedded.triton_env import environment_folder, models_folder
+from headrace.connectors.embedded.triton_env import environment_folder, executable, models_folder
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.ports import Array, InferCall, ModelSignature, TensorSpec
@@ -51,7 +51,7 @@ async def client(stack: Endpoints) -> AsyncIterator[TritonInferenceClient]:
 @pytest.fixture(scope="session")
 def direct(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Direct:
     """Runs a task of ``direct_models.py`` in Triton's interpreter, on a native repository made for it."""
-    python = environment_folder(cache_dir()) / "bin" / "python"
+    python = executable(environment_folder(cache_dir()))
     repository = tmp_path_factory.mktemp("native") / "repository"
     setup = [str(python), str(models_folder() / "setup_models.py"), "--repository", str(repository), "--form", "native"]
     subprocess.run(setup, check=True, stdout=subprocess.DEVNULL)
@@ -116,7 +116,7 @@ except RuntimeError as error:
 
 def test_models_refuse_what_would_silently_be_wrong() -> None:
     """A GPU's model on the CPU, and numpy 2, with which this backend hands out zeros."""
-    python = environment_folder(cache_dir()) / "bin" / "python"
+    python = executable(environment_folder(cache_dir()))
     command = [str(python), "-c", REFUSALS, str(models_folder().parent)]
     no_gpu, no_numpy = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     assert "has no CUDA provider: install onnxruntime-gpu" in no_gpu

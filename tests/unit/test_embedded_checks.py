@@ -108,7 +108,7 @@ def test_folder_that_this_user_cannot_look_into_is_checked_all_the_same(monkeypa
 def test_nothing_downloaded_yet_is_a_warning_with_the_size(cache: Path) -> None:
     check = downloads()
     assert check.outcome is Outcome.WARN
-    assert "48 files" in check.found
+    assert "49 files" in check.found
     (cache / "jars").mkdir(parents=True)
     (cache / f"registry-{REGISTRY_VERSION}").mkdir()
     for artifact in read_lock():
@@ -164,7 +164,7 @@ def test_interpreter_with_this_processes_numpy_is_refused(tmp_path: Path) -> Non
     if int(np.__version__.split(".")[0]) < 2:
         pytest.skip("this environment has numpy 1 itself")
     (tmp_path / "bin").mkdir()
-    launcher = tmp_path / "bin" / "python"
+    launcher = tmp_path / "bin" / "python3"
     launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     launcher.chmod(0o755)
     with pytest.raises(StackError, match=rf"numpy {np.__version__}; its stub needs numpy below 2"):
