@@ -14,7 +14,7 @@ from pathlib import Path
 
 from headrace.connectors.embedded.downloads import Downloads, is_there
 from headrace.connectors.embedded.owners import SHARED_MEMORY
-from headrace.connectors.embedded.paths import cache_dir, state_dir
+from headrace.connectors.embedded.paths import cache_dir, check_path, state_dir
 from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.progress import Progress
 from headrace.pipeline.errors import StackError
@@ -52,7 +52,6 @@ def run_checks() -> tuple[Check, ...]:
         lambda: python_version(sys.version_info[:2]),
         lambda: processor(platform.system(), platform.machine()),
         lambda: c_library(platform.libc_ver()),
-        venv_module,
         *(lambda extra=extra: extra_installed(extra) for extra in _EXTRAS),
         folders,
         disk,
@@ -91,13 +90,6 @@ def c_library(found: tuple[str, str]) -> Check:
     return Check("C library", Outcome.FAIL, f"{library} {version}".strip() or "not glibc", mend)
 
 
-def venv_module() -> Check:
-    if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
-        return Check("venv module", Outcome.OK, "present")
-    mend = "install it (Debian, Ubuntu: apt install python3-venv)"
-    return Check("venv module", Outcome.FAIL, "missing", mend)
-
-
 def require_extras() -> None:
     """Raises StackError, saying what to install, if a package of the stack's extras is missing."""
     if missing := [package for extra in _EXTRAS for package in _missing(extra)]:
@@ -123,6 +115,10 @@ def folders() -> Check:
         if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
             mend = f"give this user the right to write there, or set {variable} to another folder"
             return Check("folders", Outcome.FAIL, f"{folder} cannot be written", mend)
+        try:
+            check_path(folder)
+        except StackError as error:
+            return Check("folders", Outcome.FAIL, str(folder), str(error))
     return Check("folders", Outcome.OK, " and ".join(map(str, wanted.values())))
 
 

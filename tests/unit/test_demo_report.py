@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from headrace.pipeline.cli.demo import command
+from headrace.pipeline.cli import cli
 from headrace.pipeline.demo import run
 from headrace.pipeline.demo.check import Verdict
 from headrace.pipeline.demo.observe import Figures
@@ -85,6 +85,6 @@ def test_figures_that_cannot_be_written_are_one_clear_error() -> None:
 
 def test_last_line_comes_even_if_the_figures_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run", lambda *_: report(RECOVERED))
-    result = CliRunner().invoke(command, ["--json", "/dev/full"])
+    result = CliRunner().invoke(cli, ["demo", "--json", "/dev/full"])
     assert isinstance(result.exception, StackError)
     assert result.output.splitlines()[-1] == report(RECOVERED).last_line()

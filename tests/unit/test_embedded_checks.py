@@ -92,6 +92,13 @@ def test_folder_that_cannot_be_made_fails_and_names_its_variable(
     assert {check.name for check in run_checks() if check.outcome is Outcome.FAIL} == {"folders"}
 
 
+def test_folder_that_triton_could_not_run_models_from_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "my cache"))
+    check = folders()
+    assert check.outcome is Outcome.FAIL
+    assert "my cache" in check.found
+
+
 def test_folder_that_may_not_be_written_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: mode == os.F_OK and Path(path).exists())
     check = folders()

@@ -18,7 +18,7 @@ class Broken(Stack):
 
     def prepare(self) -> Installed:
         nowhere = Path("nowhere")
-        return Installed((), nowhere, TritonInterpreter(nowhere, nowhere, nowhere, nowhere, "1.26"), nowhere)
+        return Installed((), nowhere, TritonInterpreter(nowhere, nowhere, "1.26"), nowhere)
 
 
 @pytest.fixture(autouse=True)
