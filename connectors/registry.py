@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,6 +13,7 @@ from typing import Self, TypeVar
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from headrace.connectors.loopback import no_proxy_for_loopback
 from headrace.pipeline.errors import FatalError, UnavailableError
 
 T = TypeVar("T")
@@ -21,6 +23,12 @@ _NOT_FOUND = 404
 _CONFLICT = 409
 _REFUSALS = frozenset((_CONFLICT, 422))  # incompatible, invalid
 _TRANSIENT = frozenset((408, 425, 429))
+_NOT_OURS = frozenset((400, 403, 422))
+"""About one schema's id: no id of this registry's, or of a subject that is not ours to read. An event's sender chooses
+the id, so it must not end the worker. What would be wrong with all of them has come up at start, when registering."""
+
+SETTLING_SECONDS = 5.0
+"""After an outage "no such id" is not believed for so long: Apicurio says so while it still loads what it stored."""
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
@@ -41,12 +49,14 @@ class ConfluentRegistry:
     """
 
     def __init__(self, url: str, timeout_seconds: float = 5.0) -> None:
+        self._no_answer_at = float("-inf")
         self._url = re.sub(r"//[^/,]*@", "//", url)  # for messages: without a password
         # Waiting and trying again is the caller's business, who knows how long.
-        self._client = SchemaRegistryClient({"url": url, "timeout": timeout_seconds, "max.retries": 0})
+        with no_proxy_for_loopback(url):
+            self._client = SchemaRegistryClient({"url": url, "timeout": timeout_seconds, "max.retries": 0})
 
     def schema(self, schema_id: int) -> str | None:
-        """The schema of an id, None if there is no such id.
+        """The schema of an id, None if there is no such id, or none that we may read.
 
         Raises:
             UnavailableError: if the registry does not answer, or not now.
@@ -84,6 +94,10 @@ class ConfluentRegistry:
             found = self._client.get_schema(schema_id)
         except SchemaRegistryError as error:
             if error.http_status_code == _NOT_FOUND and error.error_code == _SCHEMA_NOT_FOUND:
+                if time.monotonic() - self._no_answer_at < SETTLING_SECONDS:
+                    raise UnavailableError(f"schema {schema_id} is not found, so soon after an outage") from error
+                return None
+            if error.http_status_code in _NOT_OURS:
                 return None
             raise
         if found.schema_str is None:
@@ -119,10 +133,12 @@ class ConfluentRegistry:
         try:
             return call()
         except _NO_ANSWER as error:
+            self._no_answer_at = time.monotonic()
             raise UnavailableError(f"{where} does not answer: {str(error) or type(error).__name__}") from error
         except SchemaRegistryError as error:
             status, message = error.http_status_code, f"{where} answers {error.http_status_code}: {error.error_message}"
             if status >= 500 or status in _TRANSIENT:
+                self._no_answer_at = time.monotonic()
                 raise UnavailableError(message) from error
             hint = "check registry.url (Apicurio's ends in /apis/ccompat/v7)" if status == _NOT_FOUND else "see its log"
             raise FatalError(f"{message}; {hint}") from error

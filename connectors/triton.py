@@ -10,6 +10,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from headrace.connectors.loopback import is_loopback
 from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.ports import Array, InferCall, InferReply, ModelSignature, TensorSpec
 from headrace.pipeline.records import Parameter, Stage
@@ -46,6 +47,7 @@ _BY_MESSAGE: tuple[tuple[str, str, _Meaning], ...] = (
     ("StatusCode.NOT_FOUND", "has no available versions", _Meaning.UNAVAILABLE),
     # The model's process died and Triton does not start another: nobody's record is at fault, it waits for a restart.
     ("StatusCode.INTERNAL", "is not healthy", _Meaning.UNAVAILABLE),
+    ("StatusCode.UNIMPLEMENTED", "decoupled", _Meaning.MODEL_UNSUPPORTED),
 )
 _BY_CODE: dict[str | None, _Meaning] = {
     "StatusCode.UNAVAILABLE": _Meaning.UNAVAILABLE,
@@ -53,7 +55,7 @@ _BY_CODE: dict[str | None, _Meaning] = {
     "StatusCode.RESOURCE_EXHAUSTED": _Meaning.RETRIABLE,
     "StatusCode.INTERNAL": _Meaning.RETRIABLE,
     "StatusCode.ABORTED": _Meaning.RETRIABLE,
-    "StatusCode.CANCELLED": _Meaning.RETRIABLE,
+    "StatusCode.CANCELLED": _Meaning.UNAVAILABLE,  # a server that shuts down ends calls so: nobody's record is at fault
     "StatusCode.UNKNOWN": _Meaning.RETRIABLE,
     "StatusCode.DATA_LOSS": _Meaning.RETRIABLE,
     "StatusCode.ALREADY_EXISTS": _Meaning.RETRIABLE,
@@ -61,7 +63,7 @@ _BY_CODE: dict[str | None, _Meaning] = {
     "StatusCode.OUT_OF_RANGE": _Meaning.INVALID_INPUT,
     "StatusCode.FAILED_PRECONDITION": _Meaning.INVALID_INPUT,
     "StatusCode.NOT_FOUND": _Meaning.MODEL_NOT_FOUND,
-    "StatusCode.UNIMPLEMENTED": _Meaning.MODEL_UNSUPPORTED,
+    "StatusCode.UNIMPLEMENTED": _Meaning.UNAVAILABLE,  # gRPC's word for HTTP's 404: an ingress with nothing behind it
     "StatusCode.UNAUTHENTICATED": _Meaning.REFUSED,
     "StatusCode.PERMISSION_DENIED": _Meaning.REFUSED,
     None: _Meaning.INVALID_INPUT,  # the client library refused the call before sending it
@@ -79,14 +81,14 @@ class TritonInferenceClient:
     def __init__(self, url: str, control_timeout_seconds: float = 5.0) -> None:
         self._url = url
         self._control_timeout_seconds = control_timeout_seconds
-        self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL)
+        self._client = triton.InferenceServerClient(url, channel_args=(*_CHANNEL, *_proxy(url)))
 
     async def ready(self) -> bool:
-        """True if the server answers and is ready; never raises for a server that is down."""
+        """True if the server answers and is ready; never raises for a server that is down, or is none."""
         try:
             with self._mapped("readiness"):
                 return bool(await self._client.is_server_ready(client_timeout=self._control_timeout_seconds))
-        except RetriableError:
+        except (RetriableError, PoisonError):
             return False
 
     async def signature(self, model: str, version: str = "") -> ModelSignature:
@@ -157,6 +159,12 @@ class TritonInferenceClient:
                 return FatalError(f"{message} (check the credentials)")
             case meaning:
                 return PoisonError(Stage.INFER, meaning.name, message)
+
+
+def _proxy(url: str) -> tuple[tuple[str, int], ...]:
+    """Without this option gRPC asks the environment's proxy for this machine too."""
+    host = url.rpartition(":")[0].strip("[]")
+    return (("grpc.enable_http_proxy", 0),) if is_loopback(host) else ()
 
 
 def _meaning(status: str | None, message: str) -> _Meaning:

@@ -6,6 +6,9 @@ from headrace.pipeline.config import RetrySettings, RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.records import Stage
 
+UNAVAILABLE_BACKOFF_SECONDS = 2.0
+"""Longest wait between two calls to a server that does not answer: also how soon its return is noticed."""
+
 
 def deadline_ms(header_ms: int | None, timestamp_ms: int, route: RouteSettings) -> int | None:
     """When a record stops being worth an inference, in epoch milliseconds; None if never.
@@ -51,3 +54,16 @@ def backoff_seconds(attempts: int, settings: RetrySettings, jitter: float) -> fl
     doublings = min(max(attempts, 1) - 1, 63)  # 2.0**63 times any wait is above every bound; more would overflow
     ceiling = min(settings.max_backoff_seconds, settings.initial_backoff_seconds * 2.0**doublings)
     return ceiling * jitter
+
+
+def unavailable_backoff_seconds(waits: int) -> float:
+    """How long to wait, the ``waits``-th time, for what does not answer. Costs no attempt, so there is no jitter."""
+    return min(0.05 * 2.0 ** min(waits, 10), UNAVAILABLE_BACKOFF_SECONDS)
+
+
+def patience_seconds(settings: RetrySettings) -> float:
+    """How long a model that does not answer is waited for while its server is ready.
+
+    What the retry budget could last with the longest waits: enough for a model to be loaded again (20 s by default).
+    """
+    return settings.max_attempts * settings.max_backoff_seconds

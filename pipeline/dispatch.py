@@ -8,26 +8,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from headrace.pipeline import metrics
-from headrace.pipeline.admission import attempts_left, backoff_seconds, check_deadline
+from headrace.pipeline.admission import attempts_left, backoff_seconds
 from headrace.pipeline.batching import Batch, Batcher, halves
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import FatalError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.flow import Flow
 from headrace.pipeline.health import Health
 from headrace.pipeline.inference import Prepared, call_of, max_rows, prepare, split
-from headrace.pipeline.journey import PartTask
+from headrace.pipeline.journey import PartTask, wanted
 from headrace.pipeline.ports import Clock, InferenceClient, ModelSignature
 from headrace.pipeline.records import PartOutput, Stage
+from headrace.pipeline.signatures import Signatures, Waits
+from headrace.pipeline.turns import give_way
 
 log = logging.getLogger(__name__)
 
-UNAVAILABLE_BACKOFF_SECONDS = 2.0
-"""Longest wait between two calls to a server that does not answer: also how soon its return is noticed."""
-
 Outcome = Callable[[PartTask, PartOutput | PoisonError], None]
+
+
+class _Item(NamedTuple):
+    """A part that waits for its call, and the signature that its row was made for."""
+
+    task: PartTask
+    prepared: Prepared
+    signature: ModelSignature
 
 
 class RouteDispatcher:
@@ -55,19 +64,18 @@ class RouteDispatcher:
         self._clock = clock
         self._finish = finish
         batch = route.batch
-        self._batcher: Batcher[tuple[PartTask, Prepared]] = Batcher(
-            batch.max_records, batch.max_bytes, batch.max_delay_seconds
-        )
-        self._signatures: dict[tuple[str, str], ModelSignature] = {}
+        self._batcher: Batcher[_Item] = Batcher(batch.max_records, batch.max_bytes, batch.max_delay_seconds)
+        self._signatures = Signatures(route, client, flow, health, clock)
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
     async def submit(self, tasks: Sequence[PartTask]) -> None:
-        """Prepare parts and queue them. Waits while the model's signature cannot be had."""
+        """Prepare parts and queue them. Waits while a model's signature cannot be had (see ``Signatures.wait``)."""
+        waits: defaultdict[tuple[str, str], Waits] = defaultdict(Waits)  # they all began to wait when they came here
+        turn_began = self._clock.monotonic()
         for task in tasks:
             try:
-                signature = await self._wait_for_signature(task)
-                prepared = prepare(task.part, signature, task.version, task.journey.request.parameters)
+                signature = await self._signatures.of(task, waits[task.model, task.version])
             except PoisonError as error:
                 self._finish(task, error)
             except FatalError:
@@ -76,11 +84,27 @@ class RouteDispatcher:
                 log.exception("route %s: preparing a part failed", self._route.name)
                 self._finish(task, _unexpected(Stage.PREPARE, error))
             else:
-                now = self._clock.monotonic()
-                task.admitted_at = now
-                bucket = (task.model, prepared.bucket)
-                self._batcher.add((task, prepared), prepared.weight_bytes, bucket, now, max_rows(signature))
+                if signature is not None:
+                    self._queue(task, signature)
+            turn_began = await give_way(self._clock, turn_began)
         self._wake.set()
+
+    def _queue(self, task: PartTask, signature: ModelSignature) -> None:
+        try:
+            prepared = prepare(task.part, signature, task.version, task.journey.request.parameters)
+        except PoisonError as error:
+            self._finish(task, error)
+        except Exception as error:
+            log.exception("route %s: preparing a part failed", self._route.name)
+            self._finish(task, _unexpected(Stage.PREPARE, error))
+        else:
+            now = self._clock.monotonic()
+            task.admitted_at = now
+            # Rows made for different signatures must not share a call. By identity: the items keep it alive, and the
+            # hash of a signature costs as much as the rest of the way.
+            bucket = (id(signature), prepared.bucket)
+            item = _Item(task, prepared, signature)
+            self._batcher.add(item, prepared.weight_bytes, bucket, now, max_rows(signature))
 
     async def run(self) -> None:
         """Start calls while there are slots and batches. An error that escapes a call ends this, and so the process."""
@@ -114,69 +138,73 @@ class RouteDispatcher:
             call.add_done_callback(lambda _: self._wake.set())
             self._calls.add(call)
 
-    async def _run_batch(self, batch: Batch[tuple[PartTask, Prepared]]) -> None:
-        begun = [item for item in batch.items if self._flow.begin_call(item[0].journey.ref)]
+    async def _run_batch(self, batch: Batch[_Item]) -> None:
+        begun = [item for item in batch.items if self._flow.begin_call(item.task.journey.ref)]
         try:
             await self._infer(self._in_time(begun))
         finally:
-            for task, _ in begun:
-                self._flow.end_call(task.journey.ref)
+            for item in begun:
+                self._flow.end_call(item.task.journey.ref)
 
-    def _in_time(self, items: Sequence[tuple[PartTask, Prepared]]) -> list[tuple[PartTask, Prepared]]:
+    def _in_time(self, items: Sequence[_Item]) -> list[_Item]:
         """Those still wanted and before their deadline; the late ones become dead letters before they cost a call."""
         kept = []
         now_ms = self._clock.epoch_ms()
-        for task, prepared in items:
+        for item in items:
             try:
-                check_deadline(task.deadline_ms, now_ms)
+                if wanted(item.task, self._flow, now_ms):
+                    kept.append(item)
             except PoisonError as error:
-                self._finish(task, error)
-            else:
-                if self._flow.wants(task.journey.ref.partition, task.journey.ref.generation):
-                    kept.append((task, prepared))
+                self._finish(item.task, error)
         return kept
 
-    async def _infer(self, items: list[tuple[PartTask, Prepared]]) -> None:
-        """Call until every item has its outcome or is no longer wanted."""
-        failures = waits = 0
+    async def _infer(self, items: list[_Item], failures: int = 0, waits: Waits | None = None) -> None:
+        """Call until every item has its outcome or is no longer wanted.
+
+        Args:
+            items: rows of one call.
+            failures: attempts that have failed already.
+            waits: for the model, until now. A half goes on with what its batch has left of both.
+        """
+        waits = waits or Waits()
         while items:
+            given_up: PoisonError | None = None
             try:
                 await self._call(items, failures + 1)
                 return
             except UnavailableError as error:
                 self._count("unavailable")
-                self._health.report("triton", up=False, detail=str(error))
-                waits += 1
-                await asyncio.sleep(_unavailable_backoff_seconds(waits))
+                given_up = await self._signatures.wait(items[0].task, error, waits)
             except RetriableError as error:
                 self._count("retry")
                 failures += 1
-                if not attempts_left(failures, self._route.retries):
-                    self._fail(items, _exhausted(error, failures))
-                    return
-                await asyncio.sleep(backoff_seconds(failures, self._route.retries, random.random()))
+                if attempts_left(failures, self._route.retries):
+                    await asyncio.sleep(backoff_seconds(failures, self._route.retries, random.random()))
+                else:
+                    given_up = _exhausted(error, failures)
             except PoisonError as error:
                 self._count("poison")
-                self._signatures.clear()  # the model may have been replaced by one with another signature
-                if len(items) == 1 or error.code == "MODEL_NOT_FOUND":
-                    self._fail(items, error)
-                else:
-                    for half in halves(tuple(items)):
-                        await self._infer(list(half))
+                given_up = error
+            if given_up:
+                await self._isolate(items, given_up, failures, waits)
                 return
             items = self._in_time(items)
 
-    async def _call(self, items: list[tuple[PartTask, Prepared]], attempts: int) -> None:
+    async def _isolate(self, items: list[_Item], error: PoisonError, failures: int, waits: Waits) -> None:
+        """What failed as a whole may be one record's fault: halve it until that one stands alone."""
+        if len(items) == 1 or error.code == "MODEL_NOT_FOUND":
+            self._fail(items, error)
+            return
+        for half in halves(tuple(items)):
+            await self._infer(self._in_time(half), failures, waits)
+
+    async def _call(self, items: list[_Item], attempt: int) -> None:
         """One infer call. Raises what the client raises; anything else goes wrong for these items alone."""
         began = self._clock.monotonic()
-        first = items[0][0]
-        for task, _ in items:
-            task.attempts = attempts
+        for item in items:
+            item.task.attempts = attempt
         try:
-            signature = await self._signature(first)
-            call = call_of([prepared for _, prepared in items], signature)
-            reply = await self._client.infer(call, self._timeout_seconds)
-            outcomes = split(reply, signature, [task.part.name for task, _ in items], self._route.name)
+            outcomes = await self._answers(items)
         except (RetriableError, PoisonError, FatalError):
             raise
         except Exception as error:
@@ -184,45 +212,49 @@ class RouteDispatcher:
             self._fail(items, _unexpected(Stage.INFER, error))
             return
         self._health.report("triton", up=True)
+        if outcomes is None:
+            self._count("poison")
+            return
         self._count("ok")
         elapsed = self._clock.monotonic() - began
         metrics.INFER_SECONDS.labels(self._route.name).observe(elapsed)
         metrics.BATCH_RECORDS.labels(self._route.name).observe(len(items))
         waiting = metrics.WAITING_SECONDS.labels(self._route.name)
-        for (task, _), outcome in zip(items, outcomes, strict=True):
+        for (task, _, _), outcome in zip(items, outcomes, strict=True):
             waiting.observe(began - task.admitted_at)
             task.waited_seconds, task.inferred_seconds = began - task.admitted_at, elapsed
             self._finish(task, outcome)
 
-    async def _signature(self, task: PartTask) -> ModelSignature:
-        """The model's signature, asked for once."""
-        key = (task.model, task.version)
-        if (signature := self._signatures.get(key)) is None:
-            signature = self._signatures[key] = await self._client.signature(*key)
-            self._health.report("triton", up=True)
-        return signature
+    async def _answers(self, items: list[_Item]) -> list[PartOutput | PoisonError] | None:
+        """An outcome for each item; None if they wait for another call, because the model has another signature now."""
+        signature, tasks = items[0].signature, [item.task for item in items]
+        names = [task.part.name for task in tasks]
+        try:
+            reply = await self._client.infer(
+                call_of([item.prepared for item in items], signature), self._timeout_seconds
+            )
+        except PoisonError:
+            if (renewed := await self._signatures.renewed(tasks, signature)) is None:
+                raise
+            for task in tasks:
+                self._queue(task, renewed)
+            self._wake.set()
+            return None
+        outcomes = split(reply, signature, names, self._route.name)
+        if all(map(_is_bad_output, outcomes)) and (renewed := await self._signatures.renewed(tasks, signature)):
+            return split(reply, renewed, names, self._route.name)
+        return outcomes
 
-    async def _wait_for_signature(self, task: PartTask) -> ModelSignature:
-        """Waits for a server that does not answer, as long as it takes."""
-        waits = 0
-        while True:
-            try:
-                return await self._signature(task)
-            except RetriableError as error:
-                self._health.report("triton", up=False, detail=str(error))
-                waits += 1
-                await asyncio.sleep(_unavailable_backoff_seconds(waits))
-
-    def _fail(self, items: Sequence[tuple[PartTask, Prepared]], error: PoisonError) -> None:
-        for task, _ in items:
-            self._finish(task, error)
+    def _fail(self, items: Sequence[_Item], error: PoisonError) -> None:
+        for item in items:
+            self._finish(item.task, error)
 
     def _count(self, outcome: str) -> None:
         metrics.INFER_CALLS.labels(self._route.name, outcome).inc()
 
 
-def _unavailable_backoff_seconds(waits: int) -> float:
-    return min(0.05 * 2.0 ** min(waits, 10), UNAVAILABLE_BACKOFF_SECONDS)
+def _is_bad_output(outcome: PartOutput | PoisonError) -> bool:
+    return isinstance(outcome, PoisonError) and outcome.code == "BAD_MODEL_OUTPUT"
 
 
 def _exhausted(error: RetriableError, attempts: int) -> PoisonError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headrace.pipeline.flow import RecordRef
+from headrace.pipeline.admission import check_deadline
+from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.headers import Delivery
 from headrace.pipeline.records import InferenceRequest, Part, PartOutput, SourceRecord
 
@@ -40,7 +41,19 @@ class PartTask:
     waited_seconds: float = 0.0
     inferred_seconds: float = 0.0
     attempts: int = 0
+    renewed: bool = False
+    """Whether its model's signature has been asked for again on its account."""
 
     @property
     def part(self) -> Part:
         return self.journey.request.parts[self.index]
+
+
+def wanted(task: PartTask, flow: Flow, now_ms: int) -> bool:
+    """False if work on a part is in vain, because its partition is gone or going.
+
+    Raises:
+        PoisonError: ``DEADLINE_EXCEEDED``.
+    """
+    check_deadline(task.deadline_ms, now_ms)
+    return flow.wants(task.journey.ref.partition, task.journey.ref.generation)

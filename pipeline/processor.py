@@ -27,6 +27,7 @@ from headrace.pipeline.records import (
 )
 from headrace.pipeline.routing import Assignment, Router, reply_topic
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds
+from headrace.pipeline.turns import give_way
 from headrace.pipeline.wire import Poison, poison
 
 log = logging.getLogger(__name__)
@@ -63,26 +64,32 @@ class Processor:
 
     # --- in: decode → route → admit
 
-    def open_batch(self, batch: RecordBatch) -> dict[str, list[PartTask]]:
+    async def open_batch(self, batch: RecordBatch) -> dict[str, list[PartTask]]:
         """Tasks by route for the records of a batch, in offset order. What fails on the way is completed at once.
 
-        The batch's writer schemas must be known to the decoder (see ``envelope.RequestDecoder.missing``).
+        The batch's writer schemas must be known to the decoder (see ``envelope.RequestDecoder.missing``). The batches
+        of a partition must be opened one after the other: this gives way between records. If the partition goes
+        meanwhile, the rest is dropped where any work for an earlier assignment is.
         """
         tasks: dict[str, list[PartTask]] = {}
+        turn_began = self._clock.monotonic()
         for record in batch.records:
-            ref = RecordRef(batch.partition, batch.generation, record.provenance.offset)
-            try:
-                opened = self._open(ref, record)
-            except PoisonError as error:
-                self._flow.complete(ref, [self._dead_letter(record, error)])
-            except Exception as error:
-                log.exception("%s[%d]@%d could not be opened", *batch.partition, ref.offset)
-                poison = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
-                self._flow.complete(ref, [self._dead_letter(record, poison)])
-            else:
-                for task in opened:
-                    tasks.setdefault(task.route, []).append(task)
+            for task in self._open_or_complete(batch, record):
+                tasks.setdefault(task.route, []).append(task)
+            turn_began = await give_way(self._clock, turn_began)
         return tasks
+
+    def _open_or_complete(self, batch: RecordBatch, record: SourceRecord) -> list[PartTask]:
+        ref = RecordRef(batch.partition, batch.generation, record.provenance.offset)
+        try:
+            return self._open(ref, record)
+        except PoisonError as error:
+            self._flow.complete(ref, [self._dead_letter(record, error)])
+        except Exception as error:
+            log.exception("%s[%d]@%d could not be opened", *batch.partition, ref.offset)
+            poison = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
+            self._flow.complete(ref, [self._dead_letter(record, poison)])
+        return []
 
     def _open(self, ref: RecordRef, record: SourceRecord) -> list[PartTask]:
         began = self._clock.monotonic()

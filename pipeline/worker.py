@@ -96,7 +96,7 @@ class Worker:
         for schema_id in self._decoder.missing(record.value for record in batch.records):
             schema = await self._until_available("registry", lambda: self._connections.registry.schema(schema_id))  # noqa: B023 - awaited before the next
             self._decoder.add_schema(schema_id, schema)
-        for route, tasks in self._processor.open_batch(batch).items():
+        for route, tasks in (await self._processor.open_batch(batch)).items():
             await self._send_tasks(route, tasks)
 
     async def submit(self, route: str, tasks: list[PartTask]) -> None:

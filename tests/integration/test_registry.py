@@ -25,14 +25,17 @@ def registry(stack: Endpoints) -> Iterator[ConfluentRegistry]:
 
 
 class Answer(BaseHTTPRequestHandler):
-    """Answers every request with one status and body."""
+    """Answers every request with one status and body, but the first ``busy`` ones with 503."""
 
     status: ClassVar[int]
     body: ClassVar[bytes]
+    busy: ClassVar[int] = 0
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(self.status)
+        kind = type(self)
+        self.send_response(503 if kind.busy else self.status)
+        kind.busy = max(0, kind.busy - 1)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
         self.wfile.write(self.body)
@@ -44,12 +47,12 @@ class Answer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[int, bytes], str]]:
+def answering() -> Iterator[Callable[..., str]]:
     """Starts a server that is no registry; returns its address."""
     servers = []
 
-    def start(status: int, body: bytes) -> str:
-        handler = type("Handler", (Answer,), {"status": status, "body": body})
+    def start(status: int, body: bytes, busy: int = 0) -> str:
+        handler = type("Handler", (Answer,), {"status": status, "body": body, "busy": busy})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -141,6 +144,36 @@ def test_address_of_something_else_is_fatal_and_says_where_to_look(
     """Taken for a registry without that id, it would make every record poison."""
     with ConfluentRegistry(answering(status, body)) as registry, pytest.raises(FatalError, match=r"registry\.url|log"):
         registry.schema(5)
+
+
+def test_unknown_id_is_believed_only_some_time_after_an_outage(
+    answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apicurio answers so while it still loads: good records would become dead letters."""
+    url = answering(404, b'{"error_code": 40403, "message": "No content with ID 5 was found."}', busy=1)
+    with ConfluentRegistry(url) as registry:
+        for expected in ("503", "so soon after an outage", "so soon after an outage"):
+            with pytest.raises(UnavailableError, match=expected):
+                registry.schema(5)
+        monkeypatch.setattr("headrace.connectors.registry.SETTLING_SECONDS", 0.0)
+        assert registry.schema(5) is None
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+def test_id_that_is_refused_is_as_good_as_unknown(answering: Callable[[int, bytes], str], status: int) -> None:
+    """A registry with permissions a subject, asked for another team's schema: the sender's fault, not the worker's."""
+    body = b'{"error_code": %d, "message": "not for you"}' % status
+    with ConfluentRegistry(answering(status, body)) as registry:
+        assert registry.schema(5) is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_refused_registration_is_fatal(answering: Callable[[int, bytes], str], status: int) -> None:
+    with (
+        ConfluentRegistry(answering(status, b'{"error_code": 1, "message": "not for you"}')) as registry,
+        pytest.raises(FatalError, match="not for you"),
+    ):
+        registry.register("mill-value", SCHEMA, LEVEL)
 
 
 def test_password_in_the_address_is_not_told() -> None:

@@ -63,12 +63,17 @@ class Bench:
         self.running = asyncio.create_task(self.dispatcher.run())
 
     def task(
-        self, offset: int, part: Part | None = None, deadline_ms: int | None = None, model: str = "echo"
+        self,
+        offset: int,
+        part: Part | None = None,
+        deadline_ms: int | None = None,
+        model: str = "echo",
+        version: str = "",
     ) -> PartTask:
         event = request(part or text_part(f"t{offset}"))
         ref = RecordRef(P0, self.source.generation, offset)
         journey = Journey(ref, self.broker.inputs[P0][offset], event, Delivery(), ("results", None), 0.0, [None])
-        task = PartTask(journey, 0, model, "", "text", deadline_ms)
+        task = PartTask(journey, 0, model, version, "text", deadline_ms)
         self.tasks.append(task)
         return task
 
@@ -89,10 +94,14 @@ class Bench:
 
 def rejects(*texts: str, code: str = "BAD_INPUT") -> Callable[[InferCall], Exception | None]:
     """A model that refuses the whole call when one of these is in it."""
+    return raises_for(PoisonError("infer", code, f"cannot take one of {texts}"), *texts)
+
+
+def raises_for(error: Exception, *texts: str) -> Callable[[InferCall], Exception | None]:
+    """A model that answers the whole call with an error when one of these is in it."""
 
     def script(call: InferCall) -> Exception | None:
-        found = {row[0].decode() for row in call.inputs["IN"]} & set(texts)
-        return PoisonError("infer", code, f"cannot take {sorted(found)}") if found else None
+        return error if {row[0].decode() for row in call.inputs["IN"]} & set(texts) else None
 
     return script
 

@@ -271,6 +271,8 @@ class FakeInference:
     def __init__(self, *models: ModelSignature) -> None:
         self.models = {model.name: model for model in models or (DOUBLE, TEXT)}
         self.up = True
+        self.not_ready: set[tuple[str, str]] = set()
+        """Models and versions, as they are asked for, that do not answer although the server is ready."""
         self.latency_seconds = 0.01
         self.script: Callable[[InferCall], Exception | None] = lambda call: None
         self.calls: list[InferCall] = []
@@ -283,15 +285,19 @@ class FakeInference:
 
     async def signature(self, model: str, version: str = "") -> ModelSignature:
         self.asked[model] += 1
-        if not self.up:
-            raise UnavailableError("Triton is down")
+        self._answer(model, version)
         if model not in self.models:
             raise PoisonError("infer", "MODEL_NOT_FOUND", f"no model {model}: load it")
         return self.models[model]
 
-    async def infer(self, call: InferCall, timeout_seconds: float) -> InferReply:
+    def _answer(self, model: str, version: str) -> None:
         if not self.up:
             raise UnavailableError("Triton is down")
+        if (model, version) in self.not_ready:
+            raise UnavailableError(f"{model} version {version or 'latest'} is not at ready state")
+
+    async def infer(self, call: InferCall, timeout_seconds: float) -> InferReply:
+        self._answer(call.model, call.version)
         self.calls.append(call)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -302,6 +308,8 @@ class FakeInference:
         if error := self.script(call):
             raise error
         signature = self.models[call.model]
+        if call.inputs.keys() != {spec.name for spec in signature.inputs}:
+            raise PoisonError("infer", "INVALID_INPUT", f"{sorted(call.inputs)} are not the inputs of {call.model}")
         rows = call.inputs[signature.inputs[0].name]
         answer = rows * 2 if rows.dtype != np.object_ else rows
         return InferReply(signature.version, {signature.outputs[0].name: answer})

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.pipeline.admission import attempts_left, backoff_seconds, check_deadline, deadline_ms
+from headrace.pipeline.admission import (
+    attempts_left,
+    backoff_seconds,
+    check_deadline,
+    deadline_ms,
+    patience_seconds,
+    unavailable_backoff_seconds,
+)
 from headrace.pipeline.config import RetrySettings, RouteSettings
 from headrace.pipeline.errors import PoisonError
 
@@ -55,3 +62,13 @@ def test_backoff_doubles_up_to_its_bound() -> None:
 @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
 def test_backoff_stays_within_bounds(attempts: int, jitter: float) -> None:
     assert 0 <= backoff_seconds(attempts, RETRIES, jitter) <= RETRIES.max_backoff_seconds
+
+
+def test_waits_for_what_does_not_answer_grow_to_two_seconds() -> None:
+    waits = [unavailable_backoff_seconds(times) for times in (1, 2, 3, 10, 10**6)]
+    assert waits == [0.1, 0.2, 0.4, 2.0, 2.0]
+
+
+def test_patience_is_what_the_retries_could_last() -> None:
+    assert patience_seconds(RETRIES) == 3.0
+    assert patience_seconds(RetrySettings()) == 20.0

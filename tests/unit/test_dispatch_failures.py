@@ -9,7 +9,7 @@ from headrace.pipeline.errors import FatalError, PoisonError, RetriableError
 from headrace.pipeline.journey import PartTask
 from headrace.pipeline.ports import InferCall, ModelSignature, TensorSpec
 from headrace.pipeline.records import Modality, Part, PartOutput, Tensor
-from tests.unit.dispatch_bench import Bench, fails_times, rejects
+from tests.unit.dispatch_bench import Bench, fails_times, raises_for, rejects
 from tests.unit.fakes import (
     EPOCH_MS,
     TEXT,
@@ -44,6 +44,41 @@ async def test_retry_budget_spent_is_a_dead_letter_with_its_attempts() -> None:
     assert "3 attempts failed, the last one: timed out" in str(bench.outcomes[0])
     assert bench.tasks[0].attempts == 3
     assert len(bench.client.calls) == 3
+
+
+@on_virtual_time
+async def test_record_that_fails_the_model_again_and_again_spends_only_its_own_budget() -> None:
+    bench = Bench(retries={"max_attempts": 2})
+    bench.client.script = raises_for(RetriableError("an exception in the model"), "t2")
+    await bench.begin()
+    await bench.submit(0, 1, 2, 3)
+    await asyncio.sleep(30)
+    assert bench.codes == {0: "ok", 1: "ok", 2: "RETRIES_EXHAUSTED", 3: "ok"}
+    assert bench.client.batches == [4, 4, 2, 2, 1, 1]
+    assert "4 attempts failed, the last one: an exception in the model" in str(bench.outcomes[2])
+
+
+@on_virtual_time
+async def test_model_that_always_fails_ends_every_record_after_one_more_attempt_a_half() -> None:
+    bench = Bench(retries={"max_attempts": 2})
+    bench.client.script = lambda call: RetriableError("out of memory")
+    await bench.begin()
+    await bench.submit(0, 1, 2, 3)
+    await asyncio.sleep(30)
+    assert set(bench.codes.values()) == {"RETRIES_EXHAUSTED"}
+    assert bench.client.batches == [4, 4, 2, 1, 1, 2, 1, 1]
+
+
+@on_virtual_time
+async def test_half_that_is_too_late_by_now_costs_no_call() -> None:
+    bench = Bench(retries={"max_attempts": 1})
+    bench.client.latency_seconds = 5
+    bench.client.script = lambda call: RetriableError("out of memory")
+    await bench.begin()
+    await bench.dispatcher.submit([bench.task(0), bench.task(1, deadline_ms=EPOCH_MS + 7000)])
+    await asyncio.sleep(30)
+    assert bench.codes == {0: "RETRIES_EXHAUSTED", 1: "DEADLINE_EXCEEDED"}
+    assert bench.client.batches == [2, 1]
 
 
 @on_virtual_time

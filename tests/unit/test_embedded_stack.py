@@ -10,7 +10,6 @@ import pytest
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.connectors.embedded.stack import Installed, Stack
 from headrace.connectors.embedded.triton_env import TritonInterpreter
-from headrace.pipeline.errors import StackError
 
 
 class Broken(Stack):
@@ -28,7 +27,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_failed_start_leaves_no_folder(temporary: Path) -> None:
-    with pytest.raises(StackError, match="stub"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         Broken().start()
     assert list(temporary.iterdir()) == []
 

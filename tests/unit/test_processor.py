@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from headrace.pipeline import turns
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Settings
@@ -68,7 +70,7 @@ class Bench:
         for key, value, headers in records:
             self.broker.send(P0, key, value, headers)
         self.source.poll()
-        return self.processor.open_batch(self.batches.pop())
+        return await self.processor.open_batch(self.batches.pop())
 
     async def open_text(self, *headers: tuple[str, bytes], key: bytes | None = b"k", **fields: Any) -> PartTask:
         tasks = await self.open((key, request_value(**fields), headers))
@@ -189,7 +191,43 @@ async def test_batch_of_a_revoked_partition_leaves_no_trace() -> None:
     bench.broker.send(P0, b"k", b"bad")
     bench.source.poll()
     await bench.source.lose()
-    tasks = bench.processor.open_batch(bench.batches.pop())
+    tasks = await bench.processor.open_batch(bench.batches.pop())
+    for task in tasks["text"]:
+        bench.processor.finish(task, answer(task))
+    assert bench.committed() == []
+
+
+@on_virtual_time
+async def test_opening_many_records_gives_way_and_keeps_their_order() -> None:
+    bench = Bench()
+    turns_of_others = 0
+
+    async def others() -> None:
+        nonlocal turns_of_others
+        while True:
+            turns_of_others += 1
+            await asyncio.sleep(0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "TURN_SECONDS", 0.0)
+        other = asyncio.create_task(others())
+        tasks = await bench.open(*((b"k", request_value(number=number), ()) for number in range(10)))
+        other.cancel()
+    assert turns_of_others >= 10
+    assert [task.journey.ref.offset for task in tasks["text"]] == list(range(10))
+
+
+@on_virtual_time
+async def test_partition_that_goes_while_its_records_are_opened_leaves_no_trace() -> None:
+    bench = Bench()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "TURN_SECONDS", 0.0)
+        values = (request_value(), b"bad", request_value(number=2), b"bad")
+        opening = asyncio.create_task(bench.open(*((b"k", value, ()) for value in values)))
+        await asyncio.sleep(0)
+        await bench.source.lose()
+        await bench.source.assign(P0)
+        tasks = await opening
     for task in tasks["text"]:
         bench.processor.finish(task, answer(task))
     assert bench.committed() == []

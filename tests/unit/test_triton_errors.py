@@ -71,11 +71,12 @@ CODE = grpc.StatusCode
         (CODE.OUT_OF_RANGE, "", PoisonError, "INVALID_INPUT"),
         (CODE.FAILED_PRECONDITION, "", PoisonError, "INVALID_INPUT"),
         (CODE.UNIMPLEMENTED, "decoupled", PoisonError, "MODEL_UNSUPPORTED"),
+        (CODE.UNIMPLEMENTED, "Received http2 header with status: 404", UnavailableError, None),
         (CODE.INTERNAL, "an exception in the model", RetriableError, None),
         (CODE.DEADLINE_EXCEEDED, "", RetriableError, None),
         (CODE.RESOURCE_EXHAUSTED, "", RetriableError, None),
         (CODE.ABORTED, "", RetriableError, None),
-        (CODE.CANCELLED, "", RetriableError, None),
+        (CODE.CANCELLED, "", UnavailableError, None),
         (CODE.UNKNOWN, "", RetriableError, None),
         (CODE.DATA_LOSS, "", RetriableError, None),
         (CODE.ALREADY_EXISTS, "", RetriableError, None),
@@ -101,7 +102,18 @@ async def test_answer_becomes_one_kind_of_error(
         assert "identity" in str(caught.value)
 
 
-@pytest.mark.parametrize("code", [CODE.UNAVAILABLE, CODE.DEADLINE_EXCEEDED, CODE.INTERNAL, CODE.UNKNOWN])
+@pytest.mark.parametrize(
+    "code",
+    [
+        CODE.UNAVAILABLE,
+        CODE.DEADLINE_EXCEEDED,
+        CODE.INTERNAL,
+        CODE.UNKNOWN,
+        CODE.UNIMPLEMENTED,
+        CODE.NOT_FOUND,
+        CODE.INVALID_ARGUMENT,
+    ],
+)
 async def test_server_that_answers_errors_is_not_ready(
     client: TritonInferenceClient, server: AnsweringServer, code: grpc.StatusCode
 ) -> None:
