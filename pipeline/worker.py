@@ -91,10 +91,21 @@ class Worker:
 
     async def route_batch(self, batch: RecordBatch) -> None:
         """Decode, route and admit a record batch, then send each route its share."""
-        if not self._flow.wants(batch.partition, batch.generation):
+
+        def wanted() -> bool:
+            return self._flow.wants(batch.partition, batch.generation)
+
+        if not wanted():
             return
         for schema_id in self._decoder.missing(record.value for record in batch.records):
-            schema = await self._until_available("registry", lambda: self._connections.registry.schema(schema_id))  # noqa: B023 - awaited before the next
+            try:
+                schema = await self._until_available(
+                    "registry",
+                    lambda: self._connections.registry.schema(schema_id),  # noqa: B023 - awaited before the next
+                    wanted,
+                )
+            except UnavailableError:
+                return  # the partition is gone: waiting on would hold up the batches of those that are ours
             self._decoder.add_schema(schema_id, schema)
         for route, tasks in (await self._processor.open_batch(batch)).items():
             await self._send_tasks(route, tasks)
@@ -216,14 +227,22 @@ class Worker:
             metrics.IN_FLIGHT_BYTES.set(self._budget.size_bytes)
             await asyncio.sleep(PROBE_SECONDS if self.health.joined else JOINING_PROBE_SECONDS)
 
-    async def _until_available(self, dependency: str, call: Callable[[], T]) -> T:
-        """Repeat a blocking call, off the event loop, until the other side answers."""
+    async def _until_available(
+        self, dependency: str, call: Callable[[], T], wanted: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Repeat a blocking call, off the event loop, until the other side answers.
+
+        Raises:
+            UnavailableError: it does not answer, and the answer is not wanted any more.
+        """
         backoff_seconds = 0.1
         while True:
             try:
                 answer = await asyncio.to_thread(call)
             except UnavailableError as error:
                 self.health.report(dependency, up=False, detail=str(error))
+                if not wanted():
+                    raise
                 await asyncio.sleep(backoff_seconds)
                 backoff_seconds = min(backoff_seconds * 2, MAX_BACKOFF_SECONDS)
             else:

@@ -38,9 +38,12 @@ class Bench:
         self.connections = FakeConnections(self.broker)
         self.connections.to_assign = (P0, P1)
         self.worker = Worker(
-            self.settings, lambda: cast("Connections", self.connections), LoopClock(), self.route_batch, self._submit
+            self.settings, lambda: cast("Connections", self.connections), LoopClock(), self._route_batch, self._submit
         )
         self.running: asyncio.Task[None]
+
+    async def _route_batch(self, batch: RecordBatch) -> None:
+        await self.route_batch(batch)
 
     async def route_batch(self, batch: RecordBatch) -> None:
         await self.worker.route_batch(batch)
@@ -336,6 +339,29 @@ async def test_registry_that_is_down_holds_records_back_until_it_answers() -> No
     assert bench.worker.health.waiting_for == ("registry",)
     await asyncio.sleep(10)
     assert bench.topics == ["results"] * 2
+    await bench.worker.stop()
+
+
+@on_virtual_time
+async def test_wait_for_the_registry_ends_with_the_partition() -> None:
+    """Else what was fetched for it would stay in memory, and hold up what comes after it."""
+    bench = Bench()
+    bench.send(2)
+    await bench.begin()
+    bench.connections.registry.down = 10**9
+    routed: list[RecordBatch] = []
+
+    async def route_batch(batch: RecordBatch) -> None:
+        await bench.worker.route_batch(batch)
+        routed.append(batch)
+
+    bench.route_batch = route_batch  # type: ignore[method-assign] # hosts the processing otherwise
+    bench.source.poll()
+    await asyncio.sleep(1)
+    assert routed == []
+    await bench.source.lose()
+    await asyncio.sleep(3)
+    assert [len(batch.records) for batch in routed] == [2]
     await bench.worker.stop()
 
 
