@@ -2,9 +2,10 @@
 
 A writer schema is checked once, when it is first met, so that decoding a record needs no check of its types:
 
-- *safe*: fastavro's compiled reader runs off the C stack on a recursive schema, and takes a short record for 2^60 array
-  items if an item takes no bytes. So a usable schema is finite, shallow, and its array items take at least a byte:
-  then time and memory are bounded by the record's length.
+- *safe*: fastavro's compiled reader runs off the C stack on a recursive schema, takes a short record for 2^60 array
+  items if an item takes no bytes, and makes 10,000 values of each byte if an item has that many fields of type null. So
+  a usable schema is finite, shallow, and its items hold few values a byte: then the record's length bounds time and
+  memory.
 - *readable*: Avro's resolution rules hold for every field that the reader knows. Records are then read as they were
   written, and resolved by field name where they are turned into dataclasses (``envelope``). fastavro's own resolution
   is not used: it is slower, and turns the strings of a ``bytes | string`` union into bytes.
@@ -23,12 +24,10 @@ from typing import Any, cast
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
+from headrace.pipeline.limits import MAX_SCHEMA_CHARACTERS, MAX_SCHEMA_DEPTH, MAX_SCHEMA_NODES, MAX_VALUES_PER_BYTE
+
 JsonNode = Any  # a schema as JSON: str | list | dict, nested
 Parsed = Any  # what fastavro.parse_schema returns: the same, named types by full name
-
-MAX_SCHEMA_CHARACTERS = 256 * 1024
-MAX_SCHEMA_DEPTH = 64
-MAX_SCHEMA_NODES = 10_000
 
 _PRIMITIVES = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
 _RECORDS = frozenset(("record", "error"))
@@ -119,35 +118,49 @@ def _without_logical_types(node: JsonNode, depth: int) -> JsonNode:
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """What one value takes: at least ``bytes`` on the wire; and the schema's expanded ``nodes`` and ``depth``."""
+    """The schema's expanded ``nodes`` and ``depth``, and by how much one value goes beyond what its bytes allow.
 
-    bytes: int
+    ``surplus``: what it holds in memory, in values, less ``MAX_VALUES_PER_BYTE`` for each byte that it takes on the
+    wire; of all values of the type, the worst. Arrays and maps count as empty: their items answer for themselves.
+    """
+
     nodes: int
     depth: int
+    surplus: int
 
 
-_LEAF = _Measure(bytes=1, nodes=1, depth=1)
+_NOTHING = _Measure(nodes=1, depth=1, surplus=1)  # null: a value of no bytes
+_ONE_BYTE = 1 - MAX_VALUES_PER_BYTE  # the surplus of a value that takes a byte, such as an empty string or array
+_LEAF = _Measure(nodes=1, depth=1, surplus=_ONE_BYTE)
 
 
 class _Measuring:
-    """Measures a schema with its references written out; refuses recursion, empty array items, and too much of it."""
+    """Measures a schema with its references written out; refuses recursion, hollow items, and too much of it.
+
+    Also what fastavro lets through that is no Avro, and would make reading the schema or a record raise something odd.
+    """
 
     def __init__(self) -> None:
         self._named: dict[str, _Measure | None] = {}  # None while the type is being measured
 
     def measure(self, node: Parsed) -> _Measure:
         if isinstance(node, list):
-            return _bounded([self.measure(branch) for branch in node], bytes=1)  # the branch's index
+            return self._union(node)
         kind = _kind(node)
         if kind in _PRIMITIVES:
-            return _Measure(0, 1, 1) if kind == "null" else _LEAF
+            return _NOTHING if kind == "null" else _LEAF
         if isinstance(node, str):
             return self._reference(node)
         if kind == "map":
-            return _bounded([self.measure(node["values"])], bytes=1)
+            return _items(self.measure(node["values"]), key=_ONE_BYTE)
         if kind == "array":
-            return self._array(node)
+            return _items(self.measure(node["items"]), key=0)
         return self._definition(node, kind)
+
+    def _union(self, branches: Parsed) -> _Measure:
+        measured = [self.measure(branch) for branch in branches]
+        worst = max((branch.surplus for branch in measured), default=0)
+        return _bounded(measured, surplus=worst - MAX_VALUES_PER_BYTE)  # less the branch's index, a byte
 
     def _reference(self, name: str) -> _Measure:
         known = self._named[name]
@@ -155,30 +168,53 @@ class _Measuring:
             raise UnusableSchemaError(f"{name} contains itself")
         return known
 
-    def _array(self, node: Parsed) -> _Measure:
-        item = self.measure(node["items"])
-        if item.bytes == 0:
-            raise UnusableSchemaError("it has an array of items that take no bytes")
-        return _bounded([item], bytes=1)
-
     def _definition(self, node: Parsed, kind: str) -> _Measure:
         name = node["name"]
         self._named[name] = None
         if kind in _RECORDS:
-            children = [self.measure(field["type"]) for field in node["fields"]]
-            measured = _bounded(children, bytes=sum(child.bytes for child in children))
+            measured = self._record(node)
+        elif kind == "fixed":
+            measured = _fixed(node)
         else:
-            measured = _Measure(node["size"], 1, 1) if kind == "fixed" else _LEAF
+            measured = _enum(node)
         self._named[name] = measured
         return measured
 
+    def _record(self, node: Parsed) -> _Measure:
+        if not all(isinstance(field["name"], str) for field in node["fields"]):
+            raise UnusableSchemaError(f"a field of {node['name']} has a name that is no text")
+        children = [self.measure(field["type"]) for field in node["fields"]]
+        return _bounded(children, surplus=1 + sum(child.surplus for child in children))
 
-def _bounded(children: list[_Measure], *, bytes: int) -> _Measure:
+
+def _enum(node: Parsed) -> _Measure:
+    if not isinstance(node["symbols"], list):
+        raise UnusableSchemaError(f"the symbols of {node['name']} are no list")
+    return _LEAF
+
+
+def _fixed(node: Parsed) -> _Measure:
+    if not isinstance(node["size"], int) or node["size"] < 0:
+        raise UnusableSchemaError(f"the size of {node['name']} is no whole number of bytes")
+    return _Measure(nodes=1, depth=1, surplus=1 - node["size"] * MAX_VALUES_PER_BYTE)
+
+
+def _items(item: _Measure, *, key: int) -> _Measure:
+    """An array or map of such items; ``key`` is the surplus of a map's key."""
+    if item.surplus + key > 0:
+        raise UnusableSchemaError(
+            f"it has an array or map whose items can hold more than {MAX_VALUES_PER_BYTE} values a byte: "
+            "take out fields of type null, and records that do nothing but hold another"
+        )
+    return _bounded([item], surplus=_ONE_BYTE)
+
+
+def _bounded(children: list[_Measure], *, surplus: int) -> _Measure:
     nodes = 1 + sum(child.nodes for child in children)
     depth = 1 + max((child.depth for child in children), default=0)
     if nodes > MAX_SCHEMA_NODES or depth > MAX_SCHEMA_DEPTH:
         raise UnusableSchemaError(f"it expands to more than {MAX_SCHEMA_NODES} types or {MAX_SCHEMA_DEPTH} levels")
-    return _Measure(bytes, nodes, depth)
+    return _Measure(nodes, depth, surplus)
 
 
 class _Resolution:

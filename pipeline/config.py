@@ -9,21 +9,35 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from headrace.pipeline.limits import MAX_VERSION_DIGITS
 from headrace.pipeline.records import Modality
 
 _TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-_VERSION_PATTERN = r"^[0-9]*$"
+_VERSION_PATTERN = rf"^[0-9]{{0,{MAX_VERSION_DIGITS}}}$"
+_SERVERS_PATTERN = r"^[^\s,]+(\s*,\s*[^\s,]+)*$"
+_HTTP_PATTERN = r"^https?://[^\s/]+\S*$"
+_GRPC_PATTERN = r"^[^\s/]+:[0-9]{1,5}$"
 PATTERN_HELP = {
     _TOPIC_PATTERN: "1 to 249 letters, digits, '.', '_' or '-'",
     _NAME_PATTERN: "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit",
-    _VERSION_PATTERN: "a whole number, or empty",
+    _VERSION_PATTERN: f"a whole number of at most {MAX_VERSION_DIGITS} digits, or empty",
+    _SERVERS_PATTERN: "host:port, comma-separated",
+    _HTTP_PATTERN: "http:// or https:// and a host",
+    _GRPC_PATTERN: "host:port, without http://",
 }
 """What a pattern allows, in words, for error messages and docs/settings.md."""
 
-TopicName = Annotated[str, StringConstraints(pattern=_TOPIC_PATTERN)]
+
+def _no_dots_alone(topic: str) -> str:
+    if topic in (".", ".."):
+        raise ValueError(f"{topic!r} is not allowed: Kafka has no topic of that name")
+    return topic
+
+
+TopicName = Annotated[str, StringConstraints(pattern=_TOPIC_PATTERN), AfterValidator(_no_dots_alone)]
 Name = Annotated[str, StringConstraints(pattern=_NAME_PATTERN)]
 
 
@@ -41,7 +55,9 @@ class Section(BaseModel):
 
 class KafkaSettings(Section):
     bootstrap_servers: str = Field(
-        default="localhost:9092", description="Brokers to start from, `host:port`, comma-separated."
+        default="localhost:9092",
+        pattern=_SERVERS_PATTERN,
+        description="Brokers to start from, `host:port`, comma-separated.",
     )
     client: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="Extra librdkafka properties for every client (security, for instance)."
@@ -50,7 +66,10 @@ class KafkaSettings(Section):
         default=6.0, ge=1, le=300, description="Silence after which the group takes a worker for dead."
     )
     transaction_timeout_seconds: float = Field(
-        default=30.0, ge=5, le=900, description="The broker aborts a transaction that is open longer than this."
+        default=30.0,
+        ge=5,
+        le=100,  # the next owner of a partition waits 120 s for its last transaction's end
+        description="The broker aborts a transaction that is open longer than this.",
     )
     producers: int = Field(
         default=2,
@@ -62,13 +81,17 @@ class KafkaSettings(Section):
 
 class RegistrySettings(Section):
     url: str = Field(
-        default="http://localhost:8081", description="Base URL of the Confluent-compatible schema registry."
+        default="http://localhost:8081",
+        pattern=_HTTP_PATTERN,
+        description="Base URL of the Confluent-compatible schema registry.",
     )
     timeout_seconds: float = Field(default=5.0, gt=0, le=60, description="Time limit of one registry request.")
 
 
 class TritonSettings(Section):
-    url: str = Field(default="localhost:8001", description="Triton's gRPC endpoint, `host:port`.")
+    url: str = Field(
+        default="localhost:8001", pattern=_GRPC_PATTERN, description="Triton's gRPC endpoint, `host:port`."
+    )
     timeout_seconds: float = Field(default=30.0, gt=0, le=3600, description="Default time limit of one infer call.")
 
 
@@ -243,10 +266,13 @@ class Settings(Section):
         inputs = set(self.topics.requests)
         if len(inputs) != len(self.topics.requests):
             raise ValueError("topics.requests: each topic once")
-        outputs = {self.topics.results, self.topics.dead_letters}
-        outputs |= {
+        replies = {self.topics.results}
+        replies |= {
             topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic
         }
-        if loops := sorted(inputs & outputs):
+        if self.topics.dead_letters in replies:
+            problem = "is both for dead letters and for results: their schemas differ"
+            raise ValueError(f"topics: {self.topics.dead_letters} {problem}")
+        if loops := sorted(inputs & {*replies, self.topics.dead_letters}):
             raise ValueError(f"topics: {', '.join(loops)} is both a request topic and an output, which would loop")
         return self

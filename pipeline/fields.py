@@ -11,6 +11,12 @@ import re
 from math import prod
 from typing import Any
 
+from headrace.pipeline.limits import (
+    MAX_CONTENT_TYPE_CHARACTERS,
+    MAX_PARAMETERS,
+    MAX_PARTS,
+    MAX_TENSOR_DIMENSIONS,
+)
 from headrace.pipeline.records import (
     Content,
     DeadLetter,
@@ -30,8 +36,6 @@ from headrace.pipeline.records import (
 )
 from headrace.pipeline.wire import Poison, poison
 
-MAX_PARTS = 256
-MAX_TENSOR_DIMENSIONS = 32
 MAX_MESSAGE_CHARACTERS = 8192
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}").fullmatch
@@ -67,11 +71,20 @@ def request_from(fields: Fields) -> InferenceRequest:
         time_ms=time_ms,
         parts=_parts(fields["parts"]),
         subject=fields.get("subject"),
-        parameters=fields.get("parameters", {}),
+        parameters=_parameters(fields.get("parameters", {})),
         model=fields.get("model"),
         model_version=fields.get("model_version"),
         session=fields.get("session"),
     )
+
+
+def _parameters(items: Fields) -> Fields:
+    if len(items) > MAX_PARAMETERS:
+        raise poison(
+            Poison.TOO_MANY_PARAMETERS,
+            f"the event has {len(items)} parameters, more than {MAX_PARAMETERS}: send what is data as a part",
+        )
+    return items
 
 
 def _parts(items: list[Fields]) -> tuple[Part, ...]:
@@ -98,12 +111,22 @@ def _part(fields: Fields) -> Part:
         content = _structured(content, name)
     elif content is None:
         raise poison(Poison.NO_CONTENT, f"part {_quoted(name)} has no content")
-    return Part(name, modality, fields.get("content_type", ""), content)
+    content_type = fields.get("content_type", "")
+    if len(content_type) > MAX_CONTENT_TYPE_CHARACTERS:
+        raise poison(
+            Poison.BAD_CONTENT_TYPE,
+            f"part {_quoted(name)} has a content type of {len(content_type)} characters, "
+            f"more than {MAX_CONTENT_TYPE_CHARACTERS}: send a media type",
+        )
+    return Part(name, modality, content_type, content)
 
 
 def _structured(fields: Fields, part: str) -> Content:
-    """A tensor or a reference: told apart by their fields, which is quicker than asking fastavro for their names."""
-    if "datatype" in fields:
+    """A tensor or a reference: told apart by their fields, which is quicker than asking fastavro for their names.
+
+    By all of a tensor's: a newer writer's reference may have a field of the same name as one of them.
+    """
+    if "data" in fields and "datatype" in fields and "shape" in fields:
         tensor = _tensor(fields)
         if problem := _tensor_problem(tensor):
             raise poison(Poison.BAD_TENSOR, f"the tensor of part {_quoted(part)} {problem}")

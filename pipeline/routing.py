@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.limits import MAX_VERSION_DIGITS
 from headrace.pipeline.records import Headers, InferenceRequest, Part, Stage
 
 _CACHE_ENTRIES = 4096
@@ -193,15 +194,17 @@ def media_type(content_type: str) -> str:
 
 
 def _version(request: InferenceRequest) -> str:
+    """The version that the event names, written in one way: "01" is "1" to the server, and must be to our caches."""
     version = request.model_version
     if not version:
         return ""
     if request.model is None:
         message = f"model_version {_short(version)} without a model: name the model too, or neither"
         raise PoisonError(Stage.ROUTE, "VERSION_WITHOUT_MODEL", message)
-    if not (version.isascii() and version.isdigit()):
-        raise PoisonError(Stage.ROUTE, "BAD_VERSION", f"model_version {_short(version)} is not a whole number")
-    return version
+    if not (version.isascii() and version.isdigit()) or len(version) > MAX_VERSION_DIGITS:
+        message = f"model_version {_short(version)} is not a whole number of at most {MAX_VERSION_DIGITS} digits"
+        raise PoisonError(Stage.ROUTE, "BAD_VERSION", message)
+    return str(int(version))
 
 
 def _short(text: str) -> str:

@@ -13,6 +13,7 @@ from yaml.reader import ReaderError
 
 from headrace.pipeline.errors import ConfigError
 
+_TAGS = {"int": "a whole number", "float": "a number", "bool": "true or false", "timestamp": "a date"}
 _KINDS = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -31,6 +32,18 @@ class StrictLoader(yaml.SafeLoader):
                 raise ConstructorError(None, None, problem, key.start_mark)
             lines[key.value] = line
         return node
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        """As YAML's own, which raises whatever Python does for ``0x_``, ``!!bool abc`` or a number of 5,000 digits."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                str(value)  # raises for a hexadecimal one beyond what Python writes in decimal digits
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+            tag = node.tag.rpartition(":")[2]
+            problem = f"this cannot be read as {_TAGS.get(tag, tag)}: put text in quotes"
+            raise ConstructorError(None, None, problem, node.start_mark) from error
+        return value
 
 
 StrictLoader.yaml_implicit_resolvers = {

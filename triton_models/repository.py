@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import weights
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = "manifest.json"
+_MANIFEST_KEYS = frozenset({"form", "placement", "sources", "files"})
 
 
 class Form(enum.StrEnum):
@@ -135,11 +137,20 @@ def sources_digest(form: Form, placement: Placement) -> str:
 
 def is_current(repository: Path, digest: str) -> bool:
     """True if the repository was rendered from these sources and none of its files has changed since."""
+    manifest = _manifest(repository)
+    if manifest is None or manifest["sources"] != digest:
+        return False
+    return bool(manifest["files"].items() <= _hashes(repository).items())
+
+
+def _manifest(repository: Path) -> dict[str, Any] | None:
+    """What this program wrote of a repository; None if it did not: many programs call a file of theirs a manifest."""
     try:
         manifest = json.loads((repository / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    return bool(manifest["sources"] == digest and manifest["files"].items() <= _hashes(repository).items())
+    except (FileNotFoundError, ValueError):
+        return None
+    ours = isinstance(manifest, dict) and manifest.keys() >= _MANIFEST_KEYS and isinstance(manifest["files"], dict)
+    return manifest if ours else None
 
 
 def _hashes(repository: Path) -> dict[str, str]:
@@ -178,7 +189,7 @@ def render(repository: Path, form: Form, placement: Placement) -> bool:
 
 
 def _refuse_foreign(repository: Path) -> None:
-    if any(repository.iterdir()) and not (repository / MANIFEST).is_file():
+    if any(repository.iterdir()) and _manifest(repository) is None:
         raise weights.SetupError(f"{repository} is not empty and was not made by this program: choose another folder")
 
 

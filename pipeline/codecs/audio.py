@@ -6,8 +6,10 @@ import struct
 
 import numpy as np
 
-from headrace.pipeline.codecs.row import media_parameter, media_type, need_bytes, poison
+from headrace.pipeline.codecs.row import media_parameter, need_bytes, poison
+from headrace.pipeline.limits import MAX_WAV_CHUNKS
 from headrace.pipeline.records import Part
+from headrace.pipeline.routing import media_type
 
 RAW_RATE_HZ = 16_000
 _RATES_HZ = range(4_000, 384_001)
@@ -27,7 +29,7 @@ def encoded(part: Part, content: bytes | str) -> bytes:
         PoisonError: ``EMPTY_CONTENT``, ``BAD_AUDIO``, ``CONTENT_TYPE_MISMATCH`` or ``UNSUPPORTED_CONTENT_TYPE``.
     """
     data = need_bytes(part, content, "audio")
-    content_type = media_type(part)
+    content_type = media_type(part.content_type)
     if content_type in ("audio/pcm", "audio/l16"):
         _check_raw(part, data)
         return np.frombuffer(data, dtype=">i2").astype("<i2").tobytes() if content_type == "audio/l16" else data
@@ -54,7 +56,9 @@ def _wav_problem(data: bytes) -> str | None:
     if len(data) < 12 or data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return f"not a WAV file: it begins with {data[:4].hex(' ')}"
     position, have_format = 12, False
-    while position + 8 <= len(data):
+    for _ in range(MAX_WAV_CHUNKS):
+        if position + 8 > len(data):
+            return "the WAV file has no data chunk: it is truncated"
         name, size_bytes = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
         body = position + 8
         if name == b"fmt ":
@@ -66,7 +70,7 @@ def _wav_problem(data: bytes) -> str | None:
                 return "the WAV file has no fmt chunk before its data"
             return _data_problem(size_bytes, len(data) - body)
         position = body + size_bytes + size_bytes % 2
-    return "the WAV file has no data chunk: it is truncated"
+    return f"the WAV file has more than {MAX_WAV_CHUNKS} chunks before its data"
 
 
 def _format_problem(chunk: bytes) -> str | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
-from headrace.pipeline.codecs.row import media_type, need_bytes, poison
+from headrace.pipeline.codecs.row import need_bytes, poison
+from headrace.pipeline.limits import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE_PIXELS, MAX_JPEG_SEGMENTS
 from headrace.pipeline.records import Part
-
-MAX_SIDE_PIXELS = 16_384
-MAX_PIXELS = 64 * 1024 * 1024
-"""A small file can unpack to gigabytes: 64 megapixels are 192 MB decoded, all that one row may cost the model."""
+from headrace.pipeline.routing import media_type
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +25,7 @@ _CONTENT_TYPES = {
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOFn; those three are tables and reserved
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _SCAN_OR_END = frozenset({0xDA, 0xD9})
+_MARKER = re.compile(rb"\xff++([^\x00\xff])")  # any number of fill bytes before it
 
 
 def encoded(part: Part, content: bytes | str) -> bytes:
@@ -36,7 +36,7 @@ def encoded(part: Part, content: bytes | str) -> bytes:
             ``TOO_LARGE``.
     """
     data = need_bytes(part, content, "image")
-    content_type = media_type(part)
+    content_type = media_type(part.content_type)
     if content_type not in _CONTENT_TYPES:
         message = f"content type {content_type[:60]!r}: send image/jpeg or image/png"
         raise poison(part, "UNSUPPORTED_CONTENT_TYPE", message)
@@ -46,12 +46,12 @@ def encoded(part: Part, content: bytes | str) -> bytes:
     promised = _CONTENT_TYPES[content_type]
     if promised is not None and promised != actual:
         raise poison(part, "CONTENT_TYPE_MISMATCH", f"content type {content_type}, but the content is a {actual}")
-    size = _jpeg_size(data) if actual == "JPEG" else _png_size(data)
+    size = _jpeg_size(part, data) if actual == "JPEG" else _png_size(data)
     if size is None or 0 in size:
         raise poison(part, "BAD_IMAGE", f"the {actual}'s header gives no size: it is damaged or truncated")
     width, height = size
-    if max(size) > MAX_SIDE_PIXELS or width * height > MAX_PIXELS:
-        limit = f"at most {MAX_SIDE_PIXELS} a side and {MAX_PIXELS} in all are allowed"
+    if max(size) > MAX_IMAGE_SIDE_PIXELS or width * height > MAX_IMAGE_PIXELS:
+        limit = f"at most {MAX_IMAGE_SIDE_PIXELS} a side and {MAX_IMAGE_PIXELS} in all are allowed"
         raise poison(part, "TOO_LARGE", f"the image has {width} x {height} pixels, {limit}")
     return data
 
@@ -70,24 +70,27 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
     return width, height
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+def _jpeg_size(part: Part, data: bytes) -> tuple[int, int] | None:
     """Width and height from the frame header, found by walking the segments before the first scan."""
     position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
+    for _ in range(MAX_JPEG_SEGMENTS):
+        found = _MARKER.match(data, position)
+        if found is None:
             return None
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in _STANDALONE:
-            position += 2
-        elif marker in _SCAN_OR_END:
+        marker, position = found[1][0], found.end()
+        if marker in _STANDALONE:
+            continue
+        if marker in _SCAN_OR_END or position + 2 > len(data):
             return None
-        elif marker in _FRAME_HEADERS:
-            if position + 9 > len(data):
-                return None
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return width, height
-        else:
-            position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
-    return None
+        if marker in _FRAME_HEADERS:
+            return _frame_size(data, position)
+        position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    raise poison(part, "BAD_IMAGE", f"the JPEG has more than {MAX_JPEG_SEGMENTS} segments before its frame header")
+
+
+def _frame_size(data: bytes, position: int) -> tuple[int, int] | None:
+    """From a frame header's length on: that, the samples' bits, height, width."""
+    if position + 7 > len(data):
+        return None
+    height, width = struct.unpack_from(">HH", data, position + 3)
+    return width, height

@@ -29,11 +29,6 @@ def poison(part: Part | str, code: str, message: str) -> PoisonError:
     return PoisonError(Stage.PREPARE, code, f"part {name[:100]!r}: {message}")
 
 
-def media_type(part: Part) -> str:
-    """The part's content type without parameters, in lower case."""
-    return part.content_type.partition(";")[0].strip().lower()
-
-
 def media_parameter(part: Part, name: str) -> str | None:
     """A parameter of the part's content type (``charset``), in lower case and unquoted, None if absent."""
     for parameter in part.content_type.split(";")[1:]:

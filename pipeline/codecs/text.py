@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from headrace.pipeline.codecs.row import media_parameter, poison
+from headrace.pipeline.limits import MAX_TEXT_BYTES
 from headrace.pipeline.records import Part
-
-MAX_TEXT_BYTES = 1024 * 1024
-"""Far above any model's context window: longer text would be cut silently by the tokenizer, after costing its time."""
 
 
 def encoded(part: Part, content: bytes | str) -> bytes:

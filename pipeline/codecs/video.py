@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from headrace.pipeline.codecs.row import media_type, need_bytes, poison
+from headrace.pipeline.codecs.row import need_bytes, poison
 from headrace.pipeline.records import Part
+from headrace.pipeline.routing import media_type
 
 _CONTENT_TYPES = frozenset({"video/mp4", "video/quicktime", "video/*", "application/octet-stream", ""})
 
@@ -15,7 +16,7 @@ def encoded(part: Part, content: bytes | str) -> bytes:
         PoisonError: ``EMPTY_CONTENT``, ``BAD_VIDEO`` or ``UNSUPPORTED_CONTENT_TYPE``.
     """
     data = need_bytes(part, content, "video")
-    content_type = media_type(part)
+    content_type = media_type(part.content_type)
     if content_type not in _CONTENT_TYPES:
         raise poison(part, "UNSUPPORTED_CONTENT_TYPE", f"content type {content_type[:60]!r}: send video/mp4")
     if data[4:8] != b"ftyp" or len(data) < 16:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.pipeline import headers
+from headrace.pipeline import headers, limits
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.records import Modality, Stage
 from headrace.pipeline.wire import Poison
@@ -31,6 +31,13 @@ HEADERS = (
 @pytest.mark.parametrize("name", [*Poison, *Modality, *Stage, *HEADERS])
 def test_name_is_documented(name: str) -> None:
     assert f"`{name}`" in DOCS
+
+
+@pytest.mark.parametrize("name", [name for name in vars(limits) if name.startswith("MAX_")])
+def test_limit_is_documented(name: str) -> None:
+    """By its number, and under the heading of its own: there is no other link between the two."""
+    table = DOCS.partition("## Limits")[2].partition("\n## ")[0]
+    assert f"| {getattr(limits, name):,} |" in table
 
 
 @pytest.mark.parametrize("contract", Contract)

@@ -1,7 +1,9 @@
 """Every codec: what passes, and what is refused with which code."""
 
 import contextlib
+import re
 import struct
+import time
 from collections.abc import Callable
 
 import cv2
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 
 from headrace.pipeline.codecs import Row, to_row
 from headrace.pipeline.codecs.tensor import serialize_bytes
-from headrace.pipeline.codecs.text import MAX_TEXT_BYTES
 from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.limits import MAX_JPEG_SEGMENTS, MAX_TEXT_BYTES, MAX_WAV_CHUNKS
 from headrace.pipeline.ports import TensorSpec
 from headrace.pipeline.records import Content, Modality, Part, Reference, Tensor
 
@@ -205,6 +207,30 @@ def test_jpeg_with_fill_bytes_and_restart_markers_passes() -> None:
     assert to_row(part(Modality.IMAGE, content), ENCODED).value == (content,)
 
 
+def test_jpeg_of_fill_bytes_costs_the_event_loop_nothing() -> None:
+    """Taken one by one, these are seven seconds in which nothing else happens."""
+    begun = time.process_time()
+    assert refusal(part(Modality.IMAGE, b"\xff\xd8" + b"\xff" * (64 << 20)))[0] == "BAD_IMAGE"
+    assert time.process_time() - begun < 2
+
+
+def test_jpeg_may_have_so_many_segments_before_its_frame_and_no_more() -> None:
+    frame = JPEG.index(b"\xff\xc0")
+    before = MAX_JPEG_SEGMENTS - 1 - len(re.findall(rb"\xff[\xe0\xdb]\x00", JPEG[:frame]))
+    many, too_many = (JPEG[:2] + b"\xff\xe1\0\2" * count + JPEG[2:] for count in (before, before + 1))
+    assert to_row(part(Modality.IMAGE, many), ENCODED).value == (many,)
+    assert refusal(part(Modality.IMAGE, too_many)) == (
+        "BAD_IMAGE",
+        "part 'p': the JPEG has more than 10000 segments before its frame header",
+    )
+
+
+def test_jpeg_cannot_hide_its_frame_behind_what_is_no_marker() -> None:
+    """A decoder looks for the next marker after FF 00, and finds the frame that a length there would step over."""
+    content = b"\xff\xd8\xff\x00\x00\x15" + resized_jpeg(65_000, 65_000)[2:]
+    assert refusal(part(Modality.IMAGE, content))[0] == "BAD_IMAGE"
+
+
 # --- audio ----------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +258,16 @@ def test_bad_audio_is_refused(content: bytes, content_type: str, code: str, says
     actual, message = refusal(part(Modality.AUDIO, content, content_type))
     assert actual == code
     assert says in message
+
+
+def test_wav_may_have_so_many_chunks_before_its_samples_and_no_more() -> None:
+    before = MAX_WAV_CHUNKS - 3  # fmt, LIST and data are there already
+    many, too_many = (wav()[:12] + b"junk\0\0\0\0" * count + wav()[12:] for count in (before, before + 1))
+    assert to_row(part(Modality.AUDIO, many), ENCODED).value == (many,)
+    assert refusal(part(Modality.AUDIO, too_many)) == (
+        "BAD_AUDIO",
+        "part 'p': the WAV file has more than 10000 chunks before its data",
+    )
 
 
 def test_extensible_wav_is_judged_by_its_sub_format() -> None:

@@ -77,6 +77,18 @@ def test_show_takes_the_file_and_masks_secrets(runner: CliRunner) -> None:
     assert shown["kafka"]["client"] == {"sasl.password": "********", "sasl.username": "me"}
 
 
+def test_show_masks_passphrases_and_the_registrys_user(runner: CliRunner) -> None:
+    Path("mine.yaml").write_text(
+        "registry: {url: 'https://me:hunter2@host:8081/api'}\n"
+        "kafka: {client: {sasl.oauthbearer.assertion.private.key.passphrase: hunter2}}"
+    )
+    output = succeed(runner.invoke(cli, ["config", "show", "-c", "mine.yaml"]))
+    assert "hunter2" not in output
+    shown = yaml.safe_load(output)
+    assert shown["registry"]["url"] == "https://********@host:8081/api"
+    assert list(shown["kafka"]["client"].values()) == ["********"]
+
+
 def test_show_takes_the_file_from_the_environment(runner: CliRunner) -> None:
     Path("mine.yaml").write_text("name: mill")
     shown = succeed(runner.invoke(cli, ["config", "show"], env={"HEADRACE_CONFIG": "mine.yaml"}))

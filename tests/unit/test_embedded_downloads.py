@@ -40,7 +40,7 @@ def collected() -> Iterator[None]:
 class Repository:
     """Files by path; counts what was asked for.
 
-    ``short`` files end before their announced length, ``slow`` ones take fifteen seconds.
+    ``short`` files end before their announced length, ``slow`` ones take two minutes.
     """
 
     url: str
@@ -75,7 +75,7 @@ def repository() -> Iterator[Repository]:
                 self.wfile.write(content[: len(content) // 2] if self.path in found.short else content)
 
         def trickle(self, content: bytes) -> None:
-            step = len(content) // 150
+            step = len(content) // 1200
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has gone
                 for start in range(0, len(content), step):
                     self.wfile.write(content[start : start + step])
@@ -184,7 +184,7 @@ def test_interrupted_download_ends_at_once_and_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, lock_file, repository).kafka_classpath()
     interrupter.join()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
     assert leftovers(tmp_path) == []
 
 
@@ -193,13 +193,13 @@ def test_interrupted_download_makes_no_further_attempt(
 ) -> None:
     path = "/org/example/part-0/1.0/part-0-1.0.jar"
     repository.short.add(path)
-    monkeypatch.setattr(subject, "BACKOFF_SECONDS", 15.0)
+    monkeypatch.setattr(subject, "BACKOFF_SECONDS", 60.0)
     interrupter = interrupt_once(lambda: path in repository.requests)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, lock_file, repository).kafka_classpath()
     interrupter.join()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
     assert repository.requests.count(path) == 1
 
 

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import json
 from typing import Any
 
+import fastavro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.pipeline.avro import Contract, schema_json
+from headrace.pipeline.avro import Contract, parse, schema_json
 from headrace.pipeline.envelope import (
     DeadLetterDecoder,
     RequestDecoder,
@@ -148,6 +151,8 @@ def decode_or_poison(value: bytes | None) -> None:
         ({"time_ms": -(2**62)}, "BAD_TIME"),
         ({"parts": ()}, "NO_PARTS"),
         ({"parts": tuple(dataclasses.replace(PART, name=str(i)) for i in range(257))}, "TOO_MANY_PARTS"),
+        ({"parameters": {str(i): i for i in range(257)}}, "TOO_MANY_PARAMETERS"),
+        ({"parts": (dataclasses.replace(PART, content_type="a" * 1025),)}, "BAD_CONTENT_TYPE"),
         ({"parts": (PART, PART)}, "BAD_PART_NAME"),
         ({"parts": (dataclasses.replace(PART, name=""),)}, "BAD_PART_NAME"),
         ({"parts": (dataclasses.replace(PART, content=None),)}, "NO_CONTENT"),  # type: ignore[arg-type]  # as foreign producers can
@@ -159,6 +164,39 @@ def test_request_that_breaks_a_rule_is_poison(change: dict[str, Any], code: str)
     with pytest.raises(PoisonError) as caught:
         encode_request(broken, SCHEMA_ID)
     assert caught.value.code == code
+
+
+def test_request_at_its_limits_is_accepted() -> None:
+    parts = tuple(dataclasses.replace(PART, name=str(i), content_type="a" * 1024) for i in range(256))
+    request = dataclasses.replace(REQUEST, parts=parts, parameters={str(i): i for i in range(256)})
+    assert DECODER.decode(encode_request(request, SCHEMA_ID)) == request
+
+
+@pytest.mark.parametrize(
+    ("content", "added"),
+    [
+        (Tensor("UINT8", (2,), b"ab"), "uri"),
+        (Tensor("UINT8", (2,), b"ab"), "sha256"),
+        (Reference("s3://bucket/key", 1, bytes(32)), "datatype"),
+        (Reference("s3://bucket/key", 1, bytes(32)), "data"),
+    ],
+)
+def test_tensor_and_reference_of_a_newer_writer_may_share_a_fields_name(
+    content: Tensor | Reference, added: str
+) -> None:
+    schema = json.loads(schema_json(Contract.REQUEST))
+    branches = schema["fields"][5]["type"]["items"]["fields"][3]["type"]
+    branch = next(b for b in branches if isinstance(b, dict) and b["name"] == type(content).__name__)
+    branch["fields"].append({"name": added, "type": "string", "default": ""})
+    request = dataclasses.replace(REQUEST, parts=(dataclasses.replace(PART, content=content),))
+    fields = request_fields(request)
+    fields["parts"][0]["content"][added] = "x"
+    stream = io.BytesIO(b"\x00\x00\x00\x00\x07")
+    stream.seek(5)
+    fastavro.schemaless_writer(stream, parse(json.dumps(schema)), fields)
+    decoder = RequestDecoder()
+    decoder.add_schema(SCHEMA_ID, json.dumps(schema))
+    assert decoder.decode(stream.getvalue()) == request
 
 
 @pytest.mark.parametrize(
@@ -199,6 +237,17 @@ def test_shape_of_a_million_dimensions_is_refused_at_once() -> None:
 def test_value_cut_anywhere_is_poison() -> None:
     value = encode_request(REQUEST, SCHEMA_ID)
     assert {code_of(value[:length]) for length in range(5, len(value))} == {"CORRUPT"}
+
+
+def test_bytes_that_the_contract_says_are_not_found_out_are_read_all_the_same() -> None:
+    """A negative index of an enum or union, and a boolean of 7. If the reader ever refuses them, the page may too."""
+    request = dataclasses.replace(REQUEST, parameters={"a": True})
+    value = encode_request(request, SCHEMA_ID)
+    modality, parameter = value.index(b"\x08text") + 5, value.index(b"\x02a\x06\x01") + 2
+    changed = value[:modality] + b"\x09" + value[modality + 1 : parameter] + b"\x01\x07" + value[parameter + 2 :]
+    read = DECODER.decode(changed)
+    assert read.parts[0].modality is Modality.TEXT
+    assert read.parameters == {"a": True}
 
 
 def test_value_with_trailing_bytes_is_poison() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from headrace.pipeline import limits
 from headrace.triton_models.serving import audio
 from headrace.triton_models.serving.resample import resample
 
@@ -110,6 +111,14 @@ def test_resample_removes_what_would_fold_back() -> None:
 def test_decode_says_what_is_wrong(content: bytes, reason: str) -> None:
     with pytest.raises(audio.AudioError, match=reason):
         audio.decode(content, LONG)
+
+
+def test_decode_counts_the_chunks_before_the_samples() -> None:
+    whole, before = wav(bytes(100)), limits.MAX_WAV_CHUNKS - 3  # fmt, LIST and data are there already
+    many, too_many = (whole[:12] + b"junk\0\0\0\0" * count + whole[12:] for count in (before, before + 1))
+    assert len(audio.decode(many, LONG)) == 50
+    with pytest.raises(audio.AudioError, match="more than 10000 chunks before its data"):
+        audio.decode(too_many, LONG)
 
 
 def test_decode_refuses_a_recording_that_is_too_long() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from headrace.pipeline import limits
 from headrace.triton_models.serving import image
 
 PLENTY = 50_000_000
@@ -63,19 +64,79 @@ def test_decode_refuses_random_bytes_after_a_jpeg_start() -> None:
             image.decode(b"\xff\xd8\xff" + random.bytes(200), PLENTY)
 
 
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG that goes over its pixels again and again."""
+    content = encoded(".jpg", options=(cv2.IMWRITE_JPEG_PROGRESSIVE, 1))
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * (count - content.count(b"\xff\xda")) + content[-2:]
+
+
+def test_decode_counts_the_scans_of_a_jpeg() -> None:
+    assert image.decode(with_scans(64), PLENTY).shape == (30, 40, 3)
+    with pytest.raises(image.ImageError, match="more than 64 scans: save it with fewer"):
+        image.decode(with_scans(65), PLENTY)
+
+
+def test_decode_counts_no_scans_outside_of_the_image() -> None:
+    """A thumbnail before it, and the video that a telephone appends to a photo."""
+    content = encoded(".jpg")
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 202) + b"\xff\xda" * 100
+    assert image.decode(content[:2] + thumbnail + content[2:] + b"\xff\xda\x00\x02" * 100, PLENTY).shape == (30, 40, 3)
+
+
+def test_decode_counts_the_segments_of_a_jpeg() -> None:
+    content = encoded(".jpg")
+    with pytest.raises(image.ImageError, match="more than 10000 segments"):
+        image.decode(content[:2] + b"\xff\xe1\0\2" * 10_000 + content[2:], PLENTY)
+
+
+@pytest.mark.parametrize("fill", [b"\xff\xff", b"\xff\xd0", b"\xff\x01"])
+def test_decode_takes_what_may_stand_before_a_segment(fill: bytes) -> None:
+    content = encoded(".jpg")
+    assert image.decode(content[:2] + fill + content[2:], PLENTY).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize("marker", [b"\xff\x00", b"\xff\x01", b"\xff\xd0", b"\xff\xd7"])
+def test_decode_reads_the_header_that_the_decoder_reads(marker: bytes) -> None:
+    """A decoder sees no segment in these, and goes on at the frame that one would hide."""
+    small, large = encoded(".jpg", 40, 30), encoded(".jpg", 400, 300)
+    hidden = large[2:]
+    content = small[:2] + marker + struct.pack(">H", len(hidden) + 2) + hidden + small[2:]
+    with pytest.raises(image.ImageError):
+        image.decode(content, 40 * 30)
+
+
+def test_limits_are_those_of_the_contract() -> None:
+    assert image.MAX_JPEG_SCANS == limits.MAX_JPEG_SCANS
+    assert image.MAX_JPEG_SEGMENTS == limits.MAX_JPEG_SEGMENTS
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_header(side: int) -> bytes:
+    return png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+
+
 def png_bomb(side: int) -> bytes:
     """A valid PNG header that claims ``side`` squared pixels, without them."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    pixels = png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_header(side) + pixels
 
 
 def test_decode_refuses_a_decompression_bomb_by_its_header() -> None:
     with pytest.raises(image.ImageError, match="60000 x 60000 pixels; at most 50000000"):
         image.decode(png_bomb(60_000), PLENTY)
+
+
+@pytest.mark.parametrize("sides", [(60_000, 8), (8, 60_000), (8, 8)])
+def test_decode_refuses_a_second_header_of_a_png(sides: tuple[int, int]) -> None:
+    first, second = sides
+    content = png_bomb(first)
+    position = 8 + len(png_header(first))
+    with pytest.raises(image.ImageError, match="it has two headers"):
+        image.decode(content[:position] + png_header(second) + content[position:], PLENTY)
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png"])

@@ -175,6 +175,30 @@ def test_render_leaves_a_folder_alone_that_is_not_its_own(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"name": "extension"}',
+        '{"sources": "x"}',
+        '{"sources": ["a.js"], "files": ["b.js"]}',
+        '{"form": 1, "placement": 2, "sources": 3, "files": []}',
+    ],
+)
+@pytest.mark.usefixtures("small")
+def test_render_leaves_a_folder_alone_whose_manifest_is_not_its_own(tmp_path: Path, manifest: str) -> None:
+    """Browser extensions and web sites have one, too."""
+    place = tmp_path / "repository"
+    place.mkdir()
+    (place / "manifest.json").write_text(manifest)
+    with pytest.raises(weights.SetupError, match="not made by this program"):
+        repository.render(place, Form.PYTHON, Placement.CPU)
+    assert (place / "manifest.json").read_text() == manifest
+    assert [path.name for path in place.iterdir()] == ["manifest.json"]
+
+
 @pytest.mark.usefixtures("small")
 def test_render_that_fails_leaves_the_old_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "repository"

@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.pipeline.config import Match, RouteSettings, default_routes
 from headrace.pipeline.errors import PoisonError
@@ -101,11 +103,20 @@ def test_named_version_goes_before_the_routes(named: str | None, used: str) -> N
     assert plan[0].version == used
 
 
+@given(st.integers(0, 10**17), st.integers(0, 3))
+def test_version_is_written_in_one_way(number: int, zeros: int) -> None:
+    """The server takes 01 for 1; what is kept for each version must not be kept for each way to write it."""
+    plan = Router([route("a")]).plan(
+        event(model="m", version="0" * min(zeros, 18 - len(str(number))) + str(number)), ()
+    )
+    assert plan[0].version == str(number)
+
+
 def test_version_without_model_is_poison() -> None:
     assert failure(Router([route("a")]), event(version="3")).code == "VERSION_WITHOUT_MODEL"
 
 
-@pytest.mark.parametrize("version", ["latest", "-1", "1.0", "٣"])
+@pytest.mark.parametrize("version", ["latest", "-1", "1.0", "٣", "1" * 19, "0" * 100_000 + "1"])
 def test_version_that_is_no_number_is_poison(version: str) -> None:
     assert failure(Router([route("a")]), event(model="m", version=version)).code == "BAD_VERSION"
 

@@ -31,6 +31,22 @@ def refusal(text: str | bytes) -> str:
     return str(caught.value)
 
 
+NO_SUCH_VALUES = {
+    "0x_": "a whole number",
+    "-0b_": "a whole number",
+    "!!int abc": "a whole number",
+    "!!int ''": "a whole number",
+    "9" * 5000: "a whole number",
+    "0x" + "9" * 5000: "a whole number",
+    ":".join(["59"] * 3000): "a whole number",
+    ":".join(["59"] * 3000) + ".5": "a number",
+    "!!float abc": "a number",
+    "!!bool abc": "true or false",
+    "!!timestamp abc": "a date",
+    "!!timestamp 2024-13-45": "a date",
+}
+"""What YAML takes for a value of a kind, going by its tag or its first characters, and is none."""
+
 BROKEN = {
     "below its range": (
         "routes:\n- {name: a, model: m, batch: {max_records: 0}}",
@@ -105,7 +121,50 @@ BROKEN = {
     ),
     "bad version": (
         "routes:\n- {name: a, model: m, version: latest}",
-        "routes[0].version: 'latest' is not allowed (allowed: a whole number, or empty)",
+        "routes[0].version: 'latest' is not allowed (allowed: a whole number of at most 18 digits, or empty)",
+    ),
+    "long version": (
+        "routes:\n- {name: a, model: m, version: '11111111111111111111111'}",
+        "routes[0].version: '11111111111111111111111' is not allowed "
+        "(allowed: a whole number of at most 18 digits, or empty)",
+    ),
+    "topic of dots": ("topics: {results: ..}", "topics.results: '..' is not allowed: Kafka has no topic of that name"),
+    "topic of a dot among others": (
+        "routes:\n- {name: a, model: m, reply_topics_allowed: [ok, .]}",
+        "routes[0].reply_topics_allowed[1]: '.' is not allowed: Kafka has no topic of that name",
+    ),
+    "no servers": (
+        "kafka: {bootstrap_servers: ''}",
+        "kafka.bootstrap_servers: '' is not allowed (allowed: host:port, comma-separated)",
+    ),
+    "empty server": (
+        "kafka: {bootstrap_servers: 'a:1,,b:2'}",
+        "kafka.bootstrap_servers: 'a:1,,b:2' is not allowed (allowed: host:port, comma-separated)",
+    ),
+    "no registry": (
+        "registry: {url: ''}",
+        "registry.url: '' is not allowed (allowed: http:// or https:// and a host)",
+    ),
+    "registry without a scheme": (
+        "registry: {url: 'localhost:8081'}",
+        "registry.url: 'localhost:8081' is not allowed (allowed: http:// or https:// and a host)",
+    ),
+    "no triton": ("triton: {url: ''}", "triton.url: '' is not allowed (allowed: host:port, without http://)"),
+    "triton with a scheme": (
+        "triton: {url: 'http://localhost:8001'}",
+        "triton.url: 'http://localhost:8001' is not allowed (allowed: host:port, without http://)",
+    ),
+    "dead letters among results": (
+        "topics: {results: inference.dead-letters}",
+        "topics: inference.dead-letters is both for dead letters and for results: their schemas differ",
+    ),
+    "dead letters as a reply": (
+        "routes:\n- {name: a, model: m, reply_topic: inference.dead-letters}",
+        "topics: inference.dead-letters is both for dead letters and for results: their schemas differ",
+    ),
+    "dead letters as an allowed reply": (
+        "routes:\n- {name: a, model: m, reply_topics_allowed: [x, inference.dead-letters]}",
+        "topics: inference.dead-letters is both for dead letters and for results: their schemas differ",
     ),
     "route twice": (
         "routes:\n- {name: a, model: m}\n- {name: a, model: n}",
@@ -136,6 +195,13 @@ BROKEN = {
         "? !!timestamp 2024-01-01\n: 1",
         "holds a value of a kind that no setting has (tagged as a date or binary, say)",
     ),
+    **{
+        f"{value[:20]} {value[-3:]}": (
+            f"worker:\n  slot: {value}",
+            f"line 2, column 9: this cannot be read as {wanted}: put text in quotes",
+        )
+        for value, wanted in NO_SUCH_VALUES.items()
+    },
     "control character": ("name: \x07", "character 0x7 at position 6 is not allowed in YAML"),
     "not UTF-8": (b"name: \xff", "is not UTF-8 text: byte 6 is 0xff"),
 }
@@ -156,6 +222,20 @@ def test_each_problem_has_its_line() -> None:
 @pytest.mark.usefixtures("folder")
 def test_long_values_are_cut() -> None:
     assert len(refusal(f"worker: {{slot: {'x' * 10_000}}}")) < 150
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("kafka: {bootstrap_servers: '%s'}", ["a:1", "a:1,b:2", "a:1, b:2", "SSL://a.example:9093", "[::1]:9092", "a"]),
+        ("registry: {url: '%s'}", ["http://a", "https://a.example:8081/apis/ccompat/v7", "http://[::1]:80/"]),
+        ("triton: {url: '%s'}", ["a:1", "127.0.0.1:65535", "[::1]:8001"]),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_addresses_of_every_form_are_taken(section: str, values: list[str]) -> None:
+    for value in values:
+        assert value in load(section % value).model_dump_json()
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
@@ -244,6 +324,15 @@ def test_other_variables_are_no_settings() -> None:
             "'a b' is not allowed (allowed: 1 to 249 letters, digits, '.', '_' or '-')",
         ),
         ("HEADRACE_KAFKA__CLIENT", "{a: []}", "a list is not text, a number, true or false"),
+        ("HEADRACE_TRITON__URL", "", "'' is not allowed (allowed: host:port, without http://)"),
+        *(
+            (
+                "HEADRACE_WORKER__SLOT",
+                value,
+                f"line 1, column 1: this cannot be read as {wanted}: put text in quotes",
+            )
+            for value, wanted in NO_SUCH_VALUES.items()
+        ),
     ],
 )
 def test_wrong_variable_is_named(variable: str, value: str, line: str) -> None:

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
+import fastavro
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.pipeline.avro import Contract, schema_json
+from headrace.pipeline.avro import Contract, UnusableSchemaError, parse, schema_json
 from headrace.pipeline.envelope import RequestDecoder, encode_request
 from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.limits import MAX_VALUES_PER_BYTE
 from headrace.pipeline.records import InferenceRequest, Modality, Part
 from headrace.pipeline.wire import REFUSED_CAPACITY, REFUSED_SECONDS, Decoder, schema_id_of
 
@@ -156,6 +162,16 @@ ENDLESS = {"type": "record", "name": "Node", "fields": [{"name": "next", "type":
 EMPTY = {"type": "record", "name": "Empty", "fields": []}
 
 
+def record(name: str, *types: Any) -> Any:
+    return {"type": "record", "name": name, "fields": [{"name": f"f{i}", "type": t} for i, t in enumerate(types)]}
+
+
+HOLLOW = record("Hollow", *["null"] * 100)
+SQUARED = record("Squared", "int", HOLLOW, *["Hollow"] * 90)
+"""One byte on the wire, nine thousand values in memory."""
+THRICE = record("Outer", record("Middle", record("Inner", "int")))
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -182,6 +198,18 @@ EMPTY = {"type": "record", "name": "Empty", "fields": []}
         record_schema(type=NESTED),
         record_schema(type=DOUBLING),
         record_schema(type="null", doc="x" * 300_000),
+        record_schema(type={"type": "array", "items": SQUARED}),
+        record_schema(type={"type": "map", "values": SQUARED}),
+        record_schema(type={"type": "array", "items": ["int", HOLLOW]}),
+        record_schema(type={"type": "array", "items": {"type": "array", "items": HOLLOW}}),
+        record_schema(type={"type": "array", "items": THRICE}),
+        record_schema(type={"type": "map", "values": record("Outermost", THRICE)}),
+        record_schema(type={"type": "fixed", "name": "Half", "size": 1.5}),
+        record_schema(type={"type": "fixed", "name": "Less", "size": -1}),
+        record_schema(type={"type": "enum", "name": "Letters", "symbols": "AB"}),
+        record_schema(type={"type": "record", "name": "Listed", "fields": [{"name": ["a"], "type": "int"}]}),
+        record_schema(name=["a"], type="int"),
+        record_schema(name={"a": 1}, type="int"),
     ],
     ids=lambda schema: schema[-40:],
 )
@@ -191,6 +219,102 @@ def test_schema_that_is_unsafe_or_describes_something_else_makes_its_records_poi
     decoder.add_schema(7, schema)
     assert decoder.missing([framed(7)]) == set()
     assert code_of(decoder, framed(7) + b"\x02" * 1_000_000) == "WRONG_SCHEMA"
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        SQUARED,
+        {"type": "array", "items": record("Point", "int")},
+        {"type": "array", "items": ["null", record("Wide", *["long"] * 70)]},
+        {"type": "array", "items": record("Padded", "null", "int", "string")},
+        {"type": "map", "values": record("Box", record("Corner", "int", "int"), "float")},
+        {"type": "array", "items": {"type": "map", "values": "null"}},
+    ],
+    ids=lambda added: str(added)[:60],
+)
+def test_schema_whose_items_hold_no_more_than_their_bytes_is_usable(added: Any) -> None:
+    """Outside of arrays and maps a field is there once a record: then anything goes, up to the size of the schema."""
+    decoder = RequestDecoder()
+    decoder.add_schema(7, record_schema(type=["null", added]))
+    assert decoder.decode(encode_request(REQUEST, 7) + b"\x00") == REQUEST
+
+
+@st.composite
+def types(draw: st.DrawFn, depth: int) -> Any:
+    """Avro types, the hollow ones more often than they are met with."""
+    kinds = ["null", "null", "int", "string", "fixed"] + ["record", "union", "array", "map"] * (depth > 0)
+    kind = draw(st.sampled_from(kinds))
+    name = f"T{draw(st.uuids()).hex}"
+    match kind:
+        case "record":
+            return record(name, *draw(st.lists(types(depth=depth - 1), max_size=5)))
+        case "union":  # Avro allows one array, map and null each
+            return ["null", record(name, *draw(st.lists(types(depth=depth - 1), max_size=5)))]
+        case "array":
+            return {"type": "array", "items": draw(types(depth=depth - 1))}
+        case "map":
+            return {"type": "map", "values": draw(types(depth=depth - 1))}
+        case "fixed":
+            return {"type": "fixed", "name": name, "size": draw(st.integers(0, 2))}
+    return kind
+
+
+def values_in(value: Any) -> int:
+    """How many Python values a decoded one is made of; an empty container is one."""
+    if isinstance(value, dict):
+        return 1 + sum(values_in(child) for child in value.values())
+    return 1 + sum(values_in(child) for child in value) if isinstance(value, list) else 1
+
+
+@settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(st.lists(types(depth=2), min_size=1, max_size=5).map(lambda fields: record("Item", *fields)), st.data())
+def test_items_of_a_usable_schema_make_few_values_a_byte(item: Any, data: st.DataObject) -> None:
+    """Whatever the bytes: those that make most of little are zeros and small numbers."""
+    try:
+        schema = parse(json.dumps({"type": "array", "items": item}))
+    except UnusableSchemaError:
+        return
+    count = data.draw(st.integers(1, 63))
+    wire = bytes([2 * count]) + bytes(data.draw(st.lists(st.sampled_from([0, 0, 0, 1, 2, 2, 4, 97]), min_size=400)))
+    stream = io.BytesIO(wire)
+    try:
+        decoded = fastavro.schemaless_reader(stream, schema, None)
+    except (EOFError, IndexError, ValueError):
+        return
+    assert values_in(decoded) <= MAX_VALUES_PER_BYTE * stream.tell()
+
+
+JUNK: list[Any] = [None, True, -1, 1.5, 2**70, "", "a", "null", "Part", [], ["null"], [[1]], {}, {"a": 1}, SELF, EMPTY]
+
+
+def places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in a schema with every key in it."""
+    for key, child in list(
+        node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    ):
+        yield node, key
+        yield from places(child)
+
+
+@given(st.data())
+def test_schema_with_anything_anywhere_is_usable_or_makes_its_records_poison(data: st.DataObject) -> None:
+    """Registries other than Confluent's take what is no Avro, and no schema may end the worker."""
+    schema = json.loads(SCHEMA)
+    more = [
+        record("Added", "int"),
+        {"type": "enum", "name": "Added", "symbols": ["A"]},
+        {"type": "map", "values": "int"},
+    ]
+    schema["fields"].insert(0, {"name": "more", "type": data.draw(st.sampled_from(more))})
+    for _ in range(data.draw(st.integers(1, 2))):
+        container, key = data.draw(st.sampled_from(list(places(schema))))
+        container[key] = copy.deepcopy(data.draw(st.sampled_from(JUNK)))
+    decoder = RequestDecoder()
+    decoder.add_schema(7, json.dumps(schema))
+    for value in (framed(7) + b"\x02" * 90, framed(7) + b"\x00" * 90, encode_request(REQUEST, 7)):
+        with contextlib.suppress(PoisonError):
+            decoder.decode(value)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from .resample import resample
 RATE_HZ = 16_000
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 384_000
 _MOST_CHANNELS = 64
+MAX_WAV_CHUNKS = 10_000
 _PCM, _FLOAT, _EXTENSIBLE = 0x0001, 0x0003, 0xFFFE
 # Containers that somebody will send sooner or later; read as raw PCM they would be noise.
 _OTHERS = {
@@ -76,7 +77,9 @@ def _read_wave(content: bytes) -> tuple[_Format, memoryview]:
         raise AudioError("the audio is a RIFF file but not WAVE")
     wave_format: _Format | None = None
     at = 12
-    while at + 8 <= len(view):
+    for _ in range(MAX_WAV_CHUNKS):
+        if at + 8 > len(view):
+            raise AudioError("the WAV has no data chunk")
         kind, size = bytes(view[at : at + 4]), int.from_bytes(view[at + 4 : at + 8], "little")
         start, end = at + 8, at + 8 + size
         if end > len(view):
@@ -90,7 +93,7 @@ def _read_wave(content: bytes) -> tuple[_Format, memoryview]:
                 raise AudioError("the WAV is corrupt: its data comes before its format")
             return wave_format, view[start:end]
         at = end + size % 2  # chunks are padded to even sizes
-    raise AudioError("the WAV has no data chunk")
+    raise AudioError(f"the WAV has more than {MAX_WAV_CHUNKS} chunks before its data")
 
 
 def _read_format(chunk: memoryview) -> _Format:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,8 +18,16 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 # Start-of-frame markers carry the size; C4, C8 and CC are tables and extensions in the same range.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_START_OF_SCAN = 0xDA
-_JPEG_END = b"\xff\xd9"
+_JPEG_START_OF_SCAN, _JPEG_END = 0xDA, 0xD9
+# The next marker with a segment, past fill bytes (FF) and markers that stand alone (01, D0 to D7); read as a decoder
+# does, or a header could be hidden from one of the two.
+_JPEG_MARKER = re.compile(rb"(?:\xff++[\x01\xd0-\xd7])*+\xff++([^\x00\x01\xd0-\xd7\xff])")
+# After a scan's header anything may stand before it: the scan's data, in which 00 follows each FF.
+_JPEG_MARKER_AFTER_SCAN = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+# A decoder goes over all pixels for each scan of a progressive JPEG, and some 70 bytes make one: thousands of them
+# would hold the instance up for minutes. Encoders write about ten.
+MAX_JPEG_SCANS = 64
+MAX_JPEG_SEGMENTS = 10_000
 
 
 class ImageError(ValueError):
@@ -64,7 +73,11 @@ def _png_dimensions(encoded: bytes) -> tuple[int, int]:
     """Walks all chunks, because a decoder fills what is missing of a broken PNG with black and says nothing."""
     size = None
     for kind, content in _png_chunks(encoded):
-        if kind == b"IHDR" and len(content) == 13:
+        if kind == b"IHDR":
+            if size is not None:  # which of them a decoder goes by is its own affair
+                raise ImageError("the PNG is corrupt: it has two headers")
+            if len(content) != 13:
+                break
             size = int.from_bytes(content[:4], "big"), int.from_bytes(content[4:8], "big")
         elif size is None:
             break
@@ -87,37 +100,40 @@ def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _jpeg_dimensions(encoded: bytes) -> tuple[int, int]:
-    size = None
+    size, scans = None, 0
     for marker, start, end in _jpeg_segments(encoded):
         if marker in _JPEG_FRAMES and end - start >= 5:
             height, width = struct.unpack_from(">HH", encoded, start + 1)
             size = width, height
-        if marker == _JPEG_START_OF_SCAN:
-            if encoded.find(_JPEG_END, end) < 0:  # a decoder would paint the missing part grey and say nothing
-                raise ImageError("the JPEG is cut short")
-            if size is None:
-                break
-            return size
-    raise ImageError("the JPEG is corrupt: its frame header is missing")
+        elif marker == _JPEG_START_OF_SCAN:
+            scans += 1
+        if scans > MAX_JPEG_SCANS:
+            raise ImageError(f"the JPEG has more than {MAX_JPEG_SCANS} scans: save it with fewer")
+    if size is None or scans == 0:
+        raise ImageError(f"the JPEG is corrupt: its {'frame header' if size is None else 'scan'} is missing")
+    return size
 
 
 def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, and where its content starts and ends, up to the first scan."""
-    at = 2
-    while at + 4 <= len(encoded):
-        if encoded[at] != 0xFF:
-            raise ImageError("the JPEG is corrupt: no marker where one must be")
-        marker = encoded[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-        if end > len(encoded) or end < at + 4:
-            raise ImageError("the JPEG is cut short")
-        yield marker, at + 4, end
-        if marker == _JPEG_START_OF_SCAN:
+    """Marker, and where its content starts and ends, up to the image's end; what follows that is no part of it.
+
+    A JPEG without its end is refused: a decoder would paint the missing part grey and say nothing.
+    """
+    at, in_scans = 2, False
+    for _ in range(MAX_JPEG_SEGMENTS):
+        found = _JPEG_MARKER_AFTER_SCAN.search(encoded, at) if in_scans else _JPEG_MARKER.match(encoded, at)
+        if found is None:
+            corrupt = at < len(encoded) and not in_scans
+            raise ImageError(f"the JPEG is {'corrupt: no marker where one must be' if corrupt else 'cut short'}")
+        marker, start = found[1][0], found.end()
+        if marker == _JPEG_END:
             return
-        at = end
+        at = start + int.from_bytes(encoded[start : start + 2], "big")
+        if at > len(encoded) or at < start + 2:
+            raise ImageError("the JPEG is cut short")
+        yield marker, start + 2, at
+        in_scans |= marker == _JPEG_START_OF_SCAN
+    raise ImageError(f"the JPEG has more than {MAX_JPEG_SEGMENTS} segments")
 
 
 def prepare(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
