@@ -140,7 +140,11 @@ class BatchSettings(Section):
 
 class RetrySettings(Section):
     max_attempts: int = Field(
-        default=4, ge=1, le=1000, description="Infer attempts a record gets; an unreachable server costs none."
+        default=4,
+        ge=1,
+        le=1000,
+        description="Infer attempts of a batch; an unreachable server costs none, and each half of a spent batch "
+        "gets one more.",
     )
     initial_backoff_seconds: float = Field(
         default=0.1, gt=0, le=60, description="Wait before the second attempt; doubles each time."
