@@ -152,8 +152,8 @@ class Downloads:
             unpacked = Path(scratch) / "unpacked"
             for archive in self._archives:
                 with tarfile.open(archives / archive.filename) as tar:
-                    # A pinned archive; and Python 3.11.2, that of Debian 12, has no filters yet.
-                    tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+                    # A pinned archive anyway; Python 3.11.2, that of Debian 12, has no filters yet.
+                    tar.extraction_filter = getattr(tarfile, "data_filter", None)
                     tar.extractall(unpacked)
             if not (unpacked / _REGISTRY_RUNNER).exists():
                 raise StackError(f"the registry's archive lacks {_REGISTRY_RUNNER}: this release of headrace is broken")
