@@ -62,6 +62,7 @@ class KafkaTritonConnections:
                 instance_id=self._instance_id,
                 topics=settings.topics.requests,
                 session_timeout_seconds=kafka.session_timeout_seconds,
+                max_message_bytes=settings.topics.max_message_bytes,
                 client=kafka.client,
             ),
             budget,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,18 +17,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[T]):
-    """Items that share one infer call, oldest first.
-
-    Attributes:
-        bucket: what they have in common (see `inference.Bucket`).
-        weight_bytes: sum of the items' weights.
-        oldest_at: when the first item was added (seconds, monotonic).
-    """
+    """Items of one bucket that share an infer call, oldest first."""
 
     items: tuple[T, ...]
-    bucket: Hashable
-    weight_bytes: int
-    oldest_at: float
 
 
 class _Waiting(Generic[T]):
@@ -62,17 +53,6 @@ class Batcher(Generic[T]):
         self._full: dict[Hashable, None] = {}  # in the order in which they became full
         self._heads: list[tuple[float, int, _Waiting[T]]] = []  # heap of (added at, tie-break, bucket); may be stale
         self._sequence = 0
-        self._records = 0
-        self._weight_bytes = 0
-
-    def __len__(self) -> int:
-        """Items waiting."""
-        return self._records
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes waiting."""
-        return self._weight_bytes
 
     def add(self, item: T, weight_bytes: int, bucket: Hashable, now: float, max_records: int | None = None) -> None:
         """Add one item.
@@ -90,8 +70,6 @@ class Batcher(Generic[T]):
             waiting = self._buckets[bucket] = _Waiting(bucket, limit)
         waiting.items.append((item, weight_bytes, now))
         waiting.weight_bytes += weight_bytes
-        self._records += 1
-        self._weight_bytes += weight_bytes
         if len(waiting.items) == 1:
             self._push_head(waiting)
         if self._is_full(waiting):
@@ -124,23 +102,6 @@ class Batcher(Generic[T]):
         added_at = oldest.items[0][2]
         return added_at if self._full else added_at + self._max_delay_seconds
 
-    def discard(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Remove and return the items that are not wanted any more (their partition was revoked, say)."""
-        entries = [(bucket, *entry) for bucket, waiting in self._buckets.items() for entry in waiting.items]
-        entries.sort(key=lambda entry: entry[3])  # stable: order within a bucket stays
-        limits = {bucket: waiting.max_records for bucket, waiting in self._buckets.items()}
-        self._buckets.clear()
-        self._full.clear()
-        self._heads.clear()
-        self._records = self._weight_bytes = 0
-        removed: list[T] = []
-        for bucket, item, weight_bytes, added_at in entries:
-            if unwanted(item):
-                removed.append(item)
-            else:
-                self.add(item, weight_bytes, bucket, added_at, limits[bucket])
-        return removed
-
     def _is_full(self, waiting: _Waiting[T]) -> bool:
         return len(waiting.items) >= waiting.max_records or waiting.weight_bytes >= self._max_bytes
 
@@ -161,7 +122,6 @@ class Batcher(Generic[T]):
         """Take one batch off the front of a bucket."""
         items: list[T] = []
         batch_bytes = 0
-        oldest_at = waiting.items[0][2]
         while waiting.items and len(items) < waiting.max_records:
             item, weight_bytes, _ = waiting.items[0]
             if items and batch_bytes + weight_bytes > self._max_bytes:
@@ -170,10 +130,8 @@ class Batcher(Generic[T]):
             items.append(item)
             batch_bytes += weight_bytes
         waiting.weight_bytes -= batch_bytes
-        self._records -= len(items)
-        self._weight_bytes -= batch_bytes
         self._settle(waiting)
-        return Batch(tuple(items), waiting.bucket, batch_bytes, oldest_at)
+        return Batch(tuple(items))
 
     def _settle(self, waiting: _Waiting[T]) -> None:
         """Bring the indexes in line after items left the bucket."""

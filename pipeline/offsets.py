@@ -4,8 +4,10 @@ A committed offset says that everything below it is done. With concurrent infere
 what is done above the committed offset travels in that offset's metadata, inside the same transaction, so that a
 successor skips it. Kafka limits the metadata to 4,096 bytes (``offset.metadata.max.bytes``), hence the window.
 
-Format ``h1:`` + base64(zlib(bitmap)): bit i (least significant first) of the bitmap is offset ``base + i``, where
-base is the committed offset rounded down to a multiple of 8.
+Format ``h1:<committed offset>:`` + base64(zlib(bitmap)): bit i (least significant first) of the bitmap is offset
+``origin + i``, where origin is the committed offset rounded down to a multiple of 8. The text names its offset because
+tools copy it to offsets that they have changed (a reset, MirrorMaker's checkpoints): there the bitmap would mark
+records that nobody has processed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterator
 
 from headrace.pipeline.errors import FatalError
 
@@ -22,7 +23,8 @@ WINDOW = 16_384
 """Offsets that may be done above the committed one: 2 KiB of incompressible bitmap are 2.8 kB of metadata."""
 
 _PREFIX = "h1:"
-_VERSIONED = re.compile(r"^h(\d+):")
+_VERSION = re.compile(r"h[0-9]+:")
+_PARTS = re.compile(rf"{_PREFIX}([0-9]+):(.*)", re.DOTALL)
 _MAX_BITMAP_BYTES = WINDOW // 8 + 1
 
 
@@ -51,14 +53,6 @@ class OffsetBitmap:
         del self._bits[: (origin - self._origin) // 8]
         self._origin = origin
 
-    def above(self, base: int) -> Iterator[int]:
-        """The offsets in the set that are at or above ``base``, ascending."""
-        for index, byte in enumerate(self._bits):
-            for bit in range(8):
-                offset = self._origin + index * 8 + bit
-                if byte >> bit & 1 and offset >= base:
-                    yield offset
-
     def encode(self, base: int) -> str:
         """The metadata for committed offset ``base``; empty if nothing above it is done."""
         self.rebase(base)
@@ -66,33 +60,46 @@ class OffsetBitmap:
         shift = base % 8
         if not bits or (len(bits) == 1 and not bits[0] >> shift):
             return ""
-        return _PREFIX + base64.b64encode(zlib.compress(bytes(bits), 1)).decode("ascii")
+        return f"{_PREFIX}{base}:" + base64.b64encode(zlib.compress(bytes(bits), 1)).decode("ascii")
 
 
 def decode_metadata(base: int, metadata: str) -> tuple[OffsetBitmap, str | None]:
     """What is done above committed offset ``base``, and a complaint if the metadata is not ours.
 
-    Foreign metadata means that somebody else committed this offset (a tool's reset): nothing above it counts as done.
+    Foreign metadata, or that of another offset, means that somebody else committed this one (a tool's reset): nothing
+    above it counts as done.
 
     Raises:
         FatalError: the metadata is of a newer format, or ours but damaged: guessing would double or lose results.
     """
     if not metadata:
         return OffsetBitmap(base), None
-    if not (match := _VERSIONED.match(metadata)):
+    if not (version := _VERSION.match(metadata)):
         return OffsetBitmap(base), f"foreign offset metadata ignored: {metadata[:60]!r}"
-    if match[0] != _PREFIX:
+    if version[0] != _PREFIX:
         raise FatalError(
-            f"the offset metadata is of format {match[0]} and this version reads {_PREFIX}: "
+            f"the offset metadata is of format {version[0]} and this version reads {_PREFIX}: "
             "run the newer headrace, or reset the group's offsets to drop it"
         )
+    if not (parts := _PARTS.fullmatch(metadata)):
+        raise _damaged(base, "it names no offset")
+    if parts[1] != str(base):
+        return OffsetBitmap(base), f"metadata of another offset than {base} ignored: {metadata[:60]!r}"
     try:
-        inflater = zlib.decompressobj()
-        bits = inflater.decompress(base64.b64decode(metadata[len(_PREFIX) :], validate=True), _MAX_BITMAP_BYTES + 1)
-        if not inflater.eof or inflater.unused_data or len(bits) > _MAX_BITMAP_BYTES:
-            raise ValueError("its bitmap is truncated or longer than the window")
+        return OffsetBitmap(base, _inflated(base64.b64decode(parts[2], validate=True))), None
     except (binascii.Error, zlib.error, ValueError) as error:
-        raise FatalError(
-            f"the offset metadata is damaged ({error}): reset the group's offset {base} of this partition to go on"
-        ) from error
-    return OffsetBitmap(base, bits), None
+        raise _damaged(base, str(error)) from error
+
+
+def _inflated(deflated: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    bits = inflater.decompress(deflated, _MAX_BITMAP_BYTES + 1)
+    if not inflater.eof or inflater.unused_data or len(bits) > _MAX_BITMAP_BYTES:
+        raise ValueError("its bitmap is truncated or longer than the window")
+    return bits
+
+
+def _damaged(base: int, why: str) -> FatalError:
+    return FatalError(
+        f"the offset metadata is damaged ({why}): reset the group's offset {base} of this partition to go on"
+    )

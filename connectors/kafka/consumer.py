@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -38,9 +38,15 @@ PAUSED_POLL_SECONDS = 0.02
 ROOM_WAIT_SECONDS = 0.2
 """A budget spent for less than this is waited for without pausing: resuming throws the fetched records away."""
 POSITIONS_TIMEOUT_SECONDS = 120.0
-"""Committed offsets become readable when the last owner's transaction ends: its time-out, and a margin."""
+"""Committed offsets become readable when the last owner's transaction ends: its time-out, which the settings bound by
+100 s, the ten seconds after which the broker notices, and a margin."""
 CALLBACK_TIMEOUT_SECONDS = 240.0
-"""Below max.poll.interval.ms (300 s), past which the group gives the partitions away."""
+MAX_POLL_INTERVAL_SECONDS = 300.0
+"""Above all that a rebalance callback waits for: past it the group gives the partitions away."""
+LEAVE_SECONDS = 1.0
+"""It takes milliseconds, if a broker is there at all."""
+CLIENT_RECEIVE_BYTES = 100_000_000
+"""librdkafka's default for the largest response, with its overhead. A broker sends a record whole, however large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class ConsumerSettings:
     instance_id: str
     topics: tuple[str, ...]
     session_timeout_seconds: float = 6.0
+    max_message_bytes: int = 8 * 1024 * 1024
     client: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
@@ -58,11 +65,18 @@ class GroupConsumer:
 
     Eager assignment with a static member identity: a worker that is killed and restarted in its slot takes its
     partitions back without a rebalance, and one that stops leaves the group at once.
+
+    Args:
+        budget: is taken from; while it is spent nothing is fetched.
+        make_consumer: called as librdkafka's class is.
     """
 
-    def __init__(self, settings: ConsumerSettings, budget: Budget) -> None:
+    def __init__(
+        self, settings: ConsumerSettings, budget: Budget, make_consumer: Callable[..., Consumer] = Consumer
+    ) -> None:
         self._settings = settings
         self._budget = budget
+        self._make_consumer = make_consumer
         self._generation = 0
         self._assigned: list[TopicPartition] = []
         self._metadata: GroupMetadata = None
@@ -113,7 +127,7 @@ class GroupConsumer:
             self._ended.set_result(None)
 
     def _run(self) -> None:
-        consumer = Consumer(self._config(), logger=_client_log)
+        consumer = self._make_consumer(self._config(), logger=_client_log)
         consumer.subscribe(
             list(self._settings.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -129,6 +143,10 @@ class GroupConsumer:
             deadline = time.monotonic() + CALLBACK_TIMEOUT_SECONDS
             while self._assigned and time.monotonic() < deadline:
                 self._poll(consumer, PAUSED_POLL_SECONDS)
+            # A close() that overtakes the client's LeaveGroup, which it sends on a thread of its own, drops it.
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while consumer.memberid() and time.monotonic() < deadline:
+                self._poll(consumer, PAUSED_POLL_SECONDS)
         finally:
             consumer.close()
 
@@ -136,6 +154,7 @@ class GroupConsumer:
         settings = self._settings
         return {
             **RECOVERY,
+            "receive.message.max.bytes": CLIENT_RECEIVE_BYTES + settings.max_message_bytes,
             **settings.client,
             "bootstrap.servers": settings.bootstrap_servers,
             "group.id": settings.group_id,
@@ -143,6 +162,7 @@ class GroupConsumer:
             "client.id": client_id(settings.instance_id),
             "session.timeout.ms": int(settings.session_timeout_seconds * 1000),
             "heartbeat.interval.ms": int(settings.session_timeout_seconds * 1000 / 4),
+            "max.poll.interval.ms": int(MAX_POLL_INTERVAL_SECONDS * 1000),
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -158,8 +178,9 @@ class GroupConsumer:
 
     def _poll_paused(self, consumer: Consumer) -> None:
         consumer.pause(consumer.assignment())
+        generation = self._generation  # what a later one brings is not paused
         try:
-            while self._budget.full and not self._stopping.is_set():
+            while self._budget.full and generation == self._generation and not self._stopping.is_set():
                 self._take_metadata_if_wanted(consumer)
                 self._poll(consumer, PAUSED_POLL_SECONDS)
         finally:
@@ -252,6 +273,8 @@ class GroupConsumer:
         finally:
             self._assigned = []
             metrics.ASSIGNED_PARTITIONS.set(0)
+            # librdkafka remembers a pause beyond unassign: a partition that came back would stay paused for ever.
+            consumer.resume(consumer.assignment())
             consumer.unassign()
 
     def _wait_until_settled(self) -> None:

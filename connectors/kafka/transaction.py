@@ -40,6 +40,8 @@ MAX_ABORTS = 20
 MAX_REPLACEMENTS = 5
 """Consecutive replacements of the producer for one unit: each waits for the broker first, so more won't help."""
 MAX_BACKOFF_SECONDS = 1.0
+LOST_SECONDS = 10.0
+"""How long the news that a unit's partitions are lost may take: a process that was stopped learns it by a heartbeat."""
 
 RECOVERY = {"metadata.recovery.strategy": "none"}
 """librdkafka's own default forgets the brokers when all are down; then send_offsets_to_transaction, waiting for the
@@ -73,7 +75,6 @@ class _Failed(Exception):
     def __init__(self, meaning: Meaning, call: str, error: KafkaError) -> None:
         super().__init__(f"{call}: {error.str()} ({error.name()})")
         self.meaning = meaning
-        self.call = call
 
 
 class KafkaTransactions:
@@ -324,10 +325,18 @@ class KafkaTransactions:
             found[each.partition.topic, each.partition.partition] == (each.offset, each.metadata)
             for each in unit.offsets
         ]
-        if any(same) and not all(same) and unit.still_owned():
+        if any(same) and not all(same) and not self._is_lost(unit):
             raise FatalError(f"torn transaction: committed offsets are {found}, the unit's are {unit.offsets}")
         log.info("the transaction of unknown outcome was %s", "committed" if all(same) else "not committed")
         return all(same)
+
+    def _is_lost(self, unit: CommitUnit) -> bool:
+        """Whether partitions of the unit are another's, who moves their offsets on: perhaps before we are told so."""
+        deadline = time.monotonic() + LOST_SECONDS
+        while unit.still_owned():
+            if time.monotonic() > deadline or self._stopping.wait(0.01):
+                return False
+        return True
 
 
 def _committed(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:

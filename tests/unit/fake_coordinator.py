@@ -199,7 +199,7 @@ class FakeReader:
         return CommittedOffset(asked.topic, asked.partition, offset, metadata or None, problem)
 
     def close(self) -> None:
-        self._coordinator.calls.append("close")
+        self._coordinator.run("close", _nothing)
 
 
 class FakeMember:

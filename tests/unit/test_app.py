@@ -17,6 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from headrace.connectors.kafka.consumer import ConsumerSettings
+from headrace.pipeline import app
+from headrace.pipeline.budget import Budget
+from headrace.pipeline.config import Settings, TopicSettings
+from headrace.pipeline.health import Health
 from headrace.pipeline.slot import SlotLock
 
 BROKER = "127.0.0.1:1"  # nobody listens on port 1
@@ -89,6 +94,16 @@ def test_worker_whose_slot_is_held_ends_with_code_3_and_says_by_whom(config: Con
     assert ended.returncode == 3, ended.stderr
     assert f"worker slot 3 is held by process {os.getpid()} on this machine" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+async def test_consumer_is_told_how_large_records_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[ConsumerSettings] = []
+    monkeypatch.setattr(app, "GroupConsumer", lambda settings, budget: told.append(settings))
+    connections = app.KafkaTritonConnections(Settings(topics=TopicSettings(max_message_bytes=12_345_678)))
+    _, transactions = connections.open(Budget(1, 1), Health())
+    await transactions.close()
+    await connections.inference.close()
+    assert [settings.max_message_bytes for settings in told] == [12_345_678]
 
 
 def test_faust_finds_the_app_and_it_is_made_once_of_the_settings_in_force(config: Config) -> None:

@@ -17,6 +17,7 @@ from headrace.pipeline.offsets import decode_metadata
 from headrace.pipeline.ordering import PartitionLedger
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord, RecordBatch, TopicPartition
+from tests.unit.done_offsets import done_from
 from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, VirtualLoop, settle
 
 PARTITIONS = tuple(TopicPartition("requests", number) for number in range(3))
@@ -230,9 +231,9 @@ class Pipeline(RuleBasedStateMachine):
         for partition in PARTITIONS:
             position = self.broker.position(partition)
             base = position.offset or 0
-            above, complaint = decode_metadata(base, position.metadata)
+            bitmap, complaint = decode_metadata(base, position.metadata)
             assert complaint is None
-            done += [(partition.partition, offset) for offset in [*range(base), *above.above(base)]]
+            done += [(partition.partition, offset) for offset in [*range(base), *done_from(bitmap, base)]]
         assert visible == sorted(done)
 
     @invariant()

@@ -105,6 +105,23 @@ async def test_foreign_metadata_is_told_and_ignored(bench: Bench, caplog: pytest
 
 
 @on_virtual_time
+async def test_metadata_that_came_along_to_another_offset_skips_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.begin(P0)
+    bench.complete(2)
+    unit = bench.collect()
+    bench.flow.settle(unit, committed=True)
+    await bench.source.lose()
+    bench.delivered.clear()
+    bench.broker.committed[P0] = StartPosition(1, unit.commit.offsets[0].metadata)
+    await bench.source.assign(P0)
+    bench.source.poll(4)
+    assert bench.delivered_offsets() == [1, 2, 3, 4]
+    assert "requests[0]: metadata of another offset than 1 ignored: 'h1:0:" in caplog.text
+
+
+@on_virtual_time
 async def test_metadata_of_a_newer_format_is_fatal(bench: Bench) -> None:
     bench.broker.committed[P0] = StartPosition(2, "h9:AAAA")
     with pytest.raises(FatalError, match="run the newer headrace"):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.offsets import WINDOW, OffsetBitmap, decode_metadata
+from tests.unit.done_offsets import done_from
 
 METADATA_LIMIT_BYTES = 4096
 """Kafka's default for ``offset.metadata.max.bytes``."""
@@ -21,16 +22,15 @@ def test_metadata_round_trips(base: int, above: set[int]) -> None:
         bitmap.add(offset)
     found, complaint = decode_metadata(base, bitmap.encode(base))
     assert complaint is None
-    assert set(found.above(base)) == done
-    assert all(offset in found for offset in done)
-    assert base not in found
+    assert set(done_from(found, base, WINDOW)) == done
 
 
 @given(seed=st.integers(0, 2**32))
 def test_metadata_of_a_full_incompressible_window_fits_the_broker(seed: int) -> None:
     bits = random.Random(seed).randbytes(WINDOW // 8)
-    bitmap = OffsetBitmap(7, bits + b"\xff")
-    assert len(bitmap.encode(7)) < METADATA_LIMIT_BYTES
+    base = 2**63 - WINDOW + 7  # the longest of texts
+    bitmap = OffsetBitmap(base, bits + b"\xff")
+    assert len(bitmap.encode(base)) < METADATA_LIMIT_BYTES
 
 
 def test_metadata_is_empty_when_nothing_above_is_done() -> None:
@@ -43,9 +43,21 @@ def test_metadata_is_empty_when_nothing_above_is_done() -> None:
 @pytest.mark.parametrize("metadata", ["some tool was here", "{}", "o1:AAAA", "h:x"])
 def test_foreign_metadata_counts_as_nothing_done_and_is_reported(metadata: str) -> None:
     done, complaint = decode_metadata(5, metadata)
-    assert list(done.above(0)) == []
+    assert done_from(done, 0) == []
     assert complaint is not None
     assert metadata in complaint
+
+
+@pytest.mark.parametrize("base", [0, 99, 101, 108])
+def test_metadata_of_another_offset_counts_as_nothing_done_and_is_reported(base: int) -> None:
+    """Tools that move a committed offset keep its metadata: a reset, MirrorMaker's translation to another cluster."""
+    bitmap = OffsetBitmap(100)
+    bitmap.add(103)
+    metadata = bitmap.encode(100)
+    assert done_from(decode_metadata(100, metadata)[0], 100) == [103]
+    done, complaint = decode_metadata(base, metadata)
+    assert done_from(done, 0) == []
+    assert complaint == f"metadata of another offset than {base} ignored: {metadata!r}"
 
 
 def test_metadata_of_a_newer_format_is_fatal() -> None:
@@ -57,11 +69,15 @@ def test_metadata_of_a_newer_format_is_fatal() -> None:
     "metadata",
     [
         "h1:",
-        "h1:?",
-        "h1:AAAA",
-        "h1:" + base64.b64encode(zlib.compress(b"\1" * 50)[:-1]).decode(),
-        "h1:" + base64.b64encode(zlib.compress(b"\1" * 50) + b"x").decode(),
-        "h1:" + base64.b64encode(zlib.compress(b"\1" * 1_000_000)).decode(),
+        "h1:5",
+        "h1:x:AAAA",
+        "h1:5:",
+        "h1:5:?",
+        "h1:5:AAAA",
+        "h1:" + base64.b64encode(zlib.compress(b"\1" * 50)).decode(),
+        "h1:5:" + base64.b64encode(zlib.compress(b"\1" * 50)[:-1]).decode(),
+        "h1:5:" + base64.b64encode(zlib.compress(b"\1" * 50) + b"x").decode(),
+        "h1:5:" + base64.b64encode(zlib.compress(b"\1" * 1_000_000)).decode(),
     ],
 )
 def test_damaged_metadata_is_fatal_because_guessing_would_double(metadata: str) -> None:

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from headrace.pipeline.offsets import OffsetBitmap, decode_metadata
 from headrace.pipeline.ordering import PartitionLedger, Taken
 from headrace.pipeline.records import OutputRecord
+from tests.unit.done_offsets import done_from
 
 
 def output(offset: int) -> list[OutputRecord]:
@@ -36,7 +37,7 @@ def test_commit_stops_below_the_lowest_incomplete_offset_and_carries_the_rest() 
     assert offsets_in(taken) == [0, 2]
     assert taken.offset == 1
     done, _ = decode_metadata(taken.offset, taken.metadata)
-    assert list(done.above(1)) == [2]
+    assert done_from(done, 1) == [2]
 
 
 def test_successor_skips_what_is_done_above_the_committed_offset() -> None:
@@ -61,7 +62,7 @@ def test_skipped_offsets_stay_done_in_the_successors_own_commits() -> None:
     taken = second.take(10)
     assert taken is not None
     assert taken.offset == 0
-    assert list(decode_metadata(0, taken.metadata)[0].above(0)) == [1, 4]
+    assert done_from(decode_metadata(0, taken.metadata)[0], 0) == [1, 4]
 
 
 def test_lane_releases_in_offset_order() -> None:
@@ -143,7 +144,7 @@ def test_first_record_far_above_the_start_costs_no_memory() -> None:
     taken = ledger.take(10)
     assert taken is not None
     assert taken.offset == first
-    assert list(decode_metadata(taken.offset, taken.metadata)[0].above(first)) == [first + 1]
+    assert done_from(decode_metadata(taken.offset, taken.metadata)[0], first) == [first + 1]
 
 
 class Crashes(RuleBasedStateMachine):
@@ -221,7 +222,7 @@ class Crashes(RuleBasedStateMachine):
             self.offset, self.metadata = taken.offset, taken.metadata
         self.each_offset_is_committed_once_and_in_lane_order()
         done, _ = decode_metadata(self.offset, self.metadata)
-        assert set(done.above(self.offset)) == {each for each in self.committed if each >= self.offset}
+        assert set(done_from(done, self.offset)) == {each for each in self.committed if each >= self.offset}
         assert set(range(self.offset)) - set(self.committed) <= {each for each in range(self.offset) if each % 5 == 0}
 
 

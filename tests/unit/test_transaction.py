@@ -302,7 +302,8 @@ async def test_only_the_failed_one_of_two_producers_is_replaced() -> None:
     assert bench.coordinator.outputs == [b"1", b"2"]
 
 
-async def test_half_a_unit_in_the_committed_offsets_is_never_accepted() -> None:
+async def test_half_a_unit_in_the_committed_offsets_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction, "LOST_SECONDS", 0.05)
     bench = Bench()
 
     def tear() -> None:
@@ -311,6 +312,21 @@ async def test_half_a_unit_in_the_committed_offsets_is_never_accepted() -> None:
     bench.coordinator.answer("commit", FENCED, before=tear)
     with pytest.raises(FatalError, match="torn transaction"):
         await bench.commit(1, P0, P1)
+
+
+async def test_half_a_unit_of_partitions_whose_loss_is_told_late_is_dropped() -> None:
+    """After a long stop: the new owner has moved one of them on, and our own client has yet to notice."""
+    bench = Bench()
+    half = {("requests", 0): (1, "m1")}
+    bench.coordinator.answer("commit", FENCED, before=lambda: bench.coordinator.offsets.update(half))
+    bench.coordinator.answer("close", None, before=bench.tell_when_reached())
+    committing = asyncio.create_task(bench.commit(1, P0, P1))
+    await bench.reached.wait()
+    await asyncio.sleep(0.05)
+    assert not committing.done()
+    bench.lose()
+    assert not await committing
+    assert bench.coordinator.outputs == []
 
 
 async def test_offsets_that_somebody_else_moved_on_drop_a_lost_unit() -> None:
