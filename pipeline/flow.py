@@ -15,7 +15,7 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.offsets import decode_metadata
 from headrace.pipeline.ordering import Lane, PartitionLedger, Taken
-from headrace.pipeline.ports import Clock, CommitUnit, OffsetCommit, StartPosition
+from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
 from headrace.pipeline.records import OutputRecord, RecordBatch, SourceRecord, TopicPartition
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,9 @@ class Flow:
         drain_timeout_seconds: how long a revoke waits for infer calls in flight and the commits of what they complete.
     """
 
-    def __init__(
-        self, budget: Budget, deliver: Callable[[RecordBatch], None], clock: Clock, drain_timeout_seconds: float
-    ) -> None:
+    def __init__(self, budget: Budget, deliver: Callable[[RecordBatch], None], drain_timeout_seconds: float) -> None:
         self._budget = budget
         self._deliver = deliver
-        self._clock = clock
         self._drain_timeout_seconds = drain_timeout_seconds
         self._held: dict[TopicPartition, _Held] = {}
         self._call_ended = asyncio.Event()

@@ -81,7 +81,7 @@ class Worker:
         worker = settings.worker
         self._slot = SlotLock(f"{settings.kafka.bootstrap_servers} {settings.name}", worker.slot)
         self._budget = Budget(worker.max_in_flight_records, worker.max_in_flight_bytes)
-        self._flow = Flow(self._budget, self._inbox.put_nowait, clock, worker.drain_timeout_seconds)
+        self._flow = Flow(self._budget, self._inbox.put_nowait, worker.drain_timeout_seconds)
         self._decoder = RequestDecoder(max_value_bytes=settings.topics.max_message_bytes)
         self._stop = asyncio.Event()
         self._done = asyncio.Event()

@@ -29,6 +29,9 @@ FETCH_RECORDS = 500
 """Most records handed over by one ``read``."""
 ANSWER_SECONDS = 10.0
 """How long a broker may take to answer a question about topics and offsets."""
+RECEIVE_BYTES = 1_000_000_000
+"""Largest response: above ``topics.max_message_bytes`` at its highest and a dead letter's room. By default, 100 MB, a
+larger record would never be handed over."""
 LEADER_PAUSE_SECONDS = 0.1
 LOOK_BACK_FACTOR = 4
 """How many times the wanted records to go back at first: transaction markers and aborted records take offsets too."""
@@ -175,6 +178,7 @@ class CommittedReader:
 
     def _configuration(self, settings: KafkaSettings) -> dict[str, str | int | float | bool | Callable[..., None]]:
         return {
+            "receive.message.max.bytes": RECEIVE_BYTES,
             **settings.client,
             "bootstrap.servers": settings.bootstrap_servers,
             "group.id": "headrace-reader",  # required by the client, never joined: partitions are assigned by hand

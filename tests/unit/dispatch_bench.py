@@ -36,7 +36,7 @@ class Bench:
         self.outcomes: dict[int, PartOutput | PoisonError] = {}
         self.finish: Callable[[PartTask, PartOutput | PoisonError], None] = self._note
         self.broker = FakeBroker()
-        self.flow = Flow(Budget(1000, 10**6), lambda batch: None, LoopClock(), 10.0)
+        self.flow = Flow(Budget(1000, 10**6), lambda batch: None, 10.0)
         self.source = FakeSource(self.broker, Budget(1000, 10**6))
         self.client = FakeInference()
         self.health = Health()

@@ -18,7 +18,7 @@ class Bench:
     def __init__(self, max_records: int = 100) -> None:
         self.broker = FakeBroker()
         self.budget = Budget(1000, 10**6)
-        self.flow = Flow(self.budget, lambda batch: None, LoopClock(), 10.0)
+        self.flow = Flow(self.budget, lambda batch: None, 10.0)
         self.source = FakeSource(self.broker, self.budget)
         self.transactions = FakeTransactions(self.broker)
         self.commit = GroupCommit(self.flow, self.transactions, LoopClock(), max_records)

@@ -21,7 +21,6 @@ from headrace.connectors.kafka.consumer import (
     GroupConsumer,
 )
 from headrace.pipeline.budget import Budget
-from headrace.pipeline.clock import SystemClock
 from headrace.pipeline.config import KafkaSettings, TopicSettings
 from headrace.pipeline.flow import Flow
 from headrace.pipeline.records import RecordBatch
@@ -48,7 +47,7 @@ async def config_of(max_message_bytes: int = 1024, client: Mapping[str, str | in
         "nowhere:9092", "mill", "mill-0", ("requests",), max_message_bytes=max_message_bytes, client=client or {}
     )
     member = GroupConsumer(settings, budget, refuse)
-    await member.start(Flow(budget, lambda batch: None, SystemClock(), 1.0))
+    await member.start(Flow(budget, lambda batch: None, 1.0))
     with pytest.raises(Refusal):
         await member.wait_ended()
     return configs[0]
@@ -194,7 +193,7 @@ class Bench:
         self.client.news.append(["on_assign"])
         self.budget = Budget(ROOM, 10**6)
         self.delivered: list[RecordBatch] = []
-        self.flow = Flow(self.budget, self.delivered.append, SystemClock(), 1.0)
+        self.flow = Flow(self.budget, self.delivered.append, 1.0)
         self.consumer = GroupConsumer(
             ConsumerSettings("nowhere:9092", "mill", "mill-0", ("requests",)),
             self.budget,

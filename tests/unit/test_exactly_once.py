@@ -48,7 +48,7 @@ class Life:
     def __init__(self, broker: FakeBroker, max_records: int, max_unit: int) -> None:
         self.budget = Budget(max_records, 10**6)
         self.delivered: list[RecordBatch] = []
-        self.flow = Flow(self.budget, self.delivered.append, LoopClock(), drain_timeout_seconds=5.0)
+        self.flow = Flow(self.budget, self.delivered.append, drain_timeout_seconds=5.0)
         self.source = FakeSource(broker, self.budget)
         self.transactions = FakeTransactions(broker)
         self.commit = GroupCommit(self.flow, self.transactions, LoopClock(), max_unit)

@@ -26,7 +26,7 @@ class Bench:
                 self.broker.send(partition, key=b"k", value=b"123456789")
         self.budget = Budget(1000, 10**6)
         self.delivered: list[RecordBatch] = []
-        self.flow = Flow(self.budget, self.delivered.append, LoopClock(), DRAIN_SECONDS)
+        self.flow = Flow(self.budget, self.delivered.append, DRAIN_SECONDS)
         self.source = FakeSource(self.broker, self.budget)
 
     async def begin(self, *partitions: TopicPartition, records: int = 4) -> None:

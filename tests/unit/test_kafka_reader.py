@@ -12,8 +12,9 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 
 from headrace.connectors.kafka import reader as subject
 from headrace.connectors.kafka.reader import Beginning, CommittedReader, End
-from headrace.pipeline.config import KafkaSettings
+from headrace.pipeline.config import KafkaSettings, TopicSettings
 from headrace.pipeline.errors import FatalError, UnavailableError
+from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES
 
 TOPIC = "results"
 
@@ -57,6 +58,7 @@ class FakeConsumer:
         self.leaderless_answers = 0
         """How many questions about offsets come too early."""
         self.before_poll: Callable[[], object] = lambda: None
+        self.configuration: dict[str, object] = {}
         self._positions: dict[int, int] = {}
         self._met_end: set[int] = set()
         self._turns: deque[int] = deque()
@@ -108,13 +110,26 @@ class FakeConsumer:
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch) -> FakeConsumer:
     consumer = FakeConsumer([b"a", b"b", b"c"], [b"d"])
-    monkeypatch.setattr(subject, "Consumer", lambda _configuration: consumer)
+
+    def make(configuration: dict[str, object]) -> FakeConsumer:
+        consumer.configuration = configuration
+        return consumer
+
+    monkeypatch.setattr(subject, "Consumer", make)
     return consumer
 
 
 @pytest.fixture
 def reader(consumer: FakeConsumer) -> CommittedReader:
     return CommittedReader(KafkaSettings(), [TOPIC], Beginning())
+
+
+def test_largest_dead_letter_that_settings_allow_fits_a_response(consumer: FakeConsumer) -> None:
+    largest = next(item.le for item in TopicSettings.model_fields["max_message_bytes"].metadata if hasattr(item, "le"))
+    CommittedReader(KafkaSettings(), [TOPIC], Beginning())
+    room = consumer.configuration["receive.message.max.bytes"]
+    assert isinstance(room, int)
+    assert room > largest + DEAD_LETTER_HEADROOM_BYTES + 1024**2
 
 
 def test_read_until_the_end_has_all(reader: CommittedReader) -> None:

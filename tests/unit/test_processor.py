@@ -57,7 +57,7 @@ class Bench:
         decoder.add_schema(REQUEST_SCHEMA, schema_json(Contract.REQUEST))
         self.broker = FakeBroker()
         self.batches: list[RecordBatch] = []
-        self.flow = Flow(Budget(1000, 10**9), self.batches.append, LoopClock(), 10.0)
+        self.flow = Flow(Budget(1000, 10**9), self.batches.append, 10.0)
         self.source = FakeSource(self.broker, Budget(1000, 10**9))
         ids = ContractIds(REQUEST_SCHEMA, RESULT_SCHEMA, DEAD_LETTER_SCHEMA)
         self.processor = Processor(settings, "mill-0", decoder, ids, PARTITIONS, self.flow, LoopClock())
