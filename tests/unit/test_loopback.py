@@ -48,7 +48,7 @@ class Registry(BaseHTTPRequestHandler):
 @pytest.fixture
 def registry_port() -> Iterator[int]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server.server_port
     server.shutdown()
