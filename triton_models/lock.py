@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PYTHON = "3.12"  # that of the embedded Triton
+PYTHONS = ("3.11", "3.12")
 # Wheel tags up to the oldest supported glibc, newest first: pip wants each one named.
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)), "manylinux2014_x86_64")
 HEADER = """\
 # Written by lock.py from {source}: change that, then run `python triton_models/lock.py`.
 # Install: pip install --no-deps --require-hashes -r {target}
-# Wheels for Linux x86-64 (glibc 2.35 or newer) and Python {python}.
+# Wheels for Linux x86-64 (glibc 2.35 or newer) and Python 3.11 and 3.12.
 """
 
 
@@ -30,10 +30,10 @@ def pins(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if "==" in line and not line.startswith("#")]
 
 
-def wheels(requirements: Sequence[str]) -> list[tuple[str, str, str]]:
+def wheels(requirements: Sequence[str], python: str) -> list[tuple[str, str, str]]:
     """Name, version and sha256 of the wheel of each requirement, without installing any."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet"]
-    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}", "--target=unused"]
+    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", "--target=unused"]
     command += [f"--platform={platform}" for platform in PLATFORMS]
     command += ["--report=-", *requirements]
     report: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -49,16 +49,22 @@ def wheels(requirements: Sequence[str]) -> list[tuple[str, str, str]]:
 
 def lock(requirements: Sequence[str]) -> str:
     """The requirements as lines with hashes, by name."""
-    return "".join(
-        f"{name}=={version} \\\n    --hash=sha256:{sha256}\n" for name, version, sha256 in sorted(wheels(requirements))
+    hashes: dict[tuple[str, str], set[str]] = {}
+    for python in PYTHONS:
+        for name, version, sha256 in wheels(requirements, python):
+            hashes.setdefault((name, version), set()).add(sha256)
+    lines = (
+        " \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{sha256}" for sha256 in sorted(found))])
+        for (name, version), found in sorted(hashes.items())
     )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     plain = pins(HERE / "requirements.in")
     cuda = [pin for pin in plain if not pin.startswith("onnxruntime==")] + pins(HERE / "requirements-cuda.in")
     for name, requirements in (("requirements", plain), ("requirements-cuda", cuda)):
-        header = HEADER.format(source=f"{name}.in", target=f"{name}.txt", python=PYTHON)
+        header = HEADER.format(source=f"{name}.in", target=f"{name}.txt")
         (HERE / f"{name}.txt").write_text(header + "\n" + lock(requirements), encoding="utf-8")
 
 
