@@ -23,9 +23,10 @@ _NOT_FOUND = 404
 _CONFLICT = 409
 _REFUSALS = frozenset((_CONFLICT, 422))  # incompatible, invalid
 _TRANSIENT = frozenset((408, 425, 429))
-_NOT_OURS = frozenset((400, 403, 422))
+_FORBIDDEN = 403
+_NOT_OURS = frozenset((400, _FORBIDDEN, 422))
 """About one schema's id: no id of this registry's, or of a subject that is not ours to read. An event's sender chooses
-the id, so it must not end the worker. What would be wrong with all of them has come up at start, when registering."""
+the id, so it must not end the worker."""
 
 SETTLING_SECONDS = 5.0
 """After an outage "no such id" is not believed for so long: Apicurio says so while it still loads what it stored."""
@@ -50,6 +51,7 @@ class ConfluentRegistry:
 
     def __init__(self, url: str, timeout_seconds: float = 5.0) -> None:
         self._no_answer_at = float("-inf")
+        self._subject = ""  # one of ours, once registered
         self._url = re.sub(r"//[^/,]*@", "//", url)  # for messages: without a password
         # Waiting and trying again is the caller's business, who knows how long.
         with no_proxy_for_loopback(url):
@@ -97,9 +99,11 @@ class ConfluentRegistry:
                 if time.monotonic() - self._no_answer_at < SETTLING_SECONDS:
                     raise UnavailableError(f"schema {schema_id} is not found, so soon after an outage") from error
                 return None
-            if error.http_status_code in _NOT_OURS:
-                return None
-            raise
+            if error.http_status_code not in _NOT_OURS:
+                raise
+            if error.http_status_code == _FORBIDDEN and self._subject:
+                self._client.get_versions(self._subject)  # raises if it is not that id alone that is forbidden
+            return None
         if found.schema_str is None:
             raise ValueError("the answer holds no schema")
         return found
@@ -118,7 +122,7 @@ class ConfluentRegistry:
 
     def _registered(self, subject: str, schema: str) -> int:
         try:
-            return self._client.register_schema(subject, Schema(schema, "AVRO"))
+            schema_id = self._client.register_schema(subject, Schema(schema, "AVRO"))
         except SchemaRegistryError as error:
             if error.http_status_code not in _REFUSALS:
                 raise
@@ -127,6 +131,8 @@ class ConfluentRegistry:
                 "(another version of headrace, or another program, registered one that it is not compatible with: "
                 "use other topics, or upgrade)"
             ) from error
+        self._subject = subject
+        return schema_id
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         where = f"the schema registry at {self._url}, {what},"

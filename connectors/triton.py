@@ -47,7 +47,8 @@ _BY_MESSAGE: tuple[tuple[str, str, _Meaning], ...] = (
     ("StatusCode.NOT_FOUND", "has no available versions", _Meaning.UNAVAILABLE),
     # The model's process died and Triton does not start another: nobody's record is at fault, it waits for a restart.
     ("StatusCode.INTERNAL", "is not healthy", _Meaning.UNAVAILABLE),
-    ("StatusCode.UNIMPLEMENTED", "decoupled", _Meaning.MODEL_UNSUPPORTED),
+    # gRPC's word for HTTP's 404: an ingress with nothing behind it.
+    ("StatusCode.UNIMPLEMENTED", "http2 header with status", _Meaning.UNAVAILABLE),
 )
 _BY_CODE: dict[str | None, _Meaning] = {
     "StatusCode.UNAVAILABLE": _Meaning.UNAVAILABLE,
@@ -63,7 +64,7 @@ _BY_CODE: dict[str | None, _Meaning] = {
     "StatusCode.OUT_OF_RANGE": _Meaning.INVALID_INPUT,
     "StatusCode.FAILED_PRECONDITION": _Meaning.INVALID_INPUT,
     "StatusCode.NOT_FOUND": _Meaning.MODEL_NOT_FOUND,
-    "StatusCode.UNIMPLEMENTED": _Meaning.UNAVAILABLE,  # gRPC's word for HTTP's 404: an ingress with nothing behind it
+    "StatusCode.UNIMPLEMENTED": _Meaning.MODEL_UNSUPPORTED,
     "StatusCode.UNAUTHENTICATED": _Meaning.REFUSED,
     "StatusCode.PERMISSION_DENIED": _Meaning.REFUSED,
     None: _Meaning.INVALID_INPUT,  # the client library refused the call before sending it
@@ -88,6 +89,14 @@ class TritonInferenceClient:
         try:
             with self._mapped("readiness"):
                 return bool(await self._client.is_server_ready(client_timeout=self._control_timeout_seconds))
+        except (RetriableError, PoisonError):
+            return False
+
+    async def live(self) -> bool:
+        """True if the server answers, whether its models do or not; never raises."""
+        try:
+            with self._mapped("liveness"):
+                return bool(await self._client.is_server_live(client_timeout=self._control_timeout_seconds))
         except (RetriableError, PoisonError):
             return False
 
@@ -163,7 +172,7 @@ class TritonInferenceClient:
 
 def _proxy(url: str) -> tuple[tuple[str, int], ...]:
     """Without this option gRPC asks the environment's proxy for this machine too."""
-    host = url.rpartition(":")[0].strip("[]")
+    host = url.removeprefix("dns:///").rpartition(":")[0].strip("[]")
     return (("grpc.enable_http_proxy", 0),) if is_loopback(host) else ()
 
 

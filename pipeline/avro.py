@@ -132,6 +132,7 @@ class _Measure:
 _NOTHING = _Measure(nodes=1, depth=1, surplus=1)  # null: a value of no bytes
 _ONE_BYTE = 1 - MAX_VALUES_PER_BYTE  # the surplus of a value that takes a byte, such as an empty string or array
 _LEAF = _Measure(nodes=1, depth=1, surplus=_ONE_BYTE)
+_WIDE = {"float": 4, "double": 8}  # bytes of the primitives that always take more than one
 
 
 class _Measuring:
@@ -148,7 +149,7 @@ class _Measuring:
             return self._union(node)
         kind = _kind(node)
         if kind in _PRIMITIVES:
-            return _NOTHING if kind == "null" else _LEAF
+            return _NOTHING if kind == "null" else _fixed(_WIDE.get(kind, 1))
         if isinstance(node, str):
             return self._reference(node)
         if kind == "map":
@@ -174,7 +175,7 @@ class _Measuring:
         if kind in _RECORDS:
             measured = self._record(node)
         elif kind == "fixed":
-            measured = _fixed(node)
+            measured = _fixed(_size(node))
         else:
             measured = _enum(node)
         self._named[name] = measured
@@ -193,10 +194,15 @@ def _enum(node: Parsed) -> _Measure:
     return _LEAF
 
 
-def _fixed(node: Parsed) -> _Measure:
+def _size(node: Parsed) -> int:
     if not isinstance(node["size"], int) or node["size"] < 0:
         raise UnusableSchemaError(f"the size of {node['name']} is no whole number of bytes")
-    return _Measure(nodes=1, depth=1, surplus=1 - node["size"] * MAX_VALUES_PER_BYTE)
+    return node["size"]
+
+
+def _fixed(size_bytes: int) -> _Measure:
+    """A value that takes so many bytes, or more."""
+    return _Measure(nodes=1, depth=1, surplus=1 - size_bytes * MAX_VALUES_PER_BYTE)
 
 
 def _items(item: _Measure, *, key: int) -> _Measure:

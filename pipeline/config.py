@@ -19,14 +19,14 @@ _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _VERSION_PATTERN = rf"^[0-9]{{0,{MAX_VERSION_DIGITS}}}$"
 _SERVERS_PATTERN = r"^[^\s,]+(\s*,\s*[^\s,]+)*$"
 _HTTP_PATTERN = r"^https?://[^\s/]+\S*$"
-_GRPC_PATTERN = r"^[^\s/]+:[0-9]{1,5}$"
+_GRPC_PATTERN = r"^((dns:///)?[^\s/]+:[0-9]{1,5}|unix:\S+)$"
 PATTERN_HELP = {
     _TOPIC_PATTERN: "1 to 249 letters, digits, '.', '_' or '-'",
     _NAME_PATTERN: "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit",
     _VERSION_PATTERN: f"a whole number of at most {MAX_VERSION_DIGITS} digits, or empty",
     _SERVERS_PATTERN: "host:port, comma-separated",
     _HTTP_PATTERN: "http:// or https:// and a host",
-    _GRPC_PATTERN: "host:port, without http://",
+    _GRPC_PATTERN: "host:port without http://, dns:///host:port or unix:path",
 }
 """What a pattern allows, in words, for error messages and docs/settings.md."""
 

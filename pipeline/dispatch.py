@@ -10,10 +10,11 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from headrace.pipeline import metrics
-from headrace.pipeline.admission import attempts_left, backoff_seconds
+from headrace.pipeline.admission import attempts_left, backoff_seconds, patience_seconds
 from headrace.pipeline.batching import Batch, Batcher, halves
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import FatalError, PoisonError, RetriableError, UnavailableError
@@ -37,6 +38,21 @@ class _Item(NamedTuple):
     task: PartTask
     prepared: Prepared
     signature: ModelSignature
+
+
+@dataclass(slots=True)
+class _Search:
+    """For the record at fault in a batch: how often or how long halves may still fail. Those that succeed cost nothing.
+
+    So often that one record is always found, and so long that a model which fails at once is asked for each record.
+    """
+
+    failures: int
+    seconds: float
+
+    @property
+    def goes_on(self) -> bool:
+        return self.failures > 0 or self.seconds > 0
 
 
 class RouteDispatcher:
@@ -158,14 +174,18 @@ class RouteDispatcher:
                 self._finish(item.task, error)
         return kept
 
-    async def _infer(self, items: list[_Item], failures: int = 0, waits: Waits | None = None) -> None:
+    async def _infer(
+        self, items: list[_Item], failures: int = 0, waits: Waits | None = None, search: _Search | None = None
+    ) -> None:
         """Call until every item has its outcome or is no longer wanted.
 
         Args:
             items: rows of one call.
             failures: attempts that have failed already.
             waits: for the model, until now. A half goes on with what its batch has left of both.
+            search: of which this is a part, if these are a half.
         """
+        began = self._clock.monotonic()
         waits = waits or Waits()
         while items:
             given_up: PoisonError | None = None
@@ -186,17 +206,30 @@ class RouteDispatcher:
                 self._count("poison")
                 given_up = error
             if given_up:
-                await self._isolate(items, given_up, failures, waits)
+                if search is None:
+                    search = _Search(len(items).bit_length(), patience_seconds(self._route.retries))
+                else:
+                    search.failures -= 1
+                    search.seconds -= self._clock.monotonic() - began
+                await self._isolate(items, given_up, failures, waits, search)
                 return
             items = self._in_time(items)
 
-    async def _isolate(self, items: list[_Item], error: PoisonError, failures: int, waits: Waits) -> None:
-        """What failed as a whole may be one record's fault: halve it until that one stands alone."""
+    async def _isolate(
+        self, items: list[_Item], error: PoisonError, failures: int, waits: Waits, search: _Search
+    ) -> None:
+        """What failed as a whole may be one record's fault: halve it until that one stands alone.
+
+        Within bounds, for a model that hangs makes each call last and holds up its route.
+        """
         if len(items) == 1 or error.code == "MODEL_NOT_FOUND":
             self._fail(items, error)
             return
         for half in halves(tuple(items)):
-            await self._infer(self._in_time(half), failures, waits)
+            if search.goes_on:
+                await self._infer(self._in_time(half), failures, waits, search)
+            else:
+                self._fail(self._in_time(half), error)
 
     async def _call(self, items: list[_Item], attempt: int) -> None:
         """One infer call. Raises what the client raises; anything else goes wrong for these items alone."""

@@ -69,7 +69,10 @@ class InferenceClient(Protocol):
     """A model server. One long-lived instance a process."""
 
     async def ready(self) -> bool:
-        """True if the server answers and is ready; never raises for a server that is down."""
+        """True if the server answers and is ready, and with it all its models; never raises for one that is down."""
+
+    async def live(self) -> bool:
+        """True if the server answers, whether its models do or not; never raises for one that is down."""
 
     async def signature(self, model: str, version: str = "") -> ModelSignature:
         """Raises UnavailableError if the server is down, PoisonError (``MODEL_NOT_FOUND``) if it lacks the model."""

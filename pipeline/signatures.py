@@ -82,7 +82,7 @@ class Signatures:
         """
         waits.times += 1
         seconds = unavailable_backoff_seconds(waits.times)
-        if await self._client.ready():
+        if await self._client.live():  # not "ready": that waits for every model, this one and all others
             if waits.ready_seconds >= patience_seconds(self._route.retries):
                 return _unavailable(task, error, waits.ready_seconds)
             if not waits.ready_seconds:

@@ -273,9 +273,11 @@ class GroupConsumer:
         finally:
             self._assigned = []
             metrics.ASSIGNED_PARTITIONS.set(0)
-            # librdkafka remembers a pause beyond unassign: a partition that came back would stay paused for ever.
-            consumer.resume(consumer.assignment())
-            consumer.unassign()
+            try:
+                # librdkafka remembers a pause beyond unassign: a partition that came back would stay paused for ever.
+                consumer.resume(consumer.assignment())
+            finally:
+                consumer.unassign()
 
     def _wait_until_settled(self) -> None:
         """Until the transaction of the last assignment, if one is open, can no longer change the committed offsets."""

@@ -95,7 +95,7 @@ class CommittedReader:
     @property
     def at_end(self) -> bool:
         """Every partition has been read up to its last committed record, as far as the last ``read`` knows."""
-        return len(self._at_end) == self._assigned
+        return len(self._at_end) == len(self._assigned)
 
     def read(self, timeout_seconds: float) -> list[SourceRecord]:
         """Whatever is there, waiting at most this long for the first record. Empty when nothing came.
@@ -119,23 +119,36 @@ class CommittedReader:
     def records(self, timeout_seconds: float, *, until_end: bool = False) -> Iterator[SourceRecord]:
         """Records until the time is up or, with ``until_end``, all that is committed now.
 
-        With ``until_end`` the time is that of waiting for more. What the caller does in between never counts, and
-        what is committed meanwhile keeps nothing from ending: each partition's end has to be met once.
+        With ``until_end`` the time is that of waiting for more: what the caller does in between does not count. What
+        is committed meanwhile keeps nothing from ending.
 
         Raises:
             UnavailableError: with ``until_end``, if the end was not handed over in time.
         """
+        if until_end:
+            yield from self._until_end(timeout_seconds)
+            return
+        deadline = time.monotonic() + timeout_seconds
+        while (left := deadline - time.monotonic()) > 0:
+            yield from self.read(min(left, 1.0))
+
+    def _until_end(self, timeout_seconds: float) -> Iterator[SourceRecord]:
+        """Each partition's end has to be met once, or, since a busy one may never say so, the end that it had."""
         self._ended = set(self._at_end)
+        ends = {(each.topic, each.partition): self._watermarks(each)[1] for each in self._assigned}
         left = timeout_seconds
         while left > 0:
             began = time.monotonic()
             found = self.read(min(left, 1.0))
-            left = timeout_seconds if until_end and found else left - (time.monotonic() - began)
+            left = timeout_seconds if found else left - (time.monotonic() - began)
             yield from found
-            if until_end and len(self._ended) == self._assigned:
+            places = [record.provenance for record in found]
+            self._ended.update(
+                (at.topic, at.partition) for at in places if at.offset + 1 >= ends[at.topic, at.partition]
+            )
+            if len(self._ended) == len(self._assigned):
                 return
-        if until_end:
-            raise UnavailableError(f"{self._where()} did not hand over the topics' end in time{self._detail()}")
+        raise UnavailableError(f"{self._where()} did not hand over the topics' end in time{self._detail()}")
 
     def read_last(
         self, count: int, timeout_seconds: float, accept: Callable[[SourceRecord], bool] = lambda _: True
@@ -196,7 +209,7 @@ class CommittedReader:
 
     def _assign(self, starts: list[TopicPartition]) -> None:
         self._at_end.clear()  # and so of ``_ended``, when records are asked for
-        self._assigned = len(starts)
+        self._assigned = starts
         self._consumer.assign(starts)
 
     def _look_back(self, records: int) -> tuple[list[TopicPartition], bool]:

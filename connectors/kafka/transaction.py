@@ -333,10 +333,9 @@ class KafkaTransactions:
     def _is_lost(self, unit: CommitUnit) -> bool:
         """Whether partitions of the unit are another's, who moves their offsets on: perhaps before we are told so."""
         deadline = time.monotonic() + LOST_SECONDS
-        while unit.still_owned():
-            if time.monotonic() > deadline or self._stopping.wait(0.01):
-                return False
-        return True
+        while unit.still_owned() and time.monotonic() < deadline and not self._stopping.wait(0.01):
+            pass
+        return not unit.still_owned()
 
 
 def _committed(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:

@@ -18,7 +18,7 @@ from headrace.connectors.embedded.state import Endpoints
 
 KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 REGISTRY_IMAGE = f"apicurio/apicurio-registry:{REGISTRY_VERSION}"
-TRITON_IMAGE = os.environ.get("HEADRACE_TRITON_IMAGE", "nvcr.io/nvidia/tritonserver:24.10-py3")
+TRITON_IMAGE = os.environ.get("HEADRACE_TRITON_IMAGE", "nvcr.io/nvidia/tritonserver:25.01-py3")
 """Its python backend needs what ``triton_models/requirements.txt`` lists: name an image that has it."""
 
 _KAFKA_ALIAS = "kafka"

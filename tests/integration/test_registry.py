@@ -30,15 +30,18 @@ class Answer(BaseHTTPRequestHandler):
     status: ClassVar[int]
     body: ClassVar[bytes]
     busy: ClassVar[int] = 0
+    answers: ClassVar[tuple[int, bytes] | None] = None
+    """If set, what all servers answer from now on."""
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         kind = type(self)
-        self.send_response(503 if kind.busy else self.status)
+        status, body = self.answers or (self.status, self.body)
+        self.send_response(503 if kind.busy else status)
         kind.busy = max(0, kind.busy - 1)
-        self.send_header("Content-Length", str(len(self.body)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(self.body)
+        self.wfile.write(body)
 
     do_GET = do_PUT = do_POST = answer
 
@@ -165,6 +168,17 @@ def test_id_that_is_refused_is_as_good_as_unknown(answering: Callable[[int, byte
     body = b'{"error_code": %d, "message": "not for you"}' % status
     with ConfluentRegistry(answering(status, body)) as registry:
         assert registry.schema(5) is None
+
+
+def test_registry_that_forbids_all_of_a_sudden_is_fatal(
+    answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credentials that expired, say: every record of a new schema would become a dead letter."""
+    with ConfluentRegistry(answering(200, b'{"id": 1, "compatibility": "FULL"}')) as registry:
+        registry.register("mill-value", SCHEMA, "FULL")
+        monkeypatch.setattr(Answer, "answers", (403, b'{"error_code": 40301, "message": "not for you any more"}'))
+        with pytest.raises(FatalError, match="not for you any more"):
+            registry.schema(5)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])

@@ -40,6 +40,7 @@ async def client(stack: Endpoints) -> AsyncIterator[TritonInferenceClient]:
 
 async def test_ready_and_signature_of_a_served_model(client: TritonInferenceClient) -> None:
     assert await client.ready()
+    assert await client.live()
     assert (await client.signature("identity")).version == "1"
     assert (await client.signature("identity", "1")).inputs[0].shape == (-1,)
 

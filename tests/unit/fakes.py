@@ -281,6 +281,9 @@ class FakeInference:
         self.closed = False
 
     async def ready(self) -> bool:
+        return self.up and not self.not_ready
+
+    async def live(self) -> bool:
         return self.up
 
     async def signature(self, model: str, version: str = "") -> ModelSignature:

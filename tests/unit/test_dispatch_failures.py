@@ -70,6 +70,30 @@ async def test_model_that_always_fails_ends_every_record_after_one_more_attempt_
 
 
 @on_virtual_time
+async def test_model_that_hangs_holds_up_its_route_for_a_few_calls_only() -> None:
+    """Each call lasts as long as its time-out: to the last single record that would be an hour."""
+    bench = Bench(retries={"max_attempts": 2, "max_backoff_seconds": 1}, batch={"max_records": 8})
+    bench.client.latency_seconds = 30
+    bench.client.script = lambda call: RetriableError("timed out")
+    await bench.begin()
+    await bench.submit(*range(8))
+    await asyncio.sleep(6 * 30 + 5)
+    assert bench.codes == dict.fromkeys(range(8), "RETRIES_EXHAUSTED")
+    assert bench.client.batches == [8, 8, 4, 2, 1, 1]
+
+
+@on_virtual_time
+async def test_slow_model_is_given_the_time_to_answer_the_halves_without_the_record_at_fault() -> None:
+    bench = Bench(retries={"max_attempts": 1, "max_backoff_seconds": 1}, batch={"max_records": 8})
+    bench.client.latency_seconds = 3
+    bench.client.script = raises_for(RetriableError("an exception in the model"), "t7")
+    await bench.begin()
+    await bench.submit(*range(8))
+    await asyncio.sleep(60)
+    assert bench.codes == {**dict.fromkeys(range(7), "ok"), 7: "RETRIES_EXHAUSTED"}
+
+
+@on_virtual_time
 async def test_half_that_is_too_late_by_now_costs_no_call() -> None:
     bench = Bench(retries={"max_attempts": 1})
     bench.client.latency_seconds = 5

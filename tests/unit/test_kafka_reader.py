@@ -173,8 +173,9 @@ def test_time_that_the_caller_takes_does_not_count(reader: CommittedReader) -> N
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("quiet_polls", [0, 10], ids=["from the first", "after its end was met"])
 def test_partition_that_is_written_to_all_the_time_does_not_keep_reading_from_its_end(
-    reader: CommittedReader, consumer: FakeConsumer
+    reader: CommittedReader, consumer: FakeConsumer, quiet_polls: int
 ) -> None:
     consumer.partitions[1] = [b"%d" % number for number in range(20)]
     steady = consumer.partitions[0]
@@ -184,7 +185,7 @@ def test_partition_that_is_written_to_all_the_time_does_not_keep_reading_from_it
         nonlocal polls
         polls += 1
         assert polls < 200, "reads on and on"
-        if polls > 10:  # its end was met by then
+        if polls > quiet_polls:
             steady.append(b"more")
 
     consumer.before_poll = write

@@ -149,10 +149,14 @@ BROKEN = {
         "registry: {url: 'localhost:8081'}",
         "registry.url: 'localhost:8081' is not allowed (allowed: http:// or https:// and a host)",
     ),
-    "no triton": ("triton: {url: ''}", "triton.url: '' is not allowed (allowed: host:port, without http://)"),
+    "no triton": (
+        "triton: {url: ''}",
+        "triton.url: '' is not allowed (allowed: host:port without http://, dns:///host:port or unix:path)",
+    ),
     "triton with a scheme": (
         "triton: {url: 'http://localhost:8001'}",
-        "triton.url: 'http://localhost:8001' is not allowed (allowed: host:port, without http://)",
+        "triton.url: 'http://localhost:8001' is not allowed "
+        "(allowed: host:port without http://, dns:///host:port or unix:path)",
     ),
     "dead letters among results": (
         "topics: {results: inference.dead-letters}",
@@ -324,7 +328,11 @@ def test_other_variables_are_no_settings() -> None:
             "'a b' is not allowed (allowed: 1 to 249 letters, digits, '.', '_' or '-')",
         ),
         ("HEADRACE_KAFKA__CLIENT", "{a: []}", "a list is not text, a number, true or false"),
-        ("HEADRACE_TRITON__URL", "", "'' is not allowed (allowed: host:port, without http://)"),
+        (
+            "HEADRACE_TRITON__URL",
+            "",
+            "'' is not allowed (allowed: host:port without http://, dns:///host:port or unix:path)",
+        ),
         *(
             (
                 "HEADRACE_WORKER__SLOT",

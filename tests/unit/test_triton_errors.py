@@ -71,6 +71,7 @@ CODE = grpc.StatusCode
         (CODE.OUT_OF_RANGE, "", PoisonError, "INVALID_INPUT"),
         (CODE.FAILED_PRECONDITION, "", PoisonError, "INVALID_INPUT"),
         (CODE.UNIMPLEMENTED, "decoupled", PoisonError, "MODEL_UNSUPPORTED"),
+        (CODE.UNIMPLEMENTED, "the model's own word for a row", PoisonError, "MODEL_UNSUPPORTED"),
         (CODE.UNIMPLEMENTED, "Received http2 header with status: 404", UnavailableError, None),
         (CODE.INTERNAL, "an exception in the model", RetriableError, None),
         (CODE.DEADLINE_EXCEEDED, "", RetriableError, None),

@@ -228,6 +228,7 @@ def test_schema_that_is_unsafe_or_describes_something_else_makes_its_records_poi
         {"type": "array", "items": record("Point", "int")},
         {"type": "array", "items": ["null", record("Wide", *["long"] * 70)]},
         {"type": "array", "items": record("Padded", "null", "int", "string")},
+        {"type": "array", "items": record("Outer", record("Middle", record("Inner", "double")))},
         {"type": "map", "values": record("Box", record("Corner", "int", "int"), "float")},
         {"type": "array", "items": {"type": "map", "values": "null"}},
     ],
@@ -243,7 +244,9 @@ def test_schema_whose_items_hold_no_more_than_their_bytes_is_usable(added: Any) 
 @st.composite
 def types(draw: st.DrawFn, depth: int) -> Any:
     """Avro types, the hollow ones more often than they are met with."""
-    kinds = ["null", "null", "int", "string", "fixed"] + ["record", "union", "array", "map"] * (depth > 0)
+    kinds = ["null", "null", "int", "string", "fixed", "float", "double"] + ["record", "union", "array", "map"] * (
+        depth > 0
+    )
     kind = draw(st.sampled_from(kinds))
     name = f"T{draw(st.uuids()).hex}"
     match kind:
