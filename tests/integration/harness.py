@@ -234,6 +234,7 @@ class Scene:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 50,
+                "metadata.recovery.strategy": "none",  # never forget the broker that a test has killed
                 "enable.partition.eof": True,
             }
         )
