@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import tritonclient.grpc.aio as triton
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, model_config_pb2
@@ -86,17 +87,16 @@ class TritonInferenceClient:
 
     async def ready(self) -> bool:
         """True if the server answers and is ready; never raises for a server that is down, or is none."""
-        try:
-            with self._mapped("readiness"):
-                return bool(await self._client.is_server_ready(client_timeout=self._control_timeout_seconds))
-        except (RetriableError, PoisonError):
-            return False
+        return await self._says("readiness", self._client.is_server_ready)
 
     async def live(self) -> bool:
         """True if the server answers, whether its models do or not; never raises."""
+        return await self._says("liveness", self._client.is_server_live)
+
+    async def _says(self, what: str, ask: Callable[..., Awaitable[Any]]) -> bool:
         try:
-            with self._mapped("liveness"):
-                return bool(await self._client.is_server_live(client_timeout=self._control_timeout_seconds))
+            with self._mapped(what):
+                return bool(await ask(client_timeout=self._control_timeout_seconds))
         except (RetriableError, PoisonError):
             return False
 

@@ -62,7 +62,7 @@ def unavailable_backoff_seconds(waits: int) -> float:
 
 
 def patience_seconds(settings: RetrySettings) -> float:
-    """How long a model that does not answer is waited for while its server is ready.
+    """How long a model that does not answer is waited for while its server is up.
 
     What the retry budget could last with the longest waits: enough for a model to be loaded again (20 s by default).
     """

@@ -92,13 +92,10 @@ class RouteDispatcher:
         for task in tasks:
             try:
                 signature = await self._signatures.of(task, waits[task.model, task.version])
-            except PoisonError as error:
-                self._finish(task, error)
             except FatalError:
                 raise
-            except Exception as error:
-                log.exception("route %s: preparing a part failed", self._route.name)
-                self._finish(task, _unexpected(Stage.PREPARE, error))
+            except Exception as error:  # noqa: BLE001 - becomes the part's outcome
+                self._fail_unprepared(task, error)
             else:
                 if signature is not None:
                     self._queue(task, signature)
@@ -108,11 +105,8 @@ class RouteDispatcher:
     def _queue(self, task: PartTask, signature: ModelSignature) -> None:
         try:
             prepared = prepare(task.part, signature, task.version, task.journey.request.parameters)
-        except PoisonError as error:
-            self._finish(task, error)
-        except Exception as error:
-            log.exception("route %s: preparing a part failed", self._route.name)
-            self._finish(task, _unexpected(Stage.PREPARE, error))
+        except Exception as error:  # noqa: BLE001 - becomes the part's outcome
+            self._fail_unprepared(task, error)
         else:
             now = self._clock.monotonic()
             task.admitted_at = now
@@ -121,6 +115,13 @@ class RouteDispatcher:
             bucket = (id(signature), prepared.bucket)
             item = _Item(task, prepared, signature)
             self._batcher.add(item, prepared.weight_bytes, bucket, now, max_rows(signature))
+
+    def _fail_unprepared(self, task: PartTask, error: Exception) -> None:
+        if isinstance(error, PoisonError):
+            self._finish(task, error)
+            return
+        log.error("route %s: preparing a part failed", self._route.name, exc_info=error)
+        self._finish(task, _unexpected(Stage.PREPARE, error))
 
     async def run(self) -> None:
         """Start calls while there are slots and batches. An error that escapes a call ends this, and so the process."""

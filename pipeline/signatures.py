@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Waits:
-    """How often a model was waited for, and for how long of that its server called itself ready."""
+    """How often a model was waited for, and for how long of that its server was up."""
 
     times: int = 0
-    ready_seconds: float = 0.0
+    live_seconds: float = 0.0
 
 
 class Signatures:
@@ -77,19 +77,19 @@ class Signatures:
     async def wait(self, task: PartTask, error: RetriableError, waits: Waits) -> PoisonError | None:
         """Wait before the next try, or say with what to give up.
 
-        A server that is down is waited for as long as it takes. If it is ready and yet does not answer for a model,
+        A server that is down is waited for as long as it takes. If it is up and yet does not answer for a model,
         that may be the fault of the model or of a record, which must not hold up all others for ever.
         """
         waits.times += 1
         seconds = unavailable_backoff_seconds(waits.times)
         if await self._client.live():  # not "ready": that waits for every model, this one and all others
-            if waits.ready_seconds >= patience_seconds(self._route.retries):
-                return _unavailable(task, error, waits.ready_seconds)
-            if not waits.ready_seconds:
+            if waits.live_seconds >= patience_seconds(self._route.retries):
+                return _unavailable(task, error, waits.live_seconds)
+            if not waits.live_seconds:
                 log.warning("route %s: waiting for model %s: %s", self._route.name, task.model, error)
             elif await self._lacks_version_only(task):
                 return _not_served(task, error)
-            waits.ready_seconds += seconds
+            waits.live_seconds += seconds
         else:
             self._health.report("triton", up=False, detail=str(error))
         await asyncio.sleep(seconds)
@@ -108,7 +108,7 @@ class Signatures:
 
 def _unavailable(task: PartTask, error: RetriableError, seconds: float) -> PoisonError:
     message = (
-        f"model {task.model} did not answer for {seconds:.0f} s although its server is ready: "
+        f"model {task.model} did not answer for {seconds:.0f} s although its server is up: "
         f"load it or start the server again, then send the record again; the last answer: {error}"
     )
     return PoisonError(Stage.INFER, "MODEL_UNAVAILABLE", message)

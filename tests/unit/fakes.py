@@ -272,7 +272,7 @@ class FakeInference:
         self.models = {model.name: model for model in models or (DOUBLE, TEXT)}
         self.up = True
         self.not_ready: set[tuple[str, str]] = set()
-        """Models and versions, as they are asked for, that do not answer although the server is ready."""
+        """Models and versions, as they are asked for, that do not answer although the server is up."""
         self.latency_seconds = 0.01
         self.script: Callable[[InferCall], Exception | None] = lambda call: None
         self.calls: list[InferCall] = []
