@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import tritonclient.grpc.aio as triton
-from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, model_config_pb2
+from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from headrace.connectors.loopback import is_loopback
 from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
+from headrace.pipeline.overviews import ModelConfig, ModelCounts, Scheduling, ServedModel
 from headrace.pipeline.ports import Array, InferCall, InferReply, ModelSignature, TensorSpec
 from headrace.pipeline.records import Parameter, Stage
 
@@ -72,6 +73,14 @@ _BY_CODE: dict[str | None, _Meaning] = {
 }
 
 
+_SCHEDULING = {
+    None: Scheduling.NONE,
+    "dynamic_batching": Scheduling.DYNAMIC,
+    "sequence_batching": Scheduling.SEQUENCE,
+    "ensemble_scheduling": Scheduling.ENSEMBLE,
+}
+
+
 class TritonInferenceClient:
     """An ``InferenceClient`` on one long-lived channel. Make it inside the running event loop, once a process.
 
@@ -108,21 +117,56 @@ class TritonInferenceClient:
             RetriableError: no answer in time.
             PoisonError: ``MODEL_NOT_FOUND``; ``MODEL_UNSUPPORTED`` if it answers with streams.
         """
+        config = await self.model_config(model, version)
+        if config.decoupled:
+            raise PoisonError(
+                Stage.INFER, "MODEL_UNSUPPORTED", f"model {model} is decoupled: it answers a request with a stream"
+            )
+        return config.signature
+
+    async def model_config(self, model: str, version: str = "") -> ModelConfig:
+        """How the model is set up, as served now, whether a route could use it or not.
+
+        Raises:
+            UnavailableError: the server is down, or the model is loading or unloaded.
+            RetriableError: no answer in time.
+            PoisonError: ``MODEL_NOT_FOUND``.
+        """
         with self._mapped(f"model {model}"):
             limit = self._control_timeout_seconds
             config = (await self._client.get_model_config(model, version, client_timeout=limit)).config
             metadata = await self._client.get_model_metadata(model, version, client_timeout=limit)
-        if config.model_transaction_policy.decoupled:
-            raise PoisonError(
-                Stage.INFER, "MODEL_UNSUPPORTED", f"model {model} is decoupled: it answers a request with a stream"
-            )
-        return ModelSignature(
-            name=model,
-            version=version or max(metadata.versions, key=int),
-            max_batch_size=config.max_batch_size,
-            inputs=tuple(map(_spec, config.input)),
-            outputs=tuple(map(_spec, config.output)),
+        return _model_config(config, model, version or max(metadata.versions, key=int))
+
+    async def index(self) -> tuple[ServedModel, ...]:
+        """Every version of every model in the server's repository, ready or not, by name and version.
+
+        Raises:
+            UnavailableError: the server is down.
+            RetriableError: no answer in time.
+            FatalError: it does not let us look.
+        """
+        with self._mapped("model repository"):
+            found = (await self._client.get_model_repository_index(client_timeout=self._control_timeout_seconds)).models
+        served = (
+            ServedModel(each.name, each.version, each.state == "READY", each.state, each.reason) for each in found
         )
+        return tuple(sorted(served, key=lambda each: (each.name, len(each.version), each.version)))
+
+    async def counts(self) -> Mapping[tuple[str, str], ModelCounts]:
+        """What each model and version has done since it was loaded; empty if the server keeps no statistics.
+
+        Raises:
+            UnavailableError: the server is down.
+            RetriableError: no answer in time.
+        """
+        try:
+            with self._mapped("statistics"):
+                limit = self._control_timeout_seconds
+                found = (await self._client.get_inference_statistics(client_timeout=limit)).model_stats
+        except PoisonError:  # built without them
+            return {}
+        return {(each.name, each.version): _counts(each) for each in found}
 
     async def infer(self, call: InferCall, timeout_seconds: float) -> InferReply:
         """Runs one batched call. Cancelling the coroutine cancels the call in the server too.
@@ -196,6 +240,39 @@ def _parameters(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InferenceServerException(f"parameter {name!r} is {value}, which does not fit 64 bits")
     return dict(parameters)
+
+
+def _model_config(config: model_config_pb2.ModelConfig, model: str, version: str) -> ModelConfig:
+    batching = config.dynamic_batching
+    groups = [(group.count, group.Kind.Name(group.kind).removeprefix("KIND_")) for group in config.instance_group]
+    return ModelConfig(
+        signature=ModelSignature(
+            name=model,
+            version=version,
+            max_batch_size=config.max_batch_size,
+            inputs=tuple(map(_spec, config.input)),
+            outputs=tuple(map(_spec, config.output)),
+        ),
+        platform=config.backend or config.platform,
+        decoupled=config.model_transaction_policy.decoupled,
+        scheduling=_SCHEDULING[config.WhichOneof("scheduling_choice")],
+        preferred_batch_sizes=tuple(batching.preferred_batch_size),
+        max_queue_delay_seconds=batching.max_queue_delay_microseconds / 1e6,
+        instances=tuple(f"{count} on {kind}" for count, kind in groups),
+    )
+
+
+def _counts(found: service_pb2.ModelStatistics) -> ModelCounts:
+    spent = found.inference_stats
+    compute_ns = spent.compute_input.ns + spent.compute_infer.ns + spent.compute_output.ns
+    return ModelCounts(
+        inferences=found.inference_count,
+        executions=found.execution_count,
+        failures=spent.fail.count,
+        last_inference_ms=found.last_inference,
+        queue_seconds=spent.queue.ns / 1e9,
+        compute_seconds=compute_ns / 1e9,
+    )
 
 
 def _spec(tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> TensorSpec:

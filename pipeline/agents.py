@@ -7,21 +7,29 @@ or a list of tasks, so that Faust's cost per event is paid once per fetch.
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import faust
 from faust.app import BootStrategy
+from faust.types import AgentT
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from headrace.pipeline.config import Settings
-from headrace.pipeline.errors import FatalError
+from headrace.pipeline.errors import ConfigError, FatalError
 from headrace.pipeline.journey import PartTask
 from headrace.pipeline.metrics import registry
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import RecordBatch
+from headrace.pipeline.user_agents import AgentFunction, Handed, host
+from headrace.pipeline.user_code import AfterHook, BeforeHook, Record, UserCode
+from headrace.pipeline.user_modules import load_modules
 from headrace.pipeline.worker import Connections, Worker
 
 log = logging.getLogger(__name__)
@@ -33,29 +41,166 @@ class _Boot(BootStrategy):
     enable_kafka_producer = False
 
 
+class _NotSent(faust.Topic):
+    """Faust's topics, without the way around the transaction."""
+
+    async def send(self, **_: Any) -> Any:
+        raise _not_sent(self)
+
+    def send_soon(self, **_: Any) -> Any:
+        raise _not_sent(self)
+
+    async def publish_message(self, *_: Any, **__: Any) -> Any:
+        raise _not_sent(self)
+
+
+def _not_sent(topic: faust.Topic) -> RuntimeError:
+    return RuntimeError(
+        f"{topic.get_topic_name()} is not sent to: that would be outside the record's transaction. "
+        "Emit through the record, record.emit(topic, value), or send with headrace.EventProducer if it is of no record"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The answered events of some routes: what an agent can be made for (see ``InferenceApp.results``)."""
+
+    routes: tuple[str, ...]
+
+
 class InferenceApp(faust.App):
     """A Faust application whose agents run the inference journey.
 
-    Users add agents, timers and pages to it as to any Faust app.
+    A user's module adds to it in ``setup(app)``: hooks before and after inference, agents over results, and timers,
+    tasks and pages as to any Faust app. Agents on Kafka topics and tables are refused: Faust's own Kafka is off.
     """
 
     BootStrategy = _Boot
     mundane_level = "debug"
     inference: Worker
     failure: BaseException | None = None
+    user_code: UserCode
+    settings: Settings
+
+    def before(self, hook: BeforeHook) -> BeforeHook:
+        """Decorator: ``hook(record)`` runs on each event before it is routed, and may return a changed request."""
+        self.user_code.before.append(hook)
+        return hook
+
+    def after(self, *routes: str) -> Callable[[AfterHook], AfterHook]:
+        """Decorator: ``hook(record)`` runs on each answered event, and may return a changed result.
+
+        Args:
+            routes: those of the event's first part; all, if none is given.
+
+        Raises:
+            ConfigError: there is no such route.
+        """
+        named = self._routes(routes)
+
+        def add(hook: AfterHook) -> AfterHook:
+            for route in named:
+                self.user_code.after[route].append(hook)
+            return hook
+
+        return add
+
+    def results(self, *routes: str) -> Results:
+        """The answered events of these routes (all, if none is given), for ``app.agent``.
+
+        Raises:
+            ConfigError: there is no such route.
+        """
+        return Results(self._routes(routes))
+
+    def agent(
+        self, channel: Any = None, *, concurrency: int = 1, **options: Any
+    ) -> Callable[[Callable[[Any], Any]], AgentT[Any]]:
+        """Decorator for an agent over ``app.results(...)``, or, as Faust's own, over an ``app.channel()``.
+
+        An agent over results is ``async def agent(records)`` with ``async for record in records``. An event's result is
+        committed when every agent of its route has asked for the next record; what the agent raises makes a dead
+        letter of the record it has.
+
+        Args:
+            channel: what it is for.
+            concurrency: records that it works on at a time.
+            options: Faust's.
+
+        Raises:
+            ConfigError: it is for a Kafka topic, or yields.
+        """
+        if isinstance(channel, Results):
+            return self._results_agent(channel, concurrency, options)
+        if channel is None or isinstance(channel, str | faust.Topic):
+            raise ConfigError(
+                "an agent is for app.results(...) or an app.channel(): Kafka topics are consumed by headrace alone "
+                "(topics.requests)"
+            )
+        add: Callable[[Callable[[Any], Any]], AgentT[Any]] = super().agent(channel, concurrency=concurrency, **options)
+        return add
+
+    def _results_agent(
+        self, results: Results, hands: int, options: dict[str, Any]
+    ) -> Callable[[AgentFunction], AgentT[Any]]:
+        channel: Any = self.channel(maxsize=self.settings.worker.max_in_flight_records + 1)
+        timeout_seconds = self.user_code.timeout_seconds
+
+        async def call(record: Record) -> None:
+            handed = Handed(record, asyncio.get_running_loop().create_future())
+            await channel.put(handed)
+            await handed.done
+
+        def add(function: AgentFunction) -> AgentT[Any]:
+            if inspect.isasyncgenfunction(function):
+                raise ConfigError(f"agent {function.__qualname__} yields: one over results emits through its records")
+
+            @functools.wraps(function)
+            async def hosted(stream: AsyncIterable[Handed]) -> None:
+                try:
+                    await host(function, stream, hands, timeout_seconds)
+                except* Exception as errors:
+                    await self.fail(errors.exceptions[0])
+                    raise
+
+            for route in results.routes:
+                self.user_code.agents[route].append(call)
+            agent: AgentT[Any] = super(InferenceApp, self).agent(channel, **options)(hosted)
+            return agent
+
+        return add
+
+    def _routes(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = tuple(route.name for route in self.settings.routes)
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(f"there is no route {', '.join(unknown)}; routes: {', '.join(known)}")
+        return tuple(dict.fromkeys(names)) or known
+
+    def _no_table(self, name: str, *_: Any, **__: Any) -> Any:
+        raise ConfigError(f"table {name}: tables are not kept, for their changelog would be outside the transaction")
+
+    Table = GlobalTable = SetTable = SetGlobalTable = _no_table
 
     async def on_first_start(self) -> None:
         """Make no data folder in the working directory: it would hold tables' files, and there are no tables."""
 
     async def fail(self, error: BaseException) -> None:
         """End the process: nothing may be lost in silence, and a supervisor starts it afresh."""
-        self.failure = self.failure or error
         log.critical("%s", error, exc_info=None if isinstance(error, FatalError) else error)
         await self.crash(error)
 
+    async def crash(self, reason: BaseException) -> None:
+        """What Faust calls for what fails in it, a user's timer for instance."""
+        self.failure = self.failure or reason
+        await super().crash(reason)
+
 
 def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clock) -> InferenceApp:
-    """The Faust application of one worker."""
+    """The Faust application of one worker.
+
+    Raises:
+        ConfigError: a user's module cannot be loaded.
+    """
     worker_settings = settings.worker
     app = InferenceApp(
         settings.name,
@@ -66,7 +211,10 @@ def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clo
         web_bind=worker_settings.http_host,
         web_port=worker_settings.http_port,
         stream_wait_empty=False,
+        Topic=_NotSent,
     )
+    app.settings = settings
+    app.user_code = UserCode(settings.user_code.timeout_seconds)
     # No channel can fill before the budget of records in flight is spent: so a slow route holds up the source in the
     # end, but never the router, and with it the other routes.
     bound = worker_settings.max_in_flight_records + 1
@@ -76,7 +224,7 @@ def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clo
     async def send_tasks(route: str, some: list[PartTask]) -> None:
         await tasks[route].put(some)
 
-    worker = app.inference = Worker(settings, connect, clock, batches.put, send_tasks)
+    worker = app.inference = Worker(settings, connect, clock, batches.put, send_tasks, app.user_code)
 
     async def route_batches(stream: AsyncIterable[RecordBatch]) -> None:
         await _consume(app, stream, worker.route_batch)
@@ -86,6 +234,7 @@ def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clo
         app.agent(tasks[route.name], name=f"inference.{route.name}")(_inference_agent(app, worker, route.name))
     app.service(_worker_service(app, worker))
     _add_pages(app, worker)
+    load_modules(settings.user_code, app)
     return app
 
 

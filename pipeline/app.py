@@ -14,13 +14,14 @@ from headrace.connectors.kafka.group import wait_until_slot_is_free
 from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
+from headrace.connectors.video.sampler import ProcessSampler
 from headrace.pipeline.agents import InferenceApp, build_app
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.clock import SystemClock
 from headrace.pipeline.config import Settings
 from headrace.pipeline.health import Health
 from headrace.pipeline.http_port import listenable
-from headrace.pipeline.ports import InferenceClient, RecordSource, SchemaRegistry, Transactions
+from headrace.pipeline.ports import FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, topic_specs
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,14 @@ class KafkaTritonConnections:
 
     registry: SchemaRegistry
     inference: InferenceClient
+    sampler: FrameSampler
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._instance_id = f"{settings.name}-{settings.worker.slot}"
         self.registry = ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds)
         self.inference = TritonInferenceClient(settings.triton.url)
+        self.sampler = ProcessSampler(settings.worker.video_decoders)
         self._probe = BrokerProbe(settings.kafka.bootstrap_servers, settings.kafka.client)
 
     def prepare(self) -> Mapping[str, int]:
@@ -100,12 +103,11 @@ def __getattr__(name: str) -> Any:
     """``app`` is made when Faust's command asks for it, from HEADRACE_CONFIG and the environment."""
     if name != "app":
         raise AttributeError(name)
-    from headrace.pipeline.cli.options import discover
+    from headrace.connectors.discovery import settings_in_force
     from headrace.pipeline.log import configure_logging
-    from headrace.pipeline.settings_file import load_settings
 
     path = os.environ.get("HEADRACE_CONFIG")
-    settings = load_settings(Path(path) if path else None, os.environ, discover())
+    settings = settings_in_force(Path(path) if path else None)
     configure_logging(settings.worker.log_format, settings.worker.log_level, settings.worker.slot)
     globals()["app"] = made = create_app(settings)
     return made

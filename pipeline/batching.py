@@ -1,4 +1,6 @@
-"""Micro-batches of one route: by records, bytes and delay, over all partitions. Pure: time is an argument.
+"""Micro-batches of one route: by rows, bytes and delay, over all partitions. Pure: time is an argument.
+
+An item is one row of an infer call, or several that must not be parted: the frames of a video.
 
 A batch is cut when a call slot asks for it (`Batcher.take`), not when a timer fires: while every slot is busy, what
 waits goes on filling, so load makes batches larger by itself. See docs/decisions/005-routing-and-batching.md.
@@ -23,22 +25,23 @@ class Batch(Generic[T]):
 
 
 class _Waiting(Generic[T]):
-    """The items of one bucket, in order of arrival, each with its weight and the time it was added."""
+    """The items of one bucket, in order of arrival, each with its weight, the time it was added, and its rows."""
 
-    __slots__ = ("bucket", "items", "max_records", "weight_bytes")
+    __slots__ = ("bucket", "items", "max_records", "rows", "weight_bytes")
 
     def __init__(self, bucket: Hashable, max_records: int) -> None:
         self.bucket = bucket
         self.max_records = max_records
-        self.items: deque[tuple[T, int, float]] = deque()
+        self.items: deque[tuple[T, int, float, int]] = deque()
         self.weight_bytes = 0
+        self.rows = 0
 
 
 class Batcher(Generic[T]):
     """Collects items into buckets and hands out batches, first in, first out within a bucket.
 
     Args:
-        max_records: most items in a batch, 1 or more.
+        max_records: most rows in a batch, 1 or more; an item of more goes alone.
         max_bytes: most bytes in a batch; an item heavier than that goes alone.
         max_delay_seconds: how long an item may wait for others while a call slot is free.
     """
@@ -54,7 +57,9 @@ class Batcher(Generic[T]):
         self._heads: list[tuple[float, int, _Waiting[T]]] = []  # heap of (added at, tie-break, bucket); may be stale
         self._sequence = 0
 
-    def add(self, item: T, weight_bytes: int, bucket: Hashable, now: float, max_records: int | None = None) -> None:
+    def add(
+        self, item: T, weight_bytes: int, bucket: Hashable, now: float, max_records: int | None = None, rows: int = 1
+    ) -> None:
         """Add one item.
 
         Args:
@@ -63,13 +68,15 @@ class Batcher(Generic[T]):
             bucket: items of different buckets never share a batch.
             now: monotonic seconds, never less than at the last call.
             max_records: a tighter bound for this bucket, for a model whose own limit is lower.
+            rows: its share of `max_records`.
         """
         waiting = self._buckets.get(bucket)
         if waiting is None:
             limit = self._max_records if max_records is None else max(1, min(max_records, self._max_records))
             waiting = self._buckets[bucket] = _Waiting(bucket, limit)
-        waiting.items.append((item, weight_bytes, now))
+        waiting.items.append((item, weight_bytes, now, rows))
         waiting.weight_bytes += weight_bytes
+        waiting.rows += rows
         if len(waiting.items) == 1:
             self._push_head(waiting)
         if self._is_full(waiting):
@@ -103,7 +110,7 @@ class Batcher(Generic[T]):
         return added_at if self._full else added_at + self._max_delay_seconds
 
     def _is_full(self, waiting: _Waiting[T]) -> bool:
-        return len(waiting.items) >= waiting.max_records or waiting.weight_bytes >= self._max_bytes
+        return waiting.rows >= waiting.max_records or waiting.weight_bytes >= self._max_bytes
 
     def _push_head(self, waiting: _Waiting[T]) -> None:
         self._sequence += 1
@@ -121,15 +128,19 @@ class Batcher(Generic[T]):
     def _cut(self, waiting: _Waiting[T]) -> Batch[T]:
         """Take one batch off the front of a bucket."""
         items: list[T] = []
-        batch_bytes = 0
-        while waiting.items and len(items) < waiting.max_records:
-            item, weight_bytes, _ = waiting.items[0]
-            if items and batch_bytes + weight_bytes > self._max_bytes:
+        batch_bytes = batch_rows = 0
+        while waiting.items:
+            item, weight_bytes, _, rows = waiting.items[0]
+            batch_bytes += weight_bytes
+            batch_rows += rows
+            if items and (batch_rows > waiting.max_records or batch_bytes > self._max_bytes):
+                batch_bytes -= weight_bytes
+                batch_rows -= rows
                 break
             waiting.items.popleft()
             items.append(item)
-            batch_bytes += weight_bytes
         waiting.weight_bytes -= batch_bytes
+        waiting.rows -= batch_rows
         self._settle(waiting)
         return Batch(tuple(items))
 

@@ -7,38 +7,22 @@ each that names the file, the path in it and what is allowed.
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from headrace.pipeline.limits import MAX_VERSION_DIGITS
+from headrace.pipeline.config_base import (
+    GRPC_PATTERN,
+    HTTP_PATTERN,
+    SERVERS_PATTERN,
+    VERSION_PATTERN,
+    Name,
+    Section,
+    TopicName,
+)
+from headrace.pipeline.config_output import AlsoTo, UserCodeSettings, ValueKind
+from headrace.pipeline.config_video import Sampling, VideoSettings
 from headrace.pipeline.records import Modality
-
-_TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
-_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-_VERSION_PATTERN = rf"^[0-9]{{0,{MAX_VERSION_DIGITS}}}$"
-_SERVERS_PATTERN = r"^[^\s,]+(\s*,\s*[^\s,]+)*$"
-_HTTP_PATTERN = r"^https?://[^\s/]+\S*$"
-_GRPC_PATTERN = r"^((dns:///)?[^\s/]+:[0-9]{1,5}|unix:\S+)$"
-PATTERN_HELP = {
-    _TOPIC_PATTERN: "1 to 249 letters, digits, '.', '_' or '-'",
-    _NAME_PATTERN: "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit",
-    _VERSION_PATTERN: f"a whole number of at most {MAX_VERSION_DIGITS} digits, or empty",
-    _SERVERS_PATTERN: "host:port, comma-separated",
-    _HTTP_PATTERN: "http:// or https:// and a host",
-    _GRPC_PATTERN: "host:port without http://, dns:///host:port or unix:path",
-}
-"""What a pattern allows, in words, for error messages and docs/settings.md."""
-
-
-def _no_dots_alone(topic: str) -> str:
-    if topic in (".", ".."):
-        raise ValueError(f"{topic!r} is not allowed: Kafka has no topic of that name")
-    return topic
-
-
-TopicName = Annotated[str, StringConstraints(pattern=_TOPIC_PATTERN), AfterValidator(_no_dots_alone)]
-Name = Annotated[str, StringConstraints(pattern=_NAME_PATTERN)]
 
 
 class Ordering(enum.StrEnum):
@@ -49,14 +33,10 @@ class Ordering(enum.StrEnum):
     NONE = "none"
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class KafkaSettings(Section):
     bootstrap_servers: str = Field(
         default="localhost:9092",
-        pattern=_SERVERS_PATTERN,
+        pattern=SERVERS_PATTERN,
         description="Brokers to start from, `host:port`, comma-separated.",
     )
     client: dict[str, str | int | float | bool] = Field(
@@ -82,16 +62,14 @@ class KafkaSettings(Section):
 class RegistrySettings(Section):
     url: str = Field(
         default="http://localhost:8081",
-        pattern=_HTTP_PATTERN,
+        pattern=HTTP_PATTERN,
         description="Base URL of the Confluent-compatible schema registry.",
     )
     timeout_seconds: float = Field(default=5.0, gt=0, le=60, description="Time limit of one registry request.")
 
 
 class TritonSettings(Section):
-    url: str = Field(
-        default="localhost:8001", pattern=_GRPC_PATTERN, description="Triton's gRPC endpoint, `host:port`."
-    )
+    url: str = Field(default="localhost:8001", pattern=GRPC_PATTERN, description="Triton's gRPC endpoint, `host:port`.")
     timeout_seconds: float = Field(default=30.0, gt=0, le=3600, description="Default time limit of one infer call.")
 
 
@@ -102,6 +80,10 @@ class TopicSettings(Section):
     results: TopicName = Field(default="inference.results", description="Reply topic of routes that name none.")
     dead_letters: TopicName = Field(
         default="inference.dead-letters", description="Where records go that cannot be processed."
+    )
+    emitted: dict[TopicName, ValueKind] = Field(
+        default_factory=dict,
+        description="Topics that user code may emit to; their values: `result`, `request`, `json` or `bytes`.",
     )
     partitions: int = Field(default=8, ge=1, le=10_000, description="Partitions of topics that headrace creates.")
     replication_factor: int = Field(default=1, ge=1, le=10, description="Replicas of topics that headrace creates.")
@@ -127,7 +109,11 @@ class Match(Section):
 
 class BatchSettings(Section):
     max_records: int = Field(
-        default=16, ge=1, le=4096, description="Records in one infer call; at most the model's max_batch_size."
+        default=16,
+        ge=1,
+        le=4096,
+        description="Records in one infer call, each frame of a video counting as one; at most the model's "
+        "max_batch_size.",
     )
     max_delay_seconds: float = Field(
         default=0.005,
@@ -161,11 +147,12 @@ class RetrySettings(Section):
 class RouteSettings(Section):
     name: Name = Field(description="Unique name, used in metrics, logs and results.")
     model: Name = Field(description="Triton model that answers.")
-    version: str = Field(default="", pattern=_VERSION_PATTERN, description="Model version; empty lets Triton choose.")
+    version: str = Field(default="", pattern=VERSION_PATTERN, description="Model version; empty lets Triton choose.")
     match: Match = Field(
         default_factory=Match, description="Which parts of which events take this route: all, if empty."
     )
     batch: BatchSettings = Field(default_factory=BatchSettings, description="How records become infer calls.")
+    video: VideoSettings = Field(default_factory=VideoSettings, description="How videos become frames for the model.")
     max_concurrency: int = Field(default=4, ge=1, le=256, description="Infer calls in flight.")
     ordering: Ordering = Field(default=Ordering.KEY, description="Order of results: `partition`, `key` or `none`.")
     deadline_seconds: float | None = Field(
@@ -182,6 +169,7 @@ class RouteSettings(Section):
     reply_topics_allowed: tuple[TopicName, ...] = Field(
         default=(), description="Topics a record's `reply_topic` header may name; any other is ignored."
     )
+    also_to: tuple[AlsoTo, ...] = Field(default=(), description="Second records, beside the result.")
 
 
 class WorkerSettings(Section):
@@ -190,6 +178,9 @@ class WorkerSettings(Section):
     )
     max_in_flight_records: int = Field(default=4_000, ge=1, description="Records consumed and not yet committed.")
     max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, description="Their bytes.")
+    video_decoders: int = Field(
+        default=2, ge=1, le=64, description="Processes that sample videos; each is started when it is first needed."
+    )
     max_records_per_transaction: int = Field(
         default=2_000, ge=1, description="Records whose outputs share one transaction."
     )
@@ -226,6 +217,12 @@ def default_routes() -> tuple[RouteSettings, ...]:
         ),
         RouteSettings(name="audio", model="audio_vad", match=Match(modality=(Modality.AUDIO,))),
         RouteSettings(
+            name="video",
+            model="image_jpeg",
+            match=Match(modality=(Modality.VIDEO,)),
+            batch=BatchSettings(max_records=64, max_delay_seconds=0.01),
+        ),
+        RouteSettings(
             name="image-tensor",
             model="image_classification",
             match=Match(modality=(Modality.TENSOR,), explicit=True),
@@ -244,6 +241,21 @@ def default_routes() -> tuple[RouteSettings, ...]:
             batch=BatchSettings(max_records=64),
         ),
         RouteSettings(name="delay", model="delay", match=Match(modality=(Modality.TENSOR,), explicit=True)),
+        # Of the models that `headrace up` serves when asked to (`--extra`).
+        RouteSettings(
+            name="speech-to-text",
+            model="speech_to_text",
+            match=Match(modality=(Modality.AUDIO,), explicit=True),
+            batch=BatchSettings(max_records=4),
+            timeout_seconds=120.0,
+        ),
+        RouteSettings(
+            name="content-type",
+            model="content_type",
+            match=Match(explicit=True),
+            batch=BatchSettings(max_records=64),
+            video=VideoSettings(sample=Sampling.NONE),
+        ),
     )
 
 
@@ -260,6 +272,7 @@ class Settings(Section):
         min_length=1,
         description="Which model answers what: the first that matches. Default: one a bundled model.",
     )
+    user_code: UserCodeSettings = Field(default_factory=UserCodeSettings, description="Your own Python in the worker.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="This process.")
 
     @model_validator(mode="after")
@@ -274,9 +287,30 @@ class Settings(Section):
         replies |= {
             topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic
         }
+        kinds = _kinds(self, replies)
         if self.topics.dead_letters in replies:
             problem = "is both for dead letters and for results: their schemas differ"
             raise ValueError(f"topics: {self.topics.dead_letters} {problem}")
-        if loops := sorted(inputs & {*replies, self.topics.dead_letters}):
+        others = {topic for topic, kind in kinds.items() if kind is not ValueKind.REQUEST}
+        if loops := sorted(inputs & {*replies, *others, self.topics.dead_letters}):
             raise ValueError(f"topics: {', '.join(loops)} is both a request topic and an output, which would loop")
         return self
+
+
+def _kinds(settings: Settings, replies: set[str]) -> dict[str, ValueKind]:
+    """What is in the topics that routes and user code write beside results and dead letters.
+
+    Raises:
+        ValueError: a topic is to hold two kinds, or what only headrace may write to it.
+    """
+    kinds = dict(settings.topics.emitted)
+    for route in settings.routes:
+        for also in route.also_to:
+            if kinds.setdefault(also.topic, also.write) is not also.write:
+                raise ValueError(f"topics: {also.topic} is to hold both {kinds[also.topic]} and {also.write} values")
+    if taken := sorted(kinds.keys() & {*replies, settings.topics.dead_letters}):
+        raise ValueError(
+            f"topics: {', '.join(taken)} cannot be written to by also_to or user code: its readers count on one "
+            "record for each event"
+        )
+    return kinds

@@ -20,10 +20,11 @@ from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import FatalError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.flow import Flow
 from headrace.pipeline.health import Health
-from headrace.pipeline.inference import Prepared, call_of, max_rows, prepare, split
+from headrace.pipeline.inference import Prepared, answers, call_of, is_sampled, max_rows, prepare
 from headrace.pipeline.journey import PartTask, wanted
-from headrace.pipeline.ports import Clock, InferenceClient, ModelSignature
-from headrace.pipeline.records import PartOutput, Stage
+from headrace.pipeline.ports import Clock, FrameSampler, InferenceClient, ModelSignature
+from headrace.pipeline.records import Modality, PartOutput, Stage
+from headrace.pipeline.sampling import Samplings, Video
 from headrace.pipeline.signatures import Signatures, Waits
 from headrace.pipeline.turns import give_way
 
@@ -67,6 +68,7 @@ class RouteDispatcher:
         route: RouteSettings,
         timeout_seconds: float,
         client: InferenceClient,
+        sampler: FrameSampler,
         flow: Flow,
         health: Health,
         clock: Clock,
@@ -82,6 +84,7 @@ class RouteDispatcher:
         batch = route.batch
         self._batcher: Batcher[_Item] = Batcher(batch.max_records, batch.max_bytes, batch.max_delay_seconds)
         self._signatures = Signatures(route, client, flow, health, clock)
+        self._samplings = Samplings(route, sampler, flow, health, clock, self._add_sampled, self._fail_unprepared)
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
@@ -103,18 +106,28 @@ class RouteDispatcher:
         self._wake.set()
 
     def _queue(self, task: PartTask, signature: ModelSignature) -> None:
+        part = task.part
         try:
-            prepared = prepare(task.part, signature, task.version, task.journey.request.parameters)
+            prepared = prepare(part, signature, task.version, task.journey.request.parameters)
         except Exception as error:  # noqa: BLE001 - becomes the part's outcome
             self._fail_unprepared(task, error)
+            return
+        task.admitted_at = now = self._clock.monotonic()
+        if part.modality is Modality.VIDEO and is_sampled(part, signature, self._route.video):
+            self._samplings.add(Video(task, prepared, signature))
         else:
-            now = self._clock.monotonic()
-            task.admitted_at = now
-            # Rows made for different signatures must not share a call. By identity: the items keep it alive, and the
-            # hash of a signature costs as much as the rest of the way.
-            bucket = (id(signature), prepared.bucket)
-            item = _Item(task, prepared, signature)
-            self._batcher.add(item, prepared.weight_bytes, bucket, now, max_rows(signature))
+            self._add(_Item(task, prepared, signature), now)
+
+    def _add_sampled(self, video: Video) -> None:
+        self._add(_Item(*video), self._clock.monotonic(), len(video.prepared.row))
+        self._wake.set()
+
+    def _add(self, item: _Item, now: float, rows: int = 1) -> None:
+        _, prepared, signature = item
+        # Rows made for different signatures must not share a call. By identity: the items keep it alive, and the hash
+        # of a signature costs as much as the rest of the way.
+        bucket = (id(signature), prepared.bucket)
+        self._batcher.add(item, prepared.weight_bytes, bucket, now, max_rows(signature), rows)
 
     def _fail_unprepared(self, task: PartTask, error: Exception) -> None:
         if isinstance(error, PoisonError):
@@ -132,10 +145,12 @@ class RouteDispatcher:
                 self._wake.clear()
                 if timer:
                     timer.cancel()
+                self._samplings.start(self._wake.set)
                 self._start_calls()
         finally:
             for call in self._calls:
                 call.cancel()
+            await self._samplings.stop()
 
     def _set_timer(self) -> asyncio.TimerHandle | None:
         due = self._batcher.next_due()
@@ -162,6 +177,15 @@ class RouteDispatcher:
         finally:
             for item in begun:
                 self._flow.end_call(item.task.journey.ref)
+            if self._samplings.frame_bytes:
+                self._release(batch.items)
+
+    def _release(self, items: Sequence[_Item]) -> None:
+        """The frames of these have been answered, or are not wanted: there is room for those of other videos."""
+        for item in items:
+            if item.prepared.frames is not None:
+                self._samplings.release(item.prepared)
+        self._wake.set()
 
     def _in_time(self, items: Sequence[_Item]) -> list[_Item]:
         """Those still wanted and before their deadline; the late ones become dead letters before they cost a call."""
@@ -252,7 +276,7 @@ class RouteDispatcher:
         self._count("ok")
         elapsed = self._clock.monotonic() - began
         metrics.INFER_SECONDS.labels(self._route.name).observe(elapsed)
-        metrics.BATCH_RECORDS.labels(self._route.name).observe(len(items))
+        metrics.BATCH_RECORDS.labels(self._route.name).observe(self._rows(items))
         waiting = metrics.WAITING_SECONDS.labels(self._route.name)
         for (task, _, _), outcome in zip(items, outcomes, strict=True):
             waiting.observe(began - task.admitted_at)
@@ -262,11 +286,9 @@ class RouteDispatcher:
     async def _answers(self, items: list[_Item]) -> list[PartOutput | PoisonError] | None:
         """An outcome for each item; None if they wait for another call, because the model has another signature now."""
         signature, tasks = items[0].signature, [item.task for item in items]
-        names = [task.part.name for task in tasks]
+        rows = [item.prepared for item in items]
         try:
-            reply = await self._client.infer(
-                call_of([item.prepared for item in items], signature), self._timeout_seconds
-            )
+            reply = await self._client.infer(call_of(rows, signature), self._timeout_seconds)
         except PoisonError:
             if (renewed := await self._signatures.renewed(tasks, signature)) is None:
                 raise
@@ -274,10 +296,14 @@ class RouteDispatcher:
                 self._queue(task, renewed)
             self._wake.set()
             return None
-        outcomes = split(reply, signature, names, self._route.name)
+        names = [task.part.name for task in tasks]
+        outcomes = answers(reply, signature, names, rows, self._route.name)
         if all(map(_is_bad_output, outcomes)) and (renewed := await self._signatures.renewed(tasks, signature)):
-            return split(reply, renewed, names, self._route.name)
+            return answers(reply, renewed, names, rows, self._route.name)
         return outcomes
+
+    def _rows(self, items: Sequence[_Item]) -> int:
+        return sum(item.prepared.rows for item in items) if self._samplings.frame_bytes else len(items)
 
     def _fail(self, items: Sequence[_Item], error: PoisonError) -> None:
         for item in items:

@@ -186,10 +186,15 @@ def _output(fields: Fields) -> PartOutput:
         model_version=fields.get("model_version", ""),
         tensors=tuple([NamedTensor(item["name"], _tensor(item["tensor"])) for item in fields.get("tensors", ())]),
         labels=tuple([Label(item["name"], item["score"]) for item in fields.get("labels", ())]),
-        segments=tuple([Segment(item["start_seconds"], item["end_seconds"]) for item in fields.get("segments", ())]),
+        segments=tuple([_segment(item) for item in fields.get("segments", ())]),
         text=fields.get("text"),
         batch_size=fields.get("batch_size", 1),
     )
+
+
+def _segment(fields: Fields) -> Segment:
+    get = fields.get
+    return Segment(fields["start_seconds"], fields["end_seconds"], get("label"), get("score"), get("text"))
 
 
 def _provenance(fields: Fields) -> Provenance:
@@ -326,9 +331,19 @@ def _output_fields(output: PartOutput) -> Fields:
         "model_version": output.model_version,
         "tensors": [{"name": item.name, "tensor": _tensor_fields(item.tensor)} for item in output.tensors],
         "labels": [{"name": label.name, "score": label.score} for label in output.labels],
-        "segments": [{"start_seconds": s.start_seconds, "end_seconds": s.end_seconds} for s in output.segments],
+        "segments": [_segment_fields(segment) for segment in output.segments],
         "text": output.text,
         "batch_size": output.batch_size,
+    }
+
+
+def _segment_fields(segment: Segment) -> Fields:
+    return {
+        "start_seconds": segment.start_seconds,
+        "end_seconds": segment.end_seconds,
+        "label": segment.label,
+        "score": segment.score,
+        "text": segment.text,
     }
 
 

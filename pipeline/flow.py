@@ -157,8 +157,16 @@ class Flow:
         self._held[ref.partition].calls += 1
         return True
 
+    def hold(self, ref: RecordRef) -> bool:
+        """More work on a record whose infer call ends: a drain waits for it too. False if the record has gone."""
+        held = self._find(ref)
+        if held is None:
+            return False
+        held.calls += 1
+        return True
+
     def end_call(self, ref: RecordRef) -> None:
-        """The counterpart of a ``begin_call`` that returned True."""
+        """The counterpart of a ``begin_call`` or ``hold`` that returned True."""
         if held := self._find(ref):
             held.calls -= 1
             self._call_ended.set()

@@ -18,6 +18,7 @@ from headrace.pipeline.wire import Poison, poison
 
 SPEC_VERSION = b"1.0"
 CONTENT_TYPE = b"application/avro"
+JSON_CONTENT_TYPE = b"application/json"
 RESULT_TYPE = b"io.headrace.result"
 DEAD_LETTER_TYPE = b"io.headrace.dead_letter"
 
@@ -26,6 +27,7 @@ REPLY_TOPIC = "reply_topic"
 REPLY_PARTITION = "reply_partition"
 DEADLINE = "deadline"
 PRIORITY = "priority"
+HOPS = "hops"
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 DEAD_LETTER_STAGE = "dead_letter_stage"
@@ -62,7 +64,10 @@ class TraceContext:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a request's headers ask for. ``deadline_ms`` is epoch milliseconds; ``priority`` 0 (last) to 9 (first)."""
+    """What a request's headers ask for. ``deadline_ms`` is epoch milliseconds; ``priority`` 0 (last) to 9 (first).
+
+    ``hops`` is how many stages it has gone through (see ``also_to``).
+    """
 
     correlation_id: bytes | None = None
     reply_topic: str | None = None
@@ -70,6 +75,7 @@ class Delivery:
     deadline_ms: int | None = None
     priority: int = DEFAULT_PRIORITY
     trace: TraceContext | None = None
+    hops: int = 0
 
 
 _NOTHING_ASKED = Delivery()
@@ -105,6 +111,18 @@ def delivery_of(headers: Headers) -> Delivery:
         deadline_ms=_integer(found, DEADLINE, None),
         priority=DEFAULT_PRIORITY if (priority := _integer(found, PRIORITY, 9)) is None else priority,
         trace=_trace(found),
+        hops=_integer(found, HOPS, None) or 0,
+    )
+
+
+def next_delivery(delivery: Delivery, request_id: str, new_span_id: Callable[[], str] = random_span_id) -> Delivery:
+    """What an event made of another's outcome asks for: the same, but no reply to the first event's sender."""
+    return Delivery(
+        correlation_id=delivery.correlation_id or request_id.encode(),
+        deadline_ms=delivery.deadline_ms,
+        priority=delivery.priority,
+        trace=delivery.trace and delivery.trace.child(new_span_id),
+        hops=delivery.hops + 1,
     )
 
 
@@ -118,6 +136,7 @@ def request_headers(request: InferenceRequest, delivery: Delivery | None = None)
         (REPLY_PARTITION, asked.reply_partition),
         (DEADLINE, asked.deadline_ms),
         (PRIORITY, None if asked.priority == DEFAULT_PRIORITY else asked.priority),
+        (HOPS, asked.hops or None),
     )
     return (
         *_event(request.id, request.type.encode(), request.source, request.time_ms),
@@ -144,8 +163,28 @@ def result_headers(
         source: ``ce_source``: the pipeline that answers.
         new_span_id: makes the 16 hexadecimal digits of the result's span.
     """
+    return _answer_headers(
+        _event(_position(provenance), RESULT_TYPE, source, completed_ms), delivery, request_id, new_span_id
+    )
+
+
+def mapped_headers(
+    delivery: Delivery,
+    request_id: str,
+    provenance: Provenance,
+    completed_ms: int,
+    source: str,
+    event_type: str,
+    new_span_id: Callable[[], str] = random_span_id,
+) -> Headers:
+    """The headers of a JSON record made of a result: as the result's (see there), but for type and content type."""
+    event = _event(_position(provenance), event_type.encode(errors="replace"), source, completed_ms, JSON_CONTENT_TYPE)
+    return _answer_headers(event, delivery, request_id, new_span_id)
+
+
+def _answer_headers(event: Headers, delivery: Delivery, request_id: str, new_span_id: Callable[[], str]) -> Headers:
     return (
-        *_event(_position(provenance), RESULT_TYPE, source, completed_ms),
+        *event,
         (CORRELATION_ID, delivery.correlation_id or request_id.encode()),
         *_trace_headers(delivery.trace and delivery.trace.child(new_span_id)),
     )
@@ -186,14 +225,14 @@ def rfc3339(epoch_ms: int) -> str:
     return (_EPOCH + timedelta(milliseconds=clamped)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _event(event_id: str, event_type: bytes, source: str, time_ms: int) -> Headers:
+def _event(event_id: str, event_type: bytes, source: str, time_ms: int, content_type: bytes = CONTENT_TYPE) -> Headers:
     return (
         ("ce_specversion", SPEC_VERSION),
         ("ce_id", event_id.encode()),
         ("ce_type", event_type),
         ("ce_source", source.encode()),
         ("ce_time", rfc3339(time_ms).encode()),
-        ("content-type", CONTENT_TYPE),
+        ("content-type", content_type),
     )
 
 

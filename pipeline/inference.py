@@ -7,25 +7,56 @@ on as tensors:
 - ``ERROR`` (``BYTES`` [1]): not empty means that the model rejects that row, and that row alone.
 - ``LABELS`` (``BYTES`` [k]) with ``SCORES`` (floating [k]): labels with scores; an empty label is padding.
 - ``SEGMENTS`` (floating [n, 2]): start and end in seconds; rows of NaN are padding.
+- ``SEGMENT_TEXTS`` (``BYTES`` [n]), ``SEGMENT_LABELS`` (``BYTES`` [n]) and, with the latter, ``SEGMENT_SCORES``
+  (floating [n]): what is in each span of ``SEGMENTS``; an empty text or label is none.
 - ``TEXT`` (``BYTES`` [1]): UTF-8 text.
+
+A video whose frames are sampled is several rows of one call, one a frame; see `timeline` for what their answers become.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple, cast
 
 import numpy as np
 
-from headrace.pipeline.codecs import to_row
+from headrace.pipeline.codecs import takes_anything, to_row
+from headrace.pipeline.config_video import Sampling, VideoSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.outputs import split
-from headrace.pipeline.ports import Array, InferCall, ModelSignature, TensorSpec, dtype_of
-from headrace.pipeline.records import Parameter, Part, Stage
+from headrace.pipeline.ports import (
+    Array,
+    Frames,
+    InferCall,
+    InferReply,
+    ModelSignature,
+    SamplingPlan,
+    TensorSpec,
+    dtype_of,
+)
+from headrace.pipeline.records import Modality, Parameter, Part, PartOutput, Stage
+from headrace.pipeline.timeline import merged
 
-__all__ = ["Bucket", "Prepared", "call_of", "data_input", "max_rows", "prepare", "split", "stack"]
+__all__ = [
+    "Bucket",
+    "Prepared",
+    "answers",
+    "call_of",
+    "data_input",
+    "is_sampled",
+    "max_rows",
+    "plan_of",
+    "prepare",
+    "split",
+    "stack",
+    "with_frames",
+]
 
+_frames_of = attrgetter("frames")
 _TypedParameter = tuple[str, str, Parameter]
 
 
@@ -40,13 +71,24 @@ class Bucket(NamedTuple):
     parameters: tuple[_TypedParameter, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A part as a row of its model's input, checked (see `codecs.row.Row`)."""
+class Prepared(NamedTuple):
+    """A part as a row of its model's input, checked (see `codecs.row.Row`), or a video as one row a frame.
+
+    Attributes:
+        row: the row's value; for a video its frames, one element a row.
+        weight_bytes: size of the content.
+        bucket: which rows may share a call with it.
+        frames: of a video; they are in `row` as well.
+    """
 
     row: bytes | tuple[bytes, ...]
     weight_bytes: int
     bucket: Bucket
+    frames: Frames | None = None
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.frames is None else len(self.frames.images)
 
 
 def data_input(signature: ModelSignature) -> TensorSpec:
@@ -88,8 +130,28 @@ def prepare(
     return Prepared(row.value, row.weight_bytes, Bucket(version, row.shape, typed))
 
 
+def is_sampled(part: Part, signature: ModelSignature, video: VideoSettings) -> bool:
+    """Whether a part that was prepared goes to its model as frames rather than as the row that it was made."""
+    return (
+        part.modality is Modality.VIDEO
+        and isinstance(part.content, bytes)
+        and video.sample is not Sampling.NONE
+        and not takes_anything(data_input(signature))
+    )
+
+
+def plan_of(video: VideoSettings, max_frames: int) -> SamplingPlan:
+    """How a route's videos are sampled, for a model and batch that take so many frames in one call."""
+    return SamplingPlan(**{**video.model_dump(), "max_frames": min(video.max_frames, max_frames)})
+
+
+def with_frames(video: Prepared, frames: Frames) -> Prepared:
+    """A video that was prepared, with its frames in place of itself."""
+    return video._replace(row=frames.images, weight_bytes=sum(map(len, frames.images)), frames=frames)
+
+
 def call_of(rows: Sequence[Prepared], signature: ModelSignature) -> InferCall:
-    """The call for rows of one bucket, one or more and at most `max_rows`."""
+    """The call for parts of one bucket, with one or more rows in all and at most `max_rows`."""
     bucket = rows[0].bucket
     return InferCall(
         model=signature.name,
@@ -100,22 +162,43 @@ def call_of(rows: Sequence[Prepared], signature: ModelSignature) -> InferCall:
 
 
 def stack(rows: Sequence[Prepared], signature: ModelSignature) -> dict[str, Array]:
-    """The model's input for rows of one bucket, in their order.
+    """The model's input for parts of one bucket, in their order.
 
     The batch is the first dimension, unless the model does not batch (then there must be one row). Numeric arrays are
     read-only; ``BYTES`` arrays are of dtype object.
     """
     spec = data_input(signature)
     shape = rows[0].bucket.shape
-    if signature.max_batch_size > 0:
-        shape = (len(rows), *shape)
-    elif len(rows) != 1:
-        raise ValueError(f"model {signature.name} does not batch: one row a call, not {len(rows)}")
     if spec.datatype == "BYTES":
         elements = [element for row in rows for element in row.row]
         array = np.empty(len(elements), dtype=np.object_)
         array[:] = elements
+        count = len(elements) // math.prod(shape)  # a video has as many as it has frames
     else:
         chunks = cast("list[bytes]", [row.row for row in rows])  # a numeric datatype is carried as bytes
         array = np.frombuffer(chunks[0] if len(chunks) == 1 else b"".join(chunks), dtype=dtype_of(spec.datatype))
+        count = len(rows)
+    if signature.max_batch_size > 0:
+        shape = (count, *shape)
+    elif count != 1:
+        raise ValueError(f"model {signature.name} does not batch: one row a call, not {count}")
     return {spec.name: array.reshape(shape)}
+
+
+def answers(
+    reply: InferReply, signature: ModelSignature, parts: Sequence[str], prepared: Sequence[Prepared], route: str
+) -> list[PartOutput | PoisonError]:
+    """One outcome for each part of a call: `split`, and the rows of each video made one.
+
+    Args:
+        reply: what the model answered.
+        signature: what it declares.
+        parts: names.
+        prepared: what the call was made of, in the order of the parts.
+        route: for the outputs.
+    """
+    if not any(map(_frames_of, prepared)):
+        return split(reply, signature, parts, route)
+    names = [name for name, each in zip(parts, prepared, strict=True) for _ in range(each.rows)]
+    rows = iter(split(reply, signature, names, route))
+    return [next(rows) if each.frames is None else merged([*islice(rows, each.rows)], each.frames) for each in prepared]

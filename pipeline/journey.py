@@ -5,22 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.pipeline.admission import check_deadline
+from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.headers import Delivery
 from headrace.pipeline.records import InferenceRequest, Part, PartOutput, SourceRecord
+from headrace.pipeline.user_code import Record
 
 
 @dataclass(slots=True, eq=False)
 class Journey:
-    """A decoded and routed record. Ends once: with a result when all its parts are answered, or as a dead letter."""
+    """A decoded and routed record. Ends once: with a result when all its parts are answered, or as a dead letter.
+
+    ``lead`` is the route of its first part, ``view`` what user code sees of it, if there is any.
+    """
 
     ref: RecordRef
     record: SourceRecord
     request: InferenceRequest
     delivery: Delivery
+    lead: RouteSettings
     reply_to: tuple[str, int | None]
     decode_seconds: float
     outputs: list[PartOutput | None]
+    view: Record | None = None
     ended: bool = False
     waited_seconds: float = 0.0
     inferred_seconds: float = 0.0

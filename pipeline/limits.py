@@ -14,6 +14,8 @@ MAX_PARAMETERS: Final = 256  # each part's call carries them all
 MAX_CONTENT_TYPE_CHARACTERS: Final = 1_024
 MAX_VERSION_DIGITS: Final = 18  # fits the 64 bits in which Triton counts versions
 MAX_TENSOR_DIMENSIONS: Final = 32
+MAX_HOPS: Final = 16
+"""Stages that one event may lead through by ``also_to``: a circle of routes must end."""
 
 # What a part's content may be, checked where it becomes a row of a model's input.
 MAX_TEXT_BYTES: Final = 1024 * 1024
@@ -25,6 +27,11 @@ MAX_JPEG_SEGMENTS: Final = 10_000
 MAX_JPEG_SCANS: Final = 64
 """Each scan of a progressive JPEG goes over all pixels, and a few bytes make one. Encoders write about ten."""
 MAX_WAV_CHUNKS: Final = 10_000
+MAX_MP4_BOXES: Final = 10_000
+MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
+"""Of all frames of one video, encoded. They are in the worker's memory until the model has answered."""
+MAX_DECODER_BYTES: Final = 1024 * 1024 * 1024
+"""Address space that decoding may take beside what the process needs to run at all."""
 
 # What a writer's schema may be, checked once a schema.
 MAX_SCHEMA_CHARACTERS: Final = 256 * 1024

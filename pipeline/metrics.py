@@ -14,7 +14,12 @@ IN_FLIGHT_RECORDS = Gauge("headrace_in_flight_records", "Records consumed and no
 IN_FLIGHT_BYTES = Gauge("headrace_in_flight_bytes", "Bytes consumed and not yet committed.")
 ASSIGNED_PARTITIONS = Gauge("headrace_assigned_partitions", "Partitions this worker owns.")
 
-BATCH_RECORDS = Histogram("headrace_batch_records", "Parts in one infer call.", ["route"], buckets=_SIZES)
+BATCH_RECORDS = Histogram(
+    "headrace_batch_records",
+    "Rows in one infer call: one a part, for a sampled video one a frame.",
+    ["route"],
+    buckets=_SIZES,
+)
 INFER_SECONDS = Histogram("headrace_infer_seconds", "Duration of one infer call.", ["route"], buckets=_LATENCY)
 INFER_CALLS = Counter(
     "headrace_infer_calls_total", "Infer calls by outcome: ok, poison, retry, unavailable.", ["route", "outcome"]
@@ -22,6 +27,17 @@ INFER_CALLS = Counter(
 WAITING_SECONDS = Histogram(
     "headrace_waiting_seconds", "From a part's admission to its infer call.", ["route"], buckets=_LATENCY
 )
+
+USER_CODE_SECONDS = Histogram(
+    "headrace_user_code_seconds", "User code on one record: before, after, agent.", ["kind"], buckets=_LATENCY
+)
+VIDEO_SECONDS = Histogram(
+    "headrace_video_seconds",
+    "Time to sample one video's frames, waiting for a process included.",
+    ["route"],
+    buckets=_LATENCY,
+)
+VIDEO_FRAMES = Counter("headrace_video_frames_total", "Frames sampled from videos.", ["route"])
 
 TRANSACTIONS = Counter(
     "headrace_transactions_total", "Transactions by outcome: committed, or dropped with their partitions.", ["outcome"]
@@ -47,6 +63,9 @@ ALL = (
     INFER_SECONDS,
     INFER_CALLS,
     WAITING_SECONDS,
+    VIDEO_SECONDS,
+    VIDEO_FRAMES,
+    USER_CODE_SECONDS,
     TRANSACTIONS,
     TRANSACTION_RETRIES,
     TRANSACTION_SECONDS,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -113,7 +115,7 @@ class _Pieces:
         if _is(reply, "LABELS", "BYTES", 1) and _is(reply, "SCORES", _FLOATING, 1):
             self.labels = _labels(reply, arrays.pop("LABELS"), arrays.pop("SCORES"))
         if _is(reply, "SEGMENTS", _FLOATING, 2):
-            self.segments = _segments(reply, arrays.pop("SEGMENTS"))
+            self.segments = _segments(reply, arrays.pop("SEGMENTS"), _Columns.taken_from(reply, arrays))
         if _is(reply, "TEXT", "BYTES", 1):
             self.texts = _texts(reply, arrays.pop("TEXT"))
         columns = [_tensors(reply, name, array) for name, array in arrays.items()]
@@ -152,9 +154,30 @@ def _labels(reply: _Reply, names: Array, scores: Array) -> list[tuple[Label, ...
     ]
 
 
-def _segments(reply: _Reply, spans: Array) -> list[tuple[Segment, ...]]:
+class _Columns(NamedTuple):
+    """What goes with each span of ``SEGMENTS``, as far as the model gives it."""
+
+    labels: Array | None
+    scores: Array | None
+    texts: Array | None
+
+    @classmethod
+    def taken_from(cls, reply: _Reply, arrays: dict[str, Array]) -> _Columns:
+        labelled = _is(reply, "SEGMENT_LABELS", "BYTES", 1)
+        scored = labelled and _is(reply, "SEGMENT_SCORES", _FLOATING, 1)
+        return cls(
+            labels=arrays.pop("SEGMENT_LABELS") if labelled else None,
+            scores=arrays.pop("SEGMENT_SCORES") if scored else None,
+            texts=arrays.pop("SEGMENT_TEXTS") if _is(reply, "SEGMENT_TEXTS", "BYTES", 1) else None,
+        )
+
+
+def _segments(reply: _Reply, spans: Array, columns: _Columns) -> list[tuple[Segment, ...]]:
     if spans.shape[2] != 2:
         raise reply.bad(f"SEGMENTS has {spans.shape[2]} columns, start and end are 2")
+    for name, column in zip(("SEGMENT_LABELS", "SEGMENT_SCORES", "SEGMENT_TEXTS"), columns, strict=True):
+        if column is not None and column.shape[1] != spans.shape[1]:
+            raise reply.bad(f"{name} has {column.shape[1]} a row, SEGMENTS {spans.shape[1]}")
     nan: Array = np.asarray(np.isnan(spans))
     padding: Array = np.asarray(nan.all(axis=2))
     with np.errstate(invalid="ignore"):  # comparing NaN is what the padding is for
@@ -162,7 +185,32 @@ def _segments(reply: _Reply, spans: Array) -> list[tuple[Segment, ...]]:
     for row in np.flatnonzero(wrong.any(axis=1)).tolist():
         reply.fault(row, reply.bad("a span in SEGMENTS is not 0 <= start <= end"))
     kept = [spans[row][~padding[row]].tolist() for row in range(reply.rows)]
-    return [tuple(Segment(start, end) for start, end in row) for row in kept]
+    if not any(column is not None for column in columns):
+        return [tuple(Segment(start, end) for start, end in row) for row in kept]
+    return [_described(reply, row, spans_of_row, ~padding[row], columns) for row, spans_of_row in enumerate(kept)]
+
+
+def _described(
+    reply: _Reply, row: int, spans: list[list[float]], kept: Array, columns: _Columns
+) -> tuple[Segment, ...]:
+    """The spans of one row with their labels, scores and texts; an empty label or text is none."""
+    none = [None] * len(spans)
+    labels, texts = (
+        none if column is None else [text or None for text in _decoded(reply, row, name, column[row][kept].tolist())]
+        for name, column in (("SEGMENT_LABELS", columns.labels), ("SEGMENT_TEXTS", columns.texts))
+    )
+    scores: list[float | None] = [*none]
+    if columns.scores is not None:
+        scores = [
+            None if label is None else score
+            for label, score in zip(labels, columns.scores[row][kept].tolist(), strict=True)
+        ]
+        if any(score is not None and math.isnan(score) for score in scores):
+            reply.fault(row, reply.bad("output SEGMENT_SCORES holds NaN"))
+    return tuple(
+        Segment(start, end, label, score, text)
+        for (start, end), label, score, text in zip(spans, labels, scores, texts, strict=True)
+    )
 
 
 def _texts(reply: _Reply, texts: Array) -> list[str | None]:

@@ -83,6 +83,69 @@ class InferenceClient(Protocol):
     async def close(self) -> None: ...
 
 
+# --- Video ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPlan:
+    """Which frames to take of a video, and what it may cost.
+
+    Attributes:
+        sample: ``rate``, ``count`` or ``scene``; the next three fields are each for one of them.
+        frames_per_second: for ``rate``.
+        count: for ``count``: frames in all, spread evenly.
+        scene_threshold: for ``scene``: difference to the last frame taken, 0 to 1.
+        max_frames: most frames, whatever the way.
+        max_side_pixels: frames are scaled down to this.
+        max_duration_seconds, max_pixels: a longer or larger video is refused.
+        timeout_seconds: of the whole.
+    """
+
+    sample: str
+    frames_per_second: float
+    count: int
+    scene_threshold: float
+    max_frames: int
+    max_side_pixels: int
+    max_duration_seconds: float
+    max_pixels: int
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of a video, one or more.
+
+    Attributes:
+        images: JPEG files, upright.
+        seconds: when each is shown, from the start of the video; ascending.
+        end_seconds: when the last one is over.
+    """
+
+    images: tuple[bytes, ...]
+    seconds: tuple[float, ...]
+    end_seconds: float
+
+
+class FrameSampler(Protocol):
+    """Takes frames out of videos, outside this process. One long-lived instance a process."""
+
+    @property
+    def processes(self) -> int:
+        """How many videos are sampled at a time; more wait their turn."""
+
+    async def sample(self, video: bytes, plan: SamplingPlan) -> Frames:
+        """The frames of an MP4. Cancelling it ends the work at once.
+
+        Raises:
+            PoisonError: stage ``prepare``: the video is at fault (docs/contracts.md has the codes).
+            UnavailableError: no process could be started.
+        """
+
+    async def close(self) -> None:
+        """End the processes; what is being sampled is cancelled."""
+
+
 # --- Schema registry ------------------------------------------------------------------------------------------------
 
 

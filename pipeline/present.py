@@ -19,6 +19,7 @@ from headrace.pipeline.records import (
     PartOutput,
     Provenance,
     Reference,
+    Segment,
     SourceRecord,
     Tensor,
 )
@@ -51,9 +52,10 @@ def finding(output: PartOutput) -> str:
     if output.labels:
         pieces.append(", ".join(f"{label.name} {label.score:.2f}" for label in output.labels[:LABELS_SHOWN]))
     if output.segments:
-        shown = ", ".join(f"{s.start_seconds:.2f}-{s.end_seconds:.2f} s" for s in output.segments[:SEGMENTS_SHOWN])
+        shown = ", ".join(_span(segment, output.text is None) for segment in output.segments[:SEGMENTS_SHOWN])
         more = len(output.segments) - SEGMENTS_SHOWN
-        pieces.append(f"speech {shown}" + (f" and {more} more" if more > 0 else ""))
+        kind = "" if any(segment.label for segment in output.segments) else "speech "
+        pieces.append(f"{kind}{shown}" + (f" and {more} more" if more > 0 else ""))
     if output.text is not None:
         pieces.append(output.text)
     if not pieces:
@@ -62,6 +64,18 @@ def finding(output: PartOutput) -> str:
             for item in output.tensors
         ]
     return "; ".join(pieces) or "nothing found"
+
+
+def _span(segment: Segment, with_text: bool) -> str:
+    """``0.00-2.00 s tabby 0.71``; its text only where the whole text does not follow anyway."""
+    pieces = [f"{segment.start_seconds:.2f}-{segment.end_seconds:.2f} s"]
+    if segment.label is not None:
+        pieces.append(segment.label)
+    if segment.score is not None:
+        pieces.append(f"{segment.score:.2f}")
+    if with_text and segment.text is not None:
+        pieces.append(repr(segment.text))
+    return " ".join(pieces)
 
 
 def tensor_summary(tensor: Tensor) -> str:
@@ -212,7 +226,16 @@ def _output_json(output: PartOutput) -> Json:
         "model": output.model,
         "model_version": output.model_version,
         "labels": [{"name": label.name, "score": label.score} for label in output.labels],
-        "segments": [{"start_seconds": s.start_seconds, "end_seconds": s.end_seconds} for s in output.segments],
+        "segments": [
+            {
+                "start_seconds": segment.start_seconds,
+                "end_seconds": segment.end_seconds,
+                "label": segment.label,
+                "score": segment.score,
+                "text": segment.text,
+            }
+            for segment in output.segments
+        ],
         "text": output.text,
         "tensors": [
             {

@@ -1,46 +1,58 @@
-"""The journey of a record, top to bottom: decode → route → admit → (infer, see ``dispatch``) → encode → complete."""
+"""The journey of a record, top to bottom: decode → route → admit → (infer, see ``dispatch``) → encode → complete.
+
+User code (see ``user_code``) comes between decode and route, and between infer and encode.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from headrace.pipeline import metrics
 from headrace.pipeline.admission import check_deadline, deadline_ms
+from headrace.pipeline.also_to import Answered, also_outputs
+from headrace.pipeline.answers import Answers
 from headrace.pipeline.config import Ordering, RouteSettings, Settings
-from headrace.pipeline.envelope import RequestDecoder, encode_dead_letter, encode_result, fit_dead_letter
+from headrace.pipeline.emit import Emitter
+from headrace.pipeline.envelope import RequestDecoder
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.flow import Flow, RecordRef
-from headrace.pipeline.headers import Delivery, dead_letter_headers, delivery_of, result_headers, trace_of
+from headrace.pipeline.headers import Delivery, delivery_of
 from headrace.pipeline.journey import Journey, PartTask
 from headrace.pipeline.ordering import Lane
 from headrace.pipeline.ports import Clock
-from headrace.pipeline.records import (
-    DeadLetter,
-    InferenceResult,
-    OutputRecord,
-    PartOutput,
-    RecordBatch,
-    SourceRecord,
-    Stage,
-    Timings,
-)
+from headrace.pipeline.records import InferenceRequest, InferenceResult, PartOutput, RecordBatch, SourceRecord, Stage
 from headrace.pipeline.routing import Assignment, Router, reply_topic
-from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds
+from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.turns import give_way
+from headrace.pipeline.user_code import CONCURRENT_HOOKS, Record, UserCode
 from headrace.pipeline.wire import Poison, poison
 
 log = logging.getLogger(__name__)
 
-HEADERS_ALLOWANCE_BYTES = 64 * 1024
-"""Room left for key and headers beside a value, under a topic's ``max.message.bytes``."""
+
+@dataclass(slots=True, eq=False)
+class _Decoded:
+    """A record between decode and route."""
+
+    ref: RecordRef
+    record: SourceRecord
+    request: InferenceRequest
+    decode_seconds: float
+    view: Record | None = None
+    rejected: PoisonError | None = None
 
 
 class Processor:
     """Turns record batches into part tasks, and finished journeys into the outputs of a transaction.
 
     Args:
-        partitions: of each topic that results may go to, to check the ``reply_partition`` header against.
+        worker: its name, for results and dead letters.
+        ids: of the contracts' schemas.
+        partitions: of each topic that is written to, to check what a record asks for against.
+        user_code: what user modules have added.
     """
 
     def __init__(
@@ -52,17 +64,20 @@ class Processor:
         partitions: Mapping[str, int],
         flow: Flow,
         clock: Clock,
+        user_code: UserCode,
     ) -> None:
         self._settings = settings
-        self._worker = worker
         self._decoder = decoder
-        self._ids = ids
         self._partitions = partitions
         self._flow = flow
         self._clock = clock
+        self._user_code = user_code
         self._router = Router(settings.routes)
+        self._answers = Answers(settings, worker, ids, clock)
+        self._emitter = Emitter(settings, ids, partitions)
+        self._following: set[asyncio.Task[None]] = set()
 
-    # --- in: decode → route → admit
+    # --- in: decode → (user code) → route → admit
 
     async def open_batch(self, batch: RecordBatch) -> dict[str, list[PartTask]]:
         """Tasks by route for the records of a batch, in offset order. What fails on the way is completed at once.
@@ -71,48 +86,89 @@ class Processor:
         of a partition must be opened one after the other: this gives way between records. If the partition goes
         meanwhile, the rest is dropped where any work for an earlier assignment is.
         """
-        tasks: dict[str, list[PartTask]] = {}
+        decoded: list[_Decoded] = []
         turn_began = self._clock.monotonic()
         for record in batch.records:
-            for task in self._open_or_complete(batch, record):
-                tasks.setdefault(task.route, []).append(task)
+            ref = RecordRef(batch.partition, batch.generation, record.provenance.offset)
+            try:
+                decoded.append(self._decode(ref, record))
+            except Exception as error:  # noqa: BLE001 - becomes the record's outcome
+                self._refuse(ref, record, error)
+            turn_began = await give_way(self._clock, turn_began)
+        if self._user_code.before:
+            await self._run_hooks(decoded)
+        tasks: dict[str, list[PartTask]] = {}
+        turn_began = self._clock.monotonic()
+        for each in decoded:
+            try:
+                opened = self._open(each)
+            except Exception as error:  # noqa: BLE001 - becomes the record's outcome
+                self._refuse(each.ref, each.record, error, each.request.id)
+            else:
+                for task in opened:
+                    tasks.setdefault(task.route, []).append(task)
             turn_began = await give_way(self._clock, turn_began)
         return tasks
 
-    def _open_or_complete(self, batch: RecordBatch, record: SourceRecord) -> list[PartTask]:
-        ref = RecordRef(batch.partition, batch.generation, record.provenance.offset)
-        try:
-            return self._open(ref, record)
-        except PoisonError as error:
-            self._flow.complete(ref, [self._dead_letter(record, error)])
-        except Exception as error:
-            log.exception("%s[%d]@%d could not be opened", *batch.partition, ref.offset)
-            poison = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
-            self._flow.complete(ref, [self._dead_letter(record, poison)])
-        return []
+    def _refuse(self, ref: RecordRef, record: SourceRecord, error: Exception, request_id: str | None = None) -> None:
+        if not isinstance(error, PoisonError):
+            log.error("%s[%d]@%d could not be opened", *ref.partition, ref.offset, exc_info=error)
+            error = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
+        self._flow.complete(ref, [self._answers.dead_letter(record, error, request_id)])
 
-    def _open(self, ref: RecordRef, record: SourceRecord) -> list[PartTask]:
+    def _decode(self, ref: RecordRef, record: SourceRecord) -> _Decoded:
         began = self._clock.monotonic()
         if not record.headers_readable:
             raise poison(Poison.BAD_HEADER, "a header's name is not UTF-8 text, so none of its headers can be read")
         request = self._decoder.decode(record.value)
+        view = None if self._user_code.empty else Record(record, request, self._emitter)
+        return _Decoded(ref, record, request, self._clock.monotonic() - began, view)
+
+    async def _run_hooks(self, decoded: Sequence[_Decoded]) -> None:
+        """The ``before`` hooks: for many records at once if they wait for something, else one after the other."""
+        if self._user_code.waits:
+            free = asyncio.Semaphore(CONCURRENT_HOOKS)
+
+            async def run(each: _Decoded) -> None:
+                async with free:
+                    await self._run_hooks_for(each)
+
+            await asyncio.gather(*(run(each) for each in decoded))
+            return
+        turn_began = self._clock.monotonic()
+        for each in decoded:
+            await self._run_hooks_for(each)
+            turn_began = await give_way(self._clock, turn_began)
+
+    async def _run_hooks_for(self, each: _Decoded) -> None:
+        assert each.view is not None
         try:
-            delivery = delivery_of(record.headers)
-            plan = self._router.plan(request, record.headers)
-            journey = Journey(
-                ref,
-                record,
-                request,
-                delivery,
-                self._reply_to(plan[0].route, delivery),
-                self._clock.monotonic() - began,
-                [None] * len(plan),
-            )
-            tasks = [self._admit(journey, assignment) for assignment in plan]
+            await self._user_code.prepare(each.view)
         except PoisonError as error:
-            self._flow.complete(ref, [self._dead_letter(record, error, request_id=request.id)])
-            return []
-        self._flow.enter(ref, list(_lanes(record, plan)))
+            each.rejected = error
+        each.request = each.view.request
+
+    def _open(self, decoded: _Decoded) -> list[PartTask]:
+        if decoded.rejected:
+            raise decoded.rejected
+        began = self._clock.monotonic()
+        record, request = decoded.record, decoded.request
+        delivery = delivery_of(record.headers)
+        plan = self._router.plan(request, record.headers)
+        lead = plan[0].route
+        journey = Journey(
+            ref=decoded.ref,
+            record=record,
+            request=request,
+            delivery=delivery,
+            lead=lead,
+            reply_to=self._reply_to(lead, delivery),
+            decode_seconds=decoded.decode_seconds + self._clock.monotonic() - began,
+            outputs=[None] * len(plan),
+            view=decoded.view,
+        )
+        tasks = [self._admit(journey, assignment) for assignment in plan]
+        self._flow.enter(decoded.ref, list(_lanes(record, plan)))
         return tasks
 
     def _admit(self, journey: Journey, assignment: Assignment) -> PartTask:
@@ -152,99 +208,63 @@ class Processor:
 
     def _succeed(self, task: PartTask) -> None:
         journey = task.journey
+        journey.ended = True
+        result = self._answers.result(journey)
+        if journey.view is None or not self._user_code.follows(journey.lead.name):
+            self._answer(task, result)
+            return
+        journey.view.result = result
+        held = self._flow.hold(journey.ref)
+        following = asyncio.create_task(self._follow(task, journey.view, held), name=f"user code {journey.lead.name}")
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
+
+    async def _follow(self, task: PartTask, view: Record, held: bool) -> None:
+        """User code between infer and encode. A drain waits for it, as for an infer call."""
         try:
-            output = self._result(journey)
+            await self._user_code.follow(view, task.journey.lead.name)
+        except PoisonError as error:
+            self._fail(task, error)
+        except Exception as error:
+            log.exception("user code of route %s", task.route)
+            self._fail(task, PoisonError(Stage.USER_CODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000]))
+        else:
+            assert view.result is not None
+            self._answer(task, view.result)
+        finally:
+            if held:
+                self._flow.end_call(task.journey.ref)
+
+    def _answer(self, task: PartTask, result: InferenceResult) -> None:
+        journey = task.journey
+        try:
+            outputs = [self._answers.result_record(journey, result)]
+            if journey.lead.also_to:
+                answered = Answered(journey.record, journey.request, journey.delivery, result)
+                outputs += also_outputs(journey.lead, answered, self._emitter, self._settings.name)
         except PoisonError as error:
             self._fail(task, error)
             return
-        journey.ended = True
+        if journey.view is not None:
+            outputs += journey.view.close()
         metrics.RESULTS.labels(task.route).inc()
-        self._flow.complete(journey.ref, [output])
+        self._flow.complete(journey.ref, outputs)
 
     def _fail(self, task: PartTask, error: PoisonError) -> None:
         journey = task.journey
         journey.ended = True
-        letter = self._dead_letter(
+        if journey.view is not None:
+            journey.view.close()
+        letter = self._answers.dead_letter(
             journey.record, error, journey.request.id, task.route, task.model, attempts=task.attempts
         )
         self._flow.complete(journey.ref, [letter])
 
-    def _result(self, journey: Journey) -> OutputRecord:
-        completed_ms = self._clock.epoch_ms()
-        result = InferenceResult(
-            request_id=journey.request.id,
-            status="OK",
-            outputs=tuple(output for output in journey.outputs if output is not None),
-            provenance=journey.record.provenance,
-            timings=Timings(
-                journey.decode_seconds * 1000, journey.waited_seconds * 1000, journey.inferred_seconds * 1000
-            ),
-            attempt=journey.attempts,
-            worker=self._worker,
-            completed_ms=completed_ms,
-        )
-        topic, partition = journey.reply_to
-        value = encode_result(result, self._ids.result)
-        key = journey.record.key
-        limit = self._settings.topics.max_message_bytes - HEADERS_ALLOWANCE_BYTES
-        if len(value) + len(key or b"") > limit:
-            raise PoisonError(
-                Stage.ENCODE,
-                "RESULT_TOO_LARGE",
-                f"the result has {len(value)} bytes, more than the {limit} that fit {topic}: "
-                "raise topics.max_message_bytes, or let the model return less",
-            )
-        headers = result_headers(
-            journey.delivery, result.request_id, result.provenance, completed_ms, self._settings.name
-        )
-        return OutputRecord(topic, key, value, headers, partition)
-
-    def _dead_letter(
-        self,
-        record: SourceRecord,
-        error: PoisonError,
-        request_id: str | None = None,
-        route: str | None = None,
-        model: str | None = None,
-        attempts: int = 0,
-    ) -> OutputRecord:
-        now_ms = self._clock.epoch_ms()
-        trace = trace_of(record.headers)
-        topics = self._settings.topics
-        limit = topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES - HEADERS_ALLOWANCE_BYTES
-        whole = DeadLetter(
-            key=record.key,
-            value=record.value,
-            headers=record.headers,
-            provenance=record.provenance,
-            stage=error.stage,
-            code=error.code,
-            message=error.message,
-            attempts=attempts,
-            first_failed_ms=now_ms,
-            last_failed_ms=now_ms,
-            worker=self._worker,
-            request_id=request_id,
-            route=route,
-            model=model,
-            trace_id=trace.trace_id if trace else None,
-        )
-        letter = fit_dead_letter(whole, limit)
-        value = encode_dead_letter(letter, self._ids.dead_letter)
-        metrics.DEAD_LETTERS.labels(error.stage, error.code).inc()
-        log.warning(
-            "dead letter %s[%d]@%d: %s at %s: %s",
-            record.provenance.topic,
-            record.provenance.partition,
-            record.provenance.offset,
-            error.code,
-            error.stage,
-            error.message,
-        )
-        headers = dead_letter_headers(
-            record.headers, error.stage, error.code, record.provenance, now_ms, self._settings.name, request_id
-        )
-        return OutputRecord(topics.dead_letters, letter.key, value, headers)
+    async def close(self) -> None:
+        """End user code that is still at work: what it was for is not committed, and will be processed again."""
+        for following in self._following:
+            following.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
 
 
 def _lanes(record: SourceRecord, plan: tuple[Assignment, ...]) -> Iterable[Lane]:

@@ -32,6 +32,7 @@ class Stage(enum.StrEnum):
     ADMIT = "admit"
     PREPARE = "prepare"
     INFER = "infer"
+    USER_CODE = "user_code"
     ENCODE = "encode"
 
 
@@ -144,10 +145,19 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A span of time in the part, in seconds from its start."""
+    """A span of time in the part, in seconds from its start; what is in it, as far as the model says.
+
+    Attributes:
+        label: class of what is in the span.
+        score: of the label.
+        text: what is said or written in the span.
+    """
 
     start_seconds: float
     end_seconds: float
+    label: str | None = None
+    score: float | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

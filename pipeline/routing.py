@@ -1,15 +1,15 @@
-"""Which route answers which part of an event. Pure: routes and an event in, assignments or a poison error out."""
+"""Which route answers which part of an event, and why. Pure: an event in, assignments or a poison error out."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections.abc import Sequence
+import enum
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.limits import MAX_VERSION_DIGITS
+from headrace.pipeline.patterns import Patterns
 from headrace.pipeline.records import Headers, InferenceRequest, Part, Stage
 
 _CACHE_ENTRIES = 4096
@@ -28,27 +28,43 @@ class Assignment:
     version: str
 
 
-class _Patterns:
-    """A list of texts with ``*`` and ``?``, any of which may match. No texts: everything matches."""
+class Condition(enum.StrEnum):
+    """What a route asks of an event or a part, in the order in which it is looked at."""
 
-    __slots__ = ("_exact", "_wild", "anything")
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        self.anything = not patterns
-        self._exact = frozenset(pattern for pattern in patterns if not _has_wildcard(pattern))
-        wild = [_translate(pattern) for pattern in patterns if _has_wildcard(pattern)]
-        self._wild = re.compile("|".join(wild)) if wild else None
-
-    def match(self, text: str) -> bool:
-        return self.anything or text in self._exact or (self._wild is not None and self._wild.match(text) is not None)
-
-
-def _has_wildcard(pattern: str) -> bool:
-    return "*" in pattern or "?" in pattern
+    EXPLICIT = "explicit"
+    """The event must name the route's model, and names none."""
+    MODEL = "model"
+    """The event names another model."""
+    MODALITY = "modality"
+    CONTENT_TYPE = "content type"
+    TYPE = "type"
+    SOURCE = "source"
+    HEADERS = "headers"
 
 
-def _translate(pattern: str) -> str:
-    return fnmatch.translate(pattern.replace("[", "[[]"))  # only * and ? are wildcards here
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One route looked at for one part: ``failed`` is the first condition that does not hold, None if it takes it."""
+
+    route: RouteSettings
+    failed: Condition | None
+    reason: str
+    """The condition that failed, what was wanted and what there is; empty if the route takes the part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why the parts of an event go where they go.
+
+    Attributes:
+        verdicts: for each part the routes that were looked at, in order; the last one takes it unless none does.
+        assignments: what ``Router.plan`` returns; empty if it raises.
+        error: what ``Router.plan`` raises: the event would be a dead letter.
+    """
+
+    verdicts: tuple[tuple[Verdict, ...], ...]
+    assignments: tuple[Assignment, ...]
+    error: PoisonError | None
 
 
 class _Candidate:
@@ -61,32 +77,72 @@ class _Candidate:
         self.route = route
         self.match = match
         self.modality = frozenset(match.modality)
-        self.content_type = _Patterns([media_type(pattern) for pattern in match.content_type])
-        self.type = _Patterns(match.type)
-        self.source = _Patterns(match.source)
-        self.headers = tuple((name, _Patterns([pattern])) for name, pattern in match.headers.items())
+        self.content_type = Patterns([media_type(pattern) for pattern in match.content_type])
+        self.type = Patterns(match.type)
+        self.source = Patterns(match.source)
+        self.headers = tuple((name, Patterns([pattern])) for name, pattern in match.headers.items())
 
-    def accepts(self, request: InferenceRequest, part: Part, headers: Headers) -> bool:
+    def failed(self, request: InferenceRequest, part: Part, headers: Headers) -> Condition | None:
+        """The first condition that does not hold; None if the route takes the part. This alone decides."""
         if request.model is None:
             if self.match.explicit:
-                return False
+                return Condition.EXPLICIT
         elif request.model != self.route.model:
-            return False
-        return (
-            (not self.modality or part.modality in self.modality)
-            and (self.content_type.anything or self.content_type.match(media_type(part.content_type)))
-            and self.type.match(request.type)
-            and self.source.match(request.source)
-            and all(_header_matches(headers, name, patterns) for name, patterns in self.headers)
-        )
+            return Condition.MODEL
+        if self.modality and part.modality not in self.modality:
+            return Condition.MODALITY
+        if not (self.content_type.anything or self.content_type.match(media_type(part.content_type))):
+            return Condition.CONTENT_TYPE
+        if not self.type.match(request.type):
+            return Condition.TYPE
+        if not self.source.match(request.source):
+            return Condition.SOURCE
+        for name, patterns in self.headers:
+            if not _header_matches(headers, name, patterns):
+                return Condition.HEADERS
+        return None
+
+    def verdict(self, request: InferenceRequest, part: Part, headers: Headers) -> Verdict:
+        """What ``failed`` says, with the reason in words."""
+        failed = self.failed(request, part, headers)
+        return Verdict(self.route, failed, "" if failed is None else self._reason(failed, request, part, headers))
+
+    def _reason(self, failed: Condition, request: InferenceRequest, part: Part, headers: Headers) -> str:
+        wanted, model = self.match, self.route.model
+        match failed:
+            case Condition.EXPLICIT:
+                return f"explicit: takes only events that name model {model}"
+            case Condition.MODEL:
+                return f"model: the event names {_short(request.model or '')}, the route has {model}"
+            case Condition.MODALITY:
+                return f"modality: {part.modality}, wanted {_alternatives(sorted(self.modality))}"
+            case Condition.CONTENT_TYPE:
+                return f"content type: {_short(part.content_type)}, wanted {_alternatives(wanted.content_type)}"
+            case Condition.TYPE:
+                return f"type: {_short(request.type)}, wanted {_alternatives(wanted.type)}"
+            case Condition.SOURCE:
+                return f"source: {_short(request.source)}, wanted {_alternatives(wanted.source)}"
+            case Condition.HEADERS:
+                return _header_reason(headers, wanted.headers, self.headers)
 
 
-def _header_matches(headers: Headers, wanted: str, patterns: _Patterns) -> bool:
+def _header_matches(headers: Headers, wanted: str, patterns: Patterns) -> bool:
     """Of a header that stands more than once the last counts, as everywhere."""
     for name, value in reversed(headers):
         if name == wanted:
             return value is not None and patterns.match(value.decode(errors="replace"))
     return False
+
+
+def _header_reason(headers: Headers, wanted: Mapping[str, str], compiled: Sequence[tuple[str, Patterns]]) -> str:
+    name = next(name for name, patterns in compiled if not _header_matches(headers, name, patterns))
+    value = dict(headers).get(name)
+    found = "there is none" if value is None else _short(value.decode(errors="replace"))
+    return f"header {name}: {found}, wanted {wanted[name]}"
+
+
+def _alternatives(wanted: Sequence[str]) -> str:
+    return " or ".join(wanted)
 
 
 class Router:
@@ -121,6 +177,21 @@ class Router:
             for index, route in enumerate([self._route(request, part, headers) for part in request.parts])
         )
 
+    def explain(self, request: InferenceRequest, headers: Headers) -> Explanation:
+        """What ``plan`` says, with the verdict on every route that was looked at. Never raises."""
+        verdicts = tuple(tuple(self._verdicts(request, part, headers)) for part in request.parts)
+        try:
+            return Explanation(verdicts, self.plan(request, headers), None)
+        except PoisonError as error:
+            return Explanation(verdicts, (), error)
+
+    def _verdicts(self, request: InferenceRequest, part: Part, headers: Headers) -> Iterator[Verdict]:
+        for candidate in self._candidates:
+            verdict = candidate.verdict(request, part, headers)
+            yield verdict
+            if verdict.failed is None:
+                return
+
     def _route(self, request: InferenceRequest, part: Part, headers: Headers) -> RouteSettings:
         if self._by_headers:
             return self._search(request, part, headers)
@@ -146,7 +217,7 @@ class Router:
 
     def _search(self, request: InferenceRequest, part: Part, headers: Headers) -> RouteSettings:
         for candidate in self._candidates:
-            if candidate.accepts(request, part, headers):
+            if candidate.failed(request, part, headers) is None:
                 return candidate.route
         raise self._no_route(request, part)
 

@@ -11,7 +11,8 @@ from typing import Any, get_origin
 import yaml
 from pydantic import ValidationError
 
-from headrace.pipeline.config import Section, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_base import Section
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.settings_problems import describe
 from headrace.pipeline.yaml_file import StrictLoader, read_yaml, yaml_problem
@@ -46,7 +47,16 @@ def load_settings(path: Path | None, environ: Mapping[str, str], discovered: Dis
         problems += describe(error, str(path) if path else "settings", variables)
     if problems:
         raise ConfigError("\n".join(problems))
-    return settings
+    return _with_code_path(settings, path)
+
+
+def _with_code_path(settings: Settings, path: Path | None) -> Settings:
+    """User code stands beside the file that names it, wherever the process runs."""
+    code = settings.user_code
+    if not code.modules:
+        return settings
+    found = ((path.parent if path else Path()) / code.path).resolve()
+    return settings.model_copy(update={"user_code": code.model_copy(update={"path": str(found)})})
 
 
 def merge(tree: Tree, newer: Tree) -> None:

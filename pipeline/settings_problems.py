@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from headrace.pipeline.config import PATTERN_HELP, Section, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_base import PATTERN_HELP, Section
 
 _WANTED = {
     "int_type": "a whole number",

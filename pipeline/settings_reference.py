@@ -10,7 +10,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from headrace.pipeline.config import PATTERN_HELP, Section, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_base import PATTERN_HELP, Section
 from headrace.pipeline.settings_problems import allowed_range
 
 _HEAD = """\

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.config import Settings
+from headrace.pipeline.config_output import ValueKind
 from headrace.pipeline.ports import SchemaRegistry
 from headrace.pipeline.records import TopicSpec
 
 COMPATIBILITY = "FULL_TRANSITIVE"
+HEADERS_ALLOWANCE_BYTES = 64 * 1024
+"""Room left for headers beside key and value, under a topic's ``max.message.bytes``."""
 DEAD_LETTER_HEADROOM_BYTES = 1024 * 1024  # so that the largest record still fits when it is wrapped as a dead letter
 
 
@@ -30,18 +33,21 @@ def register_contracts(registry: SchemaRegistry, settings: Settings) -> Contract
         FatalError: if it holds a version that ours is not fully compatible with.
     """
     topics = settings.topics
+    kinds = emitted_kinds(settings)
+    more = {kind: tuple(topic for topic in kinds if kinds[topic] is kind) for kind in ValueKind}
     return ContractIds(
-        request=_register(registry, topics.requests, Contract.REQUEST),
-        result=_register(registry, reply_topics(settings), Contract.RESULT),
+        request=_register(registry, (*topics.requests, *more[ValueKind.REQUEST]), Contract.REQUEST),
+        result=_register(registry, (*reply_topics(settings), *more[ValueKind.RESULT]), Contract.RESULT),
         dead_letter=_register(registry, (topics.dead_letters,), Contract.DEAD_LETTER),
     )
 
 
 def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
-    """Every topic the settings name, once: request topics, reply topics, the dead-letter topic."""
+    """Every topic the settings name, once: of requests, replies, dead letters, and what is written beside them."""
     topics = settings.topics
     dead_letter_bytes = topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES
-    sizes = dict.fromkeys((*topics.requests, *reply_topics(settings)), topics.max_message_bytes)
+    names = (*topics.requests, *reply_topics(settings), *emitted_kinds(settings))
+    sizes = dict.fromkeys(names, topics.max_message_bytes)
     sizes[topics.dead_letters] = max(sizes.get(topics.dead_letters, 0), dead_letter_bytes)
     return tuple(
         TopicSpec(name, topics.partitions, topics.replication_factor, {"max.message.bytes": str(max_bytes)})
@@ -53,6 +59,12 @@ def reply_topics(settings: Settings) -> tuple[str, ...]:
     """Every topic that results may go to, the default first, each once."""
     named = [topic for route in settings.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic]
     return tuple(dict.fromkeys((settings.topics.results, *named)))
+
+
+def emitted_kinds(settings: Settings) -> dict[str, ValueKind]:
+    """Topics written to beside results and dead letters (``topics.emitted``, ``also_to``), and what is in them."""
+    kinds = dict(settings.topics.emitted)
+    return kinds | {also.topic: also.write for route in settings.routes for also in route.also_to}
 
 
 def _register(registry: SchemaRegistry, topics: tuple[str, ...], contract: Contract) -> int:

@@ -18,11 +18,12 @@ from headrace.pipeline.errors import UnavailableError
 from headrace.pipeline.flow import Flow
 from headrace.pipeline.health import Health
 from headrace.pipeline.journey import PartTask
-from headrace.pipeline.ports import Clock, InferenceClient, RecordSource, SchemaRegistry, Transactions
+from headrace.pipeline.ports import Clock, FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
 from headrace.pipeline.processor import Processor
 from headrace.pipeline.records import RecordBatch
 from headrace.pipeline.setup import register_contracts
 from headrace.pipeline.slot import SlotLock
+from headrace.pipeline.user_code import UserCode
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Connections(Protocol):
 
     registry: SchemaRegistry
     inference: InferenceClient
+    sampler: FrameSampler
 
     def prepare(self) -> Mapping[str, int]:
         """Claim the slot in the group, create or check the topics; partition counts by topic. Blocks.
@@ -62,6 +64,7 @@ class Worker:
     Args:
         send_batch, send_tasks: hand work to whoever hosts the processing (Faust's channels), which calls
             ``route_batch`` and ``submit`` with it.
+        user_code: what user modules have added.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class Worker:
         clock: Clock,
         send_batch: Callable[[RecordBatch], Awaitable[object]],
         send_tasks: Callable[[str, list[PartTask]], Awaitable[object]],
+        user_code: UserCode | None = None,
     ) -> None:
         self._settings = settings
+        self._user_code = user_code or UserCode(settings.user_code.timeout_seconds)
         self._connect = connect
         self._clock = clock
         self._send_batch = send_batch
@@ -153,13 +158,21 @@ class Worker:
         partitions = await self._until_available("kafka", connections.prepare)
         ids = await self._until_available("registry", lambda: register_contracts(connections.registry, settings))
         self._processor = Processor(
-            settings, f"{settings.name}-{settings.worker.slot}", self._decoder, ids, partitions, self._flow, self._clock
+            settings,
+            f"{settings.name}-{settings.worker.slot}",
+            self._decoder,
+            ids,
+            partitions,
+            self._flow,
+            self._clock,
+            self._user_code,
         )
         self._dispatchers = {
             route.name: RouteDispatcher(
                 route,
                 route.timeout_seconds or settings.triton.timeout_seconds,
                 connections.inference,
+                connections.sampler,
                 self._flow,
                 self.health,
                 self._clock,
@@ -173,7 +186,9 @@ class Worker:
             await transactions.start()
             await self._work(connections, source, commit)
         finally:
+            await self._processor.close()
             await transactions.close()
+            await connections.sampler.close()
             await connections.inference.close()
 
     async def _work(self, connections: Connections, source: RecordSource, commit: GroupCommit) -> None:

@@ -1,4 +1,4 @@
-"""The generated pages of docs/: settings, commands and metrics, each written from where it is declared once.
+"""The generated pages of docs/: settings, commands, exit codes, metrics, schemas, each from where it is declared.
 
 ``make docs`` writes them; a test says when one is not current.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 from prometheus_client import Counter, Gauge, Histogram
 
-from headrace.pipeline import metrics, settings_reference
+from headrace.pipeline import exit_codes, metrics, settings_reference
 from headrace.pipeline.cli import COMMANDS, cli
+from tools import schema_pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH = 100
@@ -79,8 +80,10 @@ def metric_row(metric: Metric) -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
+    "exit-codes.md": exit_codes.page,
     "metrics.md": metrics_page,
     "pipeline.schema.json": settings_reference.schema,
+    "schemas.md": schema_pages.page,
     "settings.md": settings_reference.page,
 }
 """File in docs/ → what writes it."""

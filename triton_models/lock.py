@@ -1,4 +1,4 @@
-"""Writes requirements.txt and requirements-cuda.txt: what the .in files name, with the hash of each wheel.
+"""Writes the requirements*.txt: what the .in files name, with the hash of each wheel.
 
 Run it with any Python that has pip, after changing an .in file. It asks the configured package index, whose address
 never enters a file.
@@ -63,7 +63,8 @@ def lock(requirements: Sequence[str]) -> str:
 def main() -> None:
     plain = pins(HERE / "requirements.in")
     cuda = [pin for pin in plain if not pin.startswith("onnxruntime==")] + pins(HERE / "requirements-cuda.in")
-    for name, requirements in (("requirements", plain), ("requirements-cuda", cuda)):
+    extras = [(path.stem, pins(path)) for path in sorted(HERE.glob("requirements-*.in")) if "cuda" not in path.stem]
+    for name, requirements in (("requirements", plain), ("requirements-cuda", cuda), *extras):
         header = HEADER.format(source=f"{name}.in", target=f"{name}.txt")
         (HERE / f"{name}.txt").write_text(header + "\n" + lock(requirements), encoding="utf-8")
 

@@ -16,7 +16,7 @@ import shutil
 import string
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,22 @@ MODELS: dict[Form, tuple[Model, ...]] = {
         Model("silero_vad", "native/silero_vad", None, ((_ONNX, "silero_vad.onnx"),)),
     ),
 }
+EXTRAS: dict[str, tuple[Model, ...]] = {
+    "content_type": (
+        _python("content_type", (_ONNX, "magika.onnx"), ("config.json", "magika.json"), ("kinds.json", "kinds.json")),
+    ),
+    "speech_to_text": (
+        _python(
+            "speech_to_text",
+            ("model.bin", "whisper.bin"),
+            ("config.json", "whisper.json"),
+            ("tokenizer.json", "whisper_tokenizer.json"),
+            ("vocabulary.txt", "whisper_vocabulary.txt"),
+            (_ONNX, "silero_vad.onnx"),
+        ),
+    ),
+}
+"""Optional models, each a repository of its own. Python models in either form: they bring their own runtime."""
 PUBLIC_MODELS = tuple(model.name for model in MODELS[Form.PYTHON])
 
 
@@ -114,6 +130,13 @@ ARTIFACTS: dict[str, Callable[[], bytes]] = {
     "tokenizer.json": lambda: weights.read(weights.TOKENIZER),
     "labels.json": _labels,
     "silero_vad.onnx": lambda: weights.read(weights.SILERO_VAD),
+    "magika.onnx": lambda: weights.read(weights.MAGIKA),
+    "magika.json": lambda: weights.read(weights.MAGIKA_CONFIG),
+    "kinds.json": lambda: weights.read(weights.MAGIKA_KINDS),
+    "whisper.bin": lambda: weights.read(weights.WHISPER),
+    "whisper.json": lambda: weights.read(weights.WHISPER_CONFIG),
+    "whisper_tokenizer.json": lambda: weights.read(weights.WHISPER_TOKENIZER),
+    "whisper_vocabulary.txt": lambda: weights.read(weights.WHISPER_VOCABULARY),
 }
 
 
@@ -126,9 +149,9 @@ def render_config(folder: str, placement: Placement) -> str:
     return template.substitute(kind=_KIND[placement])
 
 
-def sources_digest(form: Form, placement: Placement) -> str:
+def sources_digest(form: Form, placement: Placement, extra: str | None) -> str:
     """Changes whenever the rendered repository would."""
-    digest = hashlib.sha256(f"{form} {placement}".encode())
+    digest = hashlib.sha256(f"{form} {placement} {extra}".encode())
     for path in sorted(HERE.rglob("*")):
         if path.suffix in {".py", ".pbtxt"}:
             digest.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
@@ -162,8 +185,8 @@ def _hashes(repository: Path) -> dict[str, str]:
     }
 
 
-def render(repository: Path, form: Form, placement: Placement) -> bool:
-    """Makes ``repository`` hold exactly this form; False if it already did.
+def render(repository: Path, form: Form, placement: Placement, extra: str | None = None) -> bool:
+    """Makes ``repository`` hold exactly the bundled models of this form, or one extra's; False if it already did.
 
     It is written beside its place and then moved there, so a crash never leaves half of one.
 
@@ -172,13 +195,13 @@ def render(repository: Path, form: Form, placement: Placement) -> bool:
     """
     repository = repository.resolve()
     repository.parent.mkdir(parents=True, exist_ok=True)
-    digest = sources_digest(form, placement)
+    digest = sources_digest(form, placement, extra)
     with _locked(repository):
         if is_current(repository, digest):
             return False
         with tempfile.TemporaryDirectory(prefix=f".{repository.name}.", dir=repository.parent) as scratch:
             fresh, old = Path(scratch, "fresh"), Path(scratch, "old")
-            _write(fresh, form, placement)
+            _write(fresh, EXTRAS[extra] if extra else MODELS[form], placement)
             manifest = {"form": form, "placement": placement, "sources": digest, "files": _hashes(fresh)}
             (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             if repository.exists():
@@ -204,9 +227,9 @@ def _locked(repository: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _write(repository: Path, form: Form, placement: Placement) -> None:
+def _write(repository: Path, models: Sequence[Model], placement: Placement) -> None:
     made: dict[str, bytes] = {}
-    for model in MODELS[form]:
+    for model in models:
         version = repository / model.name / "1"
         version.mkdir(parents=True)
         config = render_config(model.config, placement)
@@ -234,14 +257,17 @@ def main() -> int:
         default=Form.PYTHON,
         help="native: for NVIDIA's image (default: python)",
     )
+    parser.add_argument(
+        "--extra", choices=sorted(EXTRAS), help="an optional model instead of the bundled ones, for a folder of its own"
+    )
     options = parser.parse_args()
     try:
-        changed = render(options.repository, options.form, options.placement)
+        changed = render(options.repository, options.form, options.placement, options.extra)
     except weights.SetupError as error:
         print(f"setup_models: {error}", file=sys.stderr)
         return 1
     state = "rendered" if changed else "already up to date"
-    print(f"{options.repository}: {state} ({options.form} form, {options.placement})")
+    print(f"{options.repository}: {state} ({options.extra or options.form + ' form'}, {options.placement})")
     return 0
 
 

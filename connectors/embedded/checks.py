@@ -17,6 +17,7 @@ from headrace.connectors.embedded.owners import SHARED_MEMORY
 from headrace.connectors.embedded.paths import cache_dir, check_path, state_dir
 from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.progress import Progress
+from headrace.connectors.embedded.state import read_state
 from headrace.pipeline.errors import StackError
 
 _GIB = 1024**3
@@ -61,7 +62,7 @@ def run_checks() -> tuple[Check, ...]:
         downloads,
         triton_interpreter,
     )
-    return tuple(check() for check in checks)
+    return (*(check() for check in checks), *own_models())
 
 
 def python_version(version: Sequence[int]) -> Check:
@@ -181,6 +182,20 @@ def triton_interpreter() -> Check:
         return Check(name, Outcome.OK, f"{probe(folder).numpy_version} in {folder}")
     except StackError as error:
         return Check(name, Outcome.FAIL, f"{folder} is not usable", str(error))
+
+
+def own_models() -> tuple[Check, ...]:
+    """One check for each model of the user's, if a stack runs that serves any."""
+    try:
+        state = read_state()
+    except StackError as error:
+        return (Check("state file", Outcome.WARN, "damaged", str(error)),)
+    return tuple(
+        Check(f"model {model.name}", Outcome.WARN, f"cannot be loaded from {model.folder}", model.trouble)
+        if model.trouble
+        else Check(f"model {model.name}", Outcome.OK, f"served from {model.folder}")
+        for model in (state.models if state else ())
+    )
 
 
 def _existing(folder: Path) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from headrace.connectors.embedded.downloads import Downloads
+from headrace.connectors.embedded.extras import Extra, chosen, ensure_extra
 from headrace.connectors.embedded.kafka import KafkaServer
 from headrace.connectors.embedded.locks import file_lock
 from headrace.connectors.embedded.owners import sweep, temporary_folder
@@ -18,7 +20,7 @@ from headrace.connectors.embedded.paths import atomic_write, cache_dir
 from headrace.connectors.embedded.ports import PortReservation, remembered_ports
 from headrace.connectors.embedded.progress import Progress
 from headrace.connectors.embedded.registry import RegistryServer
-from headrace.connectors.embedded.state import Endpoints, Member
+from headrace.connectors.embedded.state import Endpoints, Member, ModelState
 from headrace.connectors.embedded.triton import TritonServer
 from headrace.connectors.embedded.triton_env import TritonInterpreter, ensure_interpreter, ensure_models
 from headrace.connectors.embedded.workers import Workers
@@ -37,6 +39,7 @@ class Installed:
     registry_jar: Path
     interpreter: TritonInterpreter
     repository: Path
+    extras: tuple[Extra, ...] = ()
 
 
 class Stack:
@@ -46,6 +49,8 @@ class Stack:
         data_dir: where data is kept from one run to the next, ports too if they are free then. None: a temporary
             folder that is removed at the end, and the servers are killed rather than stopped, which is quicker.
         placement: ``cpu`` or ``cuda``: where the models run.
+        extras: names of optional models to serve, or ``all``; what they need is downloaded the first time.
+        models: the user's own model repositories, served beside the bundled models.
         progress: reports downloads; the default writes to stderr.
         cache: where downloads are kept; the default is ``cache_dir()``.
     """
@@ -55,11 +60,15 @@ class Stack:
         data_dir: Path | None = None,
         *,
         placement: str = "cpu",
+        extras: Sequence[str] = (),
+        models: Sequence[Path] = (),
         progress: Progress | None = None,
         cache: Path | None = None,
     ) -> None:
         self._given_data_dir = data_dir
         self._placement = placement
+        self._extras = chosen(extras)
+        self._models = tuple(models)
         self._progress = progress or Progress()
         self._cache = cache or cache_dir()
         self._resources = contextlib.ExitStack()
@@ -122,7 +131,10 @@ class Stack:
         classpath, registry_jar = downloads.kafka_classpath(), downloads.registry_jar()
         interpreter = ensure_interpreter(self._cache, self._progress, self._placement)
         repository = ensure_models(self._cache, interpreter, self._placement, self._progress)
-        return Installed(classpath, registry_jar, interpreter, repository)
+        extras = tuple(
+            ensure_extra(self._cache, interpreter, name, self._placement, self._progress) for name in self._extras
+        )
+        return Installed(classpath, registry_jar, interpreter, repository, extras)
 
     def _start(self) -> None:
         sweep()
@@ -141,6 +153,8 @@ class Stack:
             grpc_port=ports["triton_grpc"],
             metrics_port=ports["triton_metrics"],
             gpu_metrics=self._placement == "cuda",
+            extras=installed.extras,
+            models=self._models,
         )
         self._workers = Workers(data_dir / "workers", self.endpoints, self._ports)
         self._triton.spawn()  # loads its models while the other two start
@@ -203,6 +217,14 @@ class Stack:
                 revived.append(server.process.name)
                 server.start()
         return tuple(revived)
+
+    def sync_models(self) -> list[str]:
+        """Load and unload the user's models as their files say; a line for each whose state is news."""
+        return self.triton.sync_models()
+
+    def user_models(self) -> tuple[ModelState, ...]:
+        """The user's models and what became of them."""
+        return self.triton.user_models
 
     def members(self) -> tuple[Member, ...]:
         """Every process of the stack, workers last."""

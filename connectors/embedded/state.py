@@ -49,6 +49,18 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelState:
+    """One of the user's own models (``headrace up --models``)."""
+
+    name: str
+    folder: str
+    serving: bool
+    """It answers, though perhaps as it was before its last change."""
+    trouble: str = ""
+    """Why it could not be loaded as it is now, in Triton's words."""
+
+
+@dataclass(frozen=True, slots=True)
 class StackState:
     """A stack and the process that owns it."""
 
@@ -60,11 +72,13 @@ class StackState:
     members: tuple[Member, ...] = field(default=())
     stop_seconds: float = 90.0
     """The longest that stopping it takes."""
+    models: tuple[ModelState, ...] = field(default=())
 
     @property
     def healthy(self) -> bool:
-        """Started, and every process of it runs."""
-        return self.ready and all(member.state == "running" for member in self.members)
+        """Started, every process of it runs, and the user's models are served as they are on disk."""
+        running = all(member.state == "running" for member in self.members)
+        return self.ready and running and not any(model.trouble for model in self.models)
 
     @property
     def owner_pid(self) -> int:
@@ -93,8 +107,9 @@ def read_state() -> StackState | None:
         raw = json.loads(path.read_text())
         endpoints = Endpoints(**raw.pop("endpoints")) if raw["endpoints"] else None
         members = tuple(Member(**member) for member in raw.pop("members"))
+        models = tuple(ModelState(**model) for model in raw.pop("models", ()))
         raw.pop("endpoints", None)
-        state = StackState(**raw, endpoints=endpoints, members=members)
+        state = StackState(**raw, endpoints=endpoints, members=members, models=models)
         return state if is_alive(state.owner) else None
     except OSError:
         return None

@@ -45,6 +45,10 @@ class Plan:
     """The workers' ``worker.drain_timeout_seconds``."""
     set_up: Callable[[Endpoints], None]
     """Creates topics and registers schemas once the servers answer, before any worker starts."""
+    extras: tuple[str, ...] = ()
+    """Optional models to serve."""
+    models: tuple[Path, ...] = ()
+    """The user's own model repositories."""
 
     @property
     def stop_seconds(self) -> float:
@@ -69,7 +73,7 @@ def run(stack: Stack, plan: Plan, announce: Callable[[StackState], None], warn: 
         stack: not started yet, its data in ``data_dir()``.
         plan: what to run on it.
         announce: called once, when all is ready.
-        warn: called with a line for people when a server had to be started again.
+        warn: called with a line for people when a server had to be started again, or a model of the user's changed.
 
     Raises:
         StackError: if it cannot be started, or a server keeps ending.
@@ -82,8 +86,7 @@ def run(stack: Stack, plan: Plan, announce: Callable[[StackState], None], warn: 
                 plan.set_up(stack.endpoints)
                 stack.workers.start(plan.workers, plan.config, plan.drain_seconds)
                 wait_for_workers(stack)
-                state = replace(state, ready=True, endpoints=stack.endpoints, members=stack.members())
-                write_state(state)
+                state = _updated(replace(state, ready=True, endpoints=stack.endpoints), stack)
                 announce(state)
                 _keep_running(stack, state, warn)
         finally:
@@ -140,12 +143,14 @@ def _keep_running(stack: Stack, state: StackState, warn: Callable[[str], None]) 
             revivals = [at for at in revivals if time.monotonic() - at < _STEADY_SECONDS] + [time.monotonic()]
             if len(revivals) > _MAX_REVIVALS:
                 raise StackError(f"{name} keeps ending: see its log in {state.data_dir}")
+        for line in stack.sync_models():
+            warn(line)
         state = _updated(state, stack)
 
 
 def _updated(state: StackState, stack: Stack) -> StackState:
-    """The state with the members as they are now, written if that is news."""
-    now = replace(state, members=stack.members())
+    """The state with members and models as they are now, written if that is news."""
+    now = replace(state, members=stack.members(), models=stack.user_models())
     if now != state:
         write_state(now)
     return now

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import zipfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -135,19 +135,24 @@ def ensure_models(cache: Path, interpreter: TritonInterpreter, placement: str, p
     Raises:
         StackError: if the set-up fails.
     """
-    source = models_folder()
-    key = hashlib.sha256(f"{interpreter.folder.name} {placement}".encode())
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            key.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes())
-    folder = cache / f"models-{placement}-{key.hexdigest()[:12]}"
+    folder = cache / f"models-{placement}-{models_key(interpreter, placement)}"
 
     def build(report: Callable[[str], None]) -> None:
-        command = [str(interpreter.python), str(source / "setup_models.py")]
+        command = [str(interpreter.python), str(models_folder() / "setup_models.py")]
         run_reported([*command, "--repository", str(folder), "--placement", placement], report, _MODELS_HINT)
 
     build_once(folder, cache, progress, "Setting the models up", build)
     return folder
+
+
+def models_key(interpreter: TritonInterpreter, purpose: str) -> str:
+    """Changes with everything that a repository for ``purpose`` is made from."""
+    source = models_folder()
+    key = hashlib.sha256(f"{interpreter.folder.name} {purpose}".encode())
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            key.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes())
+    return key.hexdigest()[:12]
 
 
 def build_once(
@@ -209,8 +214,13 @@ def clean_environment() -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if not name.startswith(unwanted)}, "PIP_USER": "0"}
 
 
-def run_reported(command: Sequence[str], report: Callable[[str], None], hint: str) -> None:
-    """Run a step of the set-up, handing each line it prints to ``report``.
+def run_reported(
+    command: Sequence[str],
+    report: Callable[[str], None],
+    hint: str,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a step of the set-up, in ``clean_environment`` unless told otherwise; ``report`` gets each line it prints.
 
     Raises:
         StackError: with the end of its output and the hint, if it fails.
@@ -220,7 +230,7 @@ def run_reported(command: Sequence[str], report: Callable[[str], None], hint: st
         Path(os.devnull).open("wb") as nowhere,
         subprocess.Popen(
             guarded(command, nowhere.fileno()),
-            env=clean_environment(),
+            env=clean_environment() if environment is None else environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

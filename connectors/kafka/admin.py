@@ -68,6 +68,8 @@ def ensure_topics(
         ConfigError: an existing topic has fewer partitions, or a smaller ``max.message.bytes``, than asked for.
         FatalError: the cluster refuses to create a topic.
     """
+    if not topics:
+        return ()
     client = admin_client(bootstrap_servers, client_config)
     known = _topics(client, bootstrap_servers)
     missing = [spec for spec in topics if spec.name not in known]

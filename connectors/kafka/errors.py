@@ -70,6 +70,9 @@ PASSING = frozenset(
 """Nobody is there to answer now: worth another try. ``retriable()`` says so of transactional calls alone; ``_`` marks
 librdkafka's own, public codes."""
 
+REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+"""A reader's client tells of these aside from its records only, and goes on trying for ever."""
+
 
 def meaning_of(error: KafkaError) -> Meaning:
     """Classify an error raised by a transactional producer's call (librdkafka's "transactional producer" manual).

@@ -1,4 +1,4 @@
-"""The sending end: one record at a time, confirmed by its delivery report. For events that start a journey."""
+"""The sending end: each record is confirmed by its delivery report. For events that start a journey."""
 
 from __future__ import annotations
 
@@ -53,15 +53,30 @@ class EventSender:
         settings: where the brokers are.
         max_message_bytes: ``topics.max_message_bytes``; anything larger is refused before it is sent.
         delivery_timeout_seconds: a record that no broker took by then has failed.
+        linger_seconds: how long a record may wait for others to share its request with.
+        max_queued_records: most records that are sent and not yet confirmed.
+
+    Thread-safe if every record is sent with ``on_failure``; else the failure of one thread's record may be raised in
+    another thread.
 
     Raises:
         ConfigError: on construction, if ``kafka.client`` has a property that the client does not know.
     """
 
-    def __init__(self, settings: KafkaSettings, max_message_bytes: int, delivery_timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        max_message_bytes: int,
+        delivery_timeout_seconds: float = 30.0,
+        *,
+        linger_seconds: float = 0.0,
+        max_queued_records: int = 10_000,
+    ) -> None:
         self._max_message_bytes = max_message_bytes
         self._bootstrap_servers = settings.bootstrap_servers
         self._timeout_seconds = delivery_timeout_seconds
+        self._linger_seconds = linger_seconds
+        self._max_queued_records = max_queued_records
         self._failure: HeadraceError | None = None
         self._last_trouble = ""
         try:
@@ -81,10 +96,13 @@ class EventSender:
         value: bytes | None,
         *,
         on_delivery: Callable[[DeliveryReport], None],
+        on_failure: Callable[[HeadraceError], None] | None = None,
         key: bytes | None = None,
         headers: Headers = (),
     ) -> None:
-        """Queue one record. ``on_delivery`` is called from a later ``poll``, ``send`` or ``flush``.
+        """Queue one record. ``on_delivery`` or ``on_failure`` is called from a later ``poll``, ``send`` or ``flush``.
+
+        Without ``on_failure`` the failure of a record is raised by the next of these calls.
 
         Raises:
             EventTooLargeError: as ``check_size`` does; the record is not sent.
@@ -94,10 +112,12 @@ class EventSender:
         self.check_size(topic, value, key=key, headers=headers)
 
         def report(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
+            if error is None:
+                on_delivery(_delivery(message))
+            elif on_failure is not None:
+                on_failure(self._explain(error, topic))
+            else:
                 self._failure = self._failure or self._explain(error, topic)
-                return
-            on_delivery(_delivery(message))
 
         deadline = time.monotonic() + self._timeout_seconds
         while True:
@@ -152,10 +172,10 @@ class EventSender:
             "enable.idempotence": True,
             "acks": "all",
             "partitioner": "murmur2_random",
-            "linger.ms": 0,
+            "linger.ms": self._linger_seconds * 1000,
             "message.max.bytes": self._max_message_bytes,
             "message.timeout.ms": round(self._timeout_seconds * 1000),
-            "queue.buffering.max.messages": 10_000,
+            "queue.buffering.max.messages": self._max_queued_records,
             "error_cb": self._on_trouble,
             "log_level": 0,  # troubles come through error_cb and delivery reports, in our words
         }

@@ -5,6 +5,8 @@ What is read here is what any downstream consumer sees: nothing of an open or ab
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from headrace.connectors.kafka.errors import PASSING
+from headrace.connectors.kafka.errors import PASSING, REFUSED
 from headrace.connectors.kafka.received import source_record
 from headrace.connectors.kafka.transaction import RECOVERY
 from headrace.pipeline.config import KafkaSettings
@@ -56,11 +58,29 @@ class Since:
 
 
 Start = Beginning | End | Since
+Choice = Callable[[str, Sequence[int]], Sequence[int]]
+"""Which partitions of a topic to read, of those that it has."""
 Answer = TypeVar("Answer")
+
+_MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+MISSING_SECONDS = 3.0
+"""A broker that has not heard of a new topic yet says the same as when it is gone: asked again after so long."""
+
+
+def all_partitions(_: str, partitions: Sequence[int]) -> Sequence[int]:
+    """Reads the whole topic."""
+    return partitions
 
 
 class CommittedReader:
-    """Reads all partitions of some topics, read_committed, from a start position fixed on construction.
+    """Reads some topics, read_committed, from a start position fixed on construction.
+
+    Args:
+        settings: where the brokers are.
+        topics: what to read.
+        start: where to begin.
+        choose: which partitions of each topic; all by default.
+        answer_seconds: how long a broker may take to answer a question.
 
     Raises:
         UnavailableError: on construction, if no broker answers in ``answer_seconds``.
@@ -69,11 +89,20 @@ class CommittedReader:
     """
 
     def __init__(
-        self, settings: KafkaSettings, topics: Sequence[str], start: Start, *, answer_seconds: float = ANSWER_SECONDS
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[str],
+        start: Start,
+        *,
+        choose: Choice = all_partitions,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._bootstrap_servers = settings.bootstrap_servers
         self._answer_seconds = answer_seconds
+        self._choose = choose
         self._last_trouble = ""
+        self._refusal: KafkaError | None = None
+        self._missing_at: float | None = None
         try:
             self._consumer = Consumer(self._configuration(settings))
         except KafkaException as error:
@@ -156,19 +185,28 @@ class CommittedReader:
     ) -> list[SourceRecord]:
         """The newest ``count`` records that ``accept`` takes, oldest first; the reader then stands at the end.
 
-        Goes back from the end by growing steps, so that a long history isn't read for a few records.
+        Goes back from the end by growing steps, so that a long history isn't read for a few records, until no partition
+        can hold a newer one before what was read of it.
 
         Raises:
             UnavailableError: the history could not be read in time.
         """
         back = max(1, count) * LOOK_BACK_FACTOR
         while True:
-            starts, whole = self._look_back(back)
+            starts, cut = self._look_back(back)
             self._assign(starts)
-            found = [record for record in self.records(timeout_seconds, until_end=True) if accept(record)]
-            if len(found) >= count or whole:
-                found.sort(key=lambda record: (record.provenance.timestamp_ms, *_place(record)))
-                return found[-count:] if count else []
+            read_since: dict[tuple[str, int], int] = {}
+            found = []
+            for record in self.records(timeout_seconds, until_end=True):
+                at = record.provenance
+                read_since.setdefault((at.topic, at.partition), at.timestamp_ms)
+                if accept(record):
+                    found.append(record)
+            found.sort(key=lambda record: (record.provenance.timestamp_ms, *_place(record)))
+            newest = found[-count:] if count else []
+            since = newest[0].provenance.timestamp_ms if newest else math.inf
+            if not cut or (len(found) >= count and all(read_since.get(each, math.inf) <= since for each in cut)):
+                return newest
             back *= LOOK_BACK_FACTOR
 
     def record_at(self, topic: str, partition: int, offset: int, timeout_seconds: float) -> SourceRecord | None:
@@ -214,24 +252,28 @@ class CommittedReader:
         self._assigned = starts
         self._consumer.assign(starts)
 
-    def _look_back(self, records: int) -> tuple[list[TopicPartition], bool]:
-        """Start positions that many offsets before each end, and whether that is all there is."""
-        starts, whole = [], True
+    def _look_back(self, records: int) -> tuple[list[TopicPartition], set[tuple[str, int]]]:
+        """Start positions that many offsets before each end, and the partitions that have more before theirs."""
+        starts, cut = [], set()
         for partition in self._partitions:
             low, high = self._watermarks(partition)
             start = max(low, high - records)
-            whole = whole and start == low
+            if start > low:
+                cut.add((partition.topic, partition.partition))
             starts.append(TopicPartition(partition.topic, partition.partition, start))
-        return starts, whole
+        return starts, cut
 
     def _partitions_of(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for number in self._choose(topic, self._numbers_of(topic))]
+
+    def _numbers_of(self, topic: str) -> list[int]:
         try:
             found = self._consumer.list_topics(topic, timeout=self._answer_seconds).topics[topic]
         except KafkaException as error:
             raise self._explain(error.args[0]) from error
         if found.error is not None:
             raise self._explain(found.error, topic)
-        return [TopicPartition(topic, number) for number in sorted(found.partitions)]
+        return sorted(found.partitions)
 
     def _placed(self, partition: TopicPartition, start: Start) -> TopicPartition:
         match start:
@@ -267,9 +309,22 @@ class CommittedReader:
 
     def _polled(self, timeout_seconds: float) -> Message | None:
         try:
-            return self._consumer.poll(timeout_seconds)
+            message = self._consumer.poll(timeout_seconds)
         except KafkaException as error:
             raise self._explain(error.args[0]) from error
+        if message is None:
+            self._check_aside()
+        return message
+
+    def _check_aside(self) -> None:
+        """Raises what the client told aside, if it is so for good."""
+        if self._refusal is not None:
+            raise self._explain(self._refusal)
+        if self._missing_at is not None and time.monotonic() - self._missing_at > MISSING_SECONDS:
+            self._missing_at = None
+            for topic in {each.topic for each in self._assigned}:
+                with contextlib.suppress(UnavailableError):  # that is waited for
+                    self._numbers_of(topic)
 
     def _record(self, message: Message) -> SourceRecord | None:
         if (error := message.error()) is not None:
@@ -286,24 +341,38 @@ class CommittedReader:
 
     def _on_trouble(self, error: KafkaError) -> None:
         self._last_trouble = error.str()
+        if error.code() in REFUSED:
+            self._refusal = error
+        elif error.code() in _MISSING and self._missing_at is None:
+            self._missing_at = time.monotonic()
 
     def _explain(self, error: KafkaError, topic: str = "") -> HeadraceError:
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            return FatalError(
-                f"topic {topic} does not exist at {self._bootstrap_servers}: a worker creates it when it starts"
-            )
-        if error.code() in PASSING:
-            return UnavailableError(
-                f"{self._where()} did not answer in {self._answer_seconds:g} s{self._detail()}: is Kafka running? "
-                "`headrace up` starts one, kafka.bootstrap_servers says where it is"
-            )
-        return FatalError(f"{self._where()}: {error.str()}")
+        return explained(error, self._bootstrap_servers, topic, f" in {self._answer_seconds:g} s{self._detail()}")
 
     def _where(self) -> str:
         return f"Kafka at {self._bootstrap_servers}"
 
     def _detail(self) -> str:
         return f" ({self._last_trouble})" if self._last_trouble else ""
+
+
+def explained(error: KafkaError, bootstrap_servers: str, topic: str = "", detail: str = "") -> HeadraceError:
+    """What a reader's error means.
+
+    Args:
+        error: the client's.
+        bootstrap_servers: for the message.
+        topic: that it is about, if it is about one.
+        detail: how long was waited, say; put after "did not answer".
+    """
+    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+        return FatalError(f"topic {topic} does not exist at {bootstrap_servers}: a worker creates it when it starts")
+    if error.code() in PASSING:
+        return UnavailableError(
+            f"Kafka at {bootstrap_servers} did not answer{detail}: is Kafka running? "
+            "`headrace up` starts one, kafka.bootstrap_servers says where it is"
+        )
+    return FatalError(f"Kafka at {bootstrap_servers}: {error.str()}")
 
 
 def _place(record: SourceRecord) -> tuple[str, int, int]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from headrace import __version__
 from headrace.pipeline.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: dict[str, str] = {
     "demo": "Run the main job end to end on the embedded stack, with a worker killed on the way.",
@@ -18,9 +22,14 @@ COMMANDS: dict[str, str] = {
     "down": "Stop the embedded stack.",
     "doctor": "Check this machine and say how to mend what is missing.",
     "worker": "Run one worker.",
-    "send": "Send an event and, with --wait, print its result.",
+    "send": "Send events and, with --wait, print their results.",
     "tail": "Print results as they are committed.",
     "dlq": "Look at dead letters.",
+    "routes": "List the routes, and say which of them an event would take, and why.",
+    "models": "Show what Triton serves, and whether routes can use it.",
+    "topics": "Show the topics that the settings name, and create those that are missing.",
+    "metrics": "Print what workers measure.",
+    "completion": "Print the script that makes bash, zsh or fish complete commands and names.",
     "config": "Check a pipeline.yaml, print the settings in force or their JSON Schema.",
 }
 """Subcommand → its line in ``headrace --help``. Each lives in ``headrace.pipeline.cli.<name>`` as ``command``."""
@@ -36,6 +45,13 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"headrace.pipeline.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's, without importing every command for its line of help."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=line) for name, line in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

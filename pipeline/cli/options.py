@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-
-from headrace.pipeline.config import Settings
-from headrace.pipeline.settings_file import load_settings
+from click.core import ParameterSource
 
 Result = TypeVar("Result")
+
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    envvar="HEADRACE_CONFIG",
+    help="Settings file (pipeline.yaml); default HEADRACE_CONFIG, or none.",
+)
+"""``-c/--config FILE``, for commands that load the settings themselves."""
 
 
 def settings_option(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -23,36 +32,20 @@ def settings_option(function: Callable[..., Result]) -> Callable[..., Result]:
     exit code 2.
     """
 
-    @click.option(
-        "-c",
-        "--config",
-        "config_file",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        envvar="HEADRACE_CONFIG",
-        help="Settings file (pipeline.yaml); default HEADRACE_CONFIG, or none.",
-    )
+    @config_option
     @functools.wraps(function)
     def command(*args: Any, config_file: Path | None, **kwargs: Any) -> Result:
-        return function(*args, settings=settings_in_force(config_file), **kwargs)
+        from headrace.connectors.discovery import settings_in_force  # not needed by --help
+
+        return function(*args, settings=settings_in_force(_named(config_file)), **kwargs)
 
     return command
 
 
-def settings_in_force(config_file: Path | None) -> Settings:
-    """The settings from environment, file, running stack and defaults. Raises ConfigError, StackError."""
-    return load_settings(config_file, os.environ, discover())
-
-
-def discover() -> dict[str, dict[str, str]]:
-    """Settings that point to the embedded stack that ``headrace up`` runs; empty if there is none."""
-    from headrace.connectors.embedded.state import running_endpoints  # not needed by --help
-
-    endpoints = running_endpoints()
-    if endpoints is None:
-        return {}
-    return {
-        "kafka": {"bootstrap_servers": endpoints.bootstrap_servers},
-        "registry": {"url": endpoints.registry_url},
-        "triton": {"url": endpoints.triton_grpc},
-    }
+def _named(config_file: Path | None) -> Path | None:
+    """The file of this command or, unless its own command line says one, of the group's that it is in."""
+    context = click.get_current_context()
+    if context.get_parameter_source("config_file") is ParameterSource.COMMANDLINE or context.parent is None:
+        return config_file
+    of_group: Path | None = context.parent.params.get("config_file")
+    return of_group or config_file

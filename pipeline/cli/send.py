@@ -1,112 +1,97 @@
-"""``headrace send``: events from the command line, and their outcome."""
+"""``headrace send``: events from the command line, files, folders and JSON lines, and their outcomes."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from headrace.pipeline.cli.event_options import event_options
 from headrace.pipeline.cli.options import settings_option
-from headrace.pipeline.compose import part_of, requests_of
-from headrace.pipeline.config import Settings
-from headrace.pipeline.errors import HeadraceError, UnavailableError
-from headrace.pipeline.outcomes import Outcome, OutcomeDecoder
-from headrace.pipeline.present import position, result_lines, result_timing
-from headrace.pipeline.records import DeadLetter, Headers, InferenceRequest
+from headrace.pipeline.errors import UnavailableError
+from headrace.pipeline.exit_codes import ExitCode, epilog
 
-if TYPE_CHECKING:  # the client is loaded when it is needed, not for --help
-    from headrace.connectors.kafka.producer import DeliveryReport
-    from headrace.connectors.kafka.reader import CommittedReader
+if TYPE_CHECKING:  # not needed by --help
+    from headrace.pipeline.cli.sending import Wishes
+    from headrace.pipeline.config import Settings
+    from headrace.pipeline.event_sources import Input
     from headrace.pipeline.ports import SchemaRegistry
 
 ANSWER_SECONDS = 10.0
 """How long Kafka may take to accept an event."""
-DEAD_LETTER_EXIT_CODE = 4
-TIMEOUT_EXIT_CODE = 5
 
 
-class NoOutcomeError(HeadraceError):
-    """Sent, but neither a result nor a dead letter was seen in time."""
-
-    exit_code = TIMEOUT_EXIT_CODE
-
-
-@click.command()
-@click.argument("content", nargs=-1, required=True, metavar="TEXT|FILE...")
-@click.option("--wait", "-w", is_flag=True, help="Wait for each event's result or dead letter and print it.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, help="Seconds to wait.")
-@click.option("--together", is_flag=True, help="Send all arguments as the parts of one event.")
-@click.option("--text", "as_text", is_flag=True, help="Take every argument as text, also if it names a file.")
-@click.option("--model", help="Model that is to answer; default: what the routes say.")
-@click.option("--key", help="Record key: results of one key come in order.")
-@click.option("--type", "event_type", default="headrace.cli", show_default=True, help="Event type.")
-@click.option("--source", default="headrace/cli", show_default=True, help="Event source.")
+@click.command(epilog=epilog("send"))
+@event_options
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Events a second; default: as fast as it goes.")
+@click.option("--repeat", type=click.IntRange(1), default=1, help="Send everything so many times, each a new event.")
+@click.option("--skip-bad", is_flag=True, help="Leave out what cannot be sent, instead of stopping there.")
+@click.option("--wait", "-w", is_flag=True, help="Print each event's result or dead letter as it comes.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for outcomes after the last event.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event (and outcome).")
 @click.option("--topic", help="Request topic; default: the first of topics.requests.")
 @settings_option
 @click.pass_context
 def command(
     context: click.Context,
     settings: Settings,
-    content: tuple[str, ...],
+    together: bool,
+    make_input: Callable[[int], Input],
+    rate: float | None,
+    repeat: int,
+    skip_bad: bool,
     wait: bool,
     timeout: float,
-    together: bool,
-    as_text: bool,
-    model: str | None,
-    key: str | None,
-    event_type: str,
-    source: str,
+    as_json: bool,
     topic: str | None,
 ) -> None:
-    """Send events: texts, or JPEG, PNG and WAV files (known by their first bytes). One event for each argument.
+    """Send events: an argument an event, a file of a folder an event, a line of JSON an event.
 
-    \b
-    Exit codes: 0 sent (with --wait: and answered), 1 failed, 2 wrong arguments, 4 a dead letter came of it,
-    5 no outcome within --timeout.
-    """  # noqa: D301 - \b is click's mark for a paragraph not to be rewrapped
-    requests = requests_of(
-        [part_of(argument, as_text=as_text) for argument in content],
-        together=together,
-        event_type=event_type,
-        source=source,
-        time_ms=round(time.time() * 1000),
-        model=model,
-    )
-    into = topic or settings.topics.requests[0]
-    dead = _send(settings, requests, into, os.fsencode(key) if key is not None else None, timeout if wait else None)
-    if dead:
-        context.exit(DEAD_LETTER_EXIT_CODE)
+    Files are known by their first bytes: JPEG, PNG, WAV, MP4. Folders are searched to the bottom, hidden files left
+    out; other kinds in them are skipped and counted. Globs are for quoted patterns ("photos/**/*.jpg"). "-" reads JSON
+    lines from standard input: {"text": "..."}, {"file": "..."}, or whole events with id, type, source, key, model,
+    version, parameters, headers and parts.
+
+    Of words and files that are named one by one nothing is sent if one of them is wrong. Elsewhere sending stops at
+    what is wrong and says how much was sent.
+    """
+    from headrace.pipeline.cli.sending import Wishes
+
+    given = make_input(settings.topics.max_message_bytes)
+    if repeat > 1 and given.has_lines:
+        raise click.UsageError("standard input can be read once: --repeat needs words, files or folders")
+    wishes = Wishes(topic or settings.topics.requests[0], together, rate, repeat, skip_bad, as_json)
+    context.exit(_run(settings, given, wishes, timeout if wait else None))
 
 
-def _send(
-    settings: Settings, requests: Sequence[InferenceRequest], topic: str, key: bytes | None, wait_seconds: float | None
-) -> bool:
-    """Sends, prints positions and, if asked, outcomes. True if a dead letter came of any."""
+def _run(settings: Settings, given: Input, wishes: Wishes, wait_seconds: float | None) -> ExitCode:
+    from headrace.connectors.kafka.producer import EventSender
     from headrace.connectors.kafka.reader import CommittedReader, End
     from headrace.connectors.registry import ConfluentRegistry
+    from headrace.pipeline.cli.sending import Outcomes, Sending
+    from headrace.pipeline.outcomes import OutcomeDecoder
     from headrace.pipeline.setup import reply_topics
 
-    dead_letters = settings.topics.dead_letters
     with ExitStack() as resources:
         registry = resources.enter_context(ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds))
-        schema_id = _schema_id(registry, topic)
-        reader = None
+        schema_id = _schema_id(registry, wishes.topic)
+        outcomes = None
         if wait_seconds is not None:
             # its start is fixed before anything is sent, so no outcome can come too early for it
+            dead_letters = settings.topics.dead_letters
             reader = CommittedReader(settings.kafka, (*reply_topics(settings), dead_letters), End())
-            resources.enter_context(reader)
-        began = time.monotonic()
-        sent = _deliver(settings, requests, topic, key, schema_id)
-        for report in sent:
-            click.echo(f"sent to {report.topic}:{report.partition}:{report.offset}")
-        if reader is None or wait_seconds is None:
-            return False
-        return _await_outcomes(reader, OutcomeDecoder(registry, dead_letters), sent, began, wait_seconds)
+            decoder = OutcomeDecoder(registry, dead_letters)
+            outcomes = Outcomes(resources.enter_context(reader), decoder, wait_seconds)
+        sender = EventSender(settings.kafka, settings.topics.max_message_bytes, ANSWER_SECONDS)
+        return Sending(resources.enter_context(sender), schema_id, given, wishes, outcomes).run()
 
 
 def _schema_id(registry: SchemaRegistry, topic: str) -> int:
@@ -117,73 +102,3 @@ def _schema_id(registry: SchemaRegistry, topic: str) -> int:
         return registry.register(f"{topic}-value", schema_json(Contract.REQUEST), COMPATIBILITY)
     except UnavailableError as error:
         raise UnavailableError(f"{error}: `headrace up` starts one, registry.url says where it is") from error
-
-
-def _deliver(
-    settings: Settings, requests: Sequence[InferenceRequest], topic: str, key: bytes | None, schema_id: int
-) -> list[DeliveryReport]:
-    """Sends all, or none if one is refused, and returns where they are, in the order of the requests."""
-    from headrace.connectors.kafka.producer import EventSender
-
-    reports: dict[int, DeliveryReport] = {}
-    events = [_encoded(request, schema_id) for request in requests]
-    with EventSender(settings.kafka, settings.topics.max_message_bytes, ANSWER_SECONDS) as sender:
-        for value, headers in events:
-            sender.check_size(topic, value, key=key, headers=headers)
-        for number, (value, headers) in enumerate(events):
-            sender.send(topic, value, key=key, headers=headers, on_delivery=partial(reports.__setitem__, number))
-        sender.flush()
-    return [reports[number] for number in range(len(requests))]
-
-
-def _encoded(request: InferenceRequest, schema_id: int) -> tuple[bytes, Headers]:
-    """Value and headers of its record."""
-    from headrace.pipeline.envelope import encode_request
-    from headrace.pipeline.headers import Delivery, random_trace, request_headers
-
-    return encode_request(request, schema_id), request_headers(request, Delivery(trace=random_trace()))
-
-
-def _await_outcomes(
-    reader: CommittedReader,
-    decoder: OutcomeDecoder,
-    sent: Sequence[DeliveryReport],
-    began: float,
-    wait_seconds: float,
-) -> bool:
-    """Prints each outcome as it is read. True if one is a dead letter.
-
-    Raises:
-        NoOutcomeError: some are missing when the time is up.
-    """
-    open_positions = {(report.topic, report.partition, report.offset) for report in sent}
-    dead = False
-    for record in reader.records(wait_seconds):
-        for outcome in decoder.decode([record]):
-            if not isinstance(outcome, Outcome):
-                continue  # somebody else's record: not of these events
-            where = outcome.content.provenance
-            if (where.topic, where.partition, where.offset) in open_positions:
-                open_positions.remove((where.topic, where.partition, where.offset))
-                dead = _print(outcome, time.monotonic() - began) or dead
-        if not open_positions:
-            return dead
-    listing = ", ".join(f"{topic}:{partition}:{offset}" for topic, partition, offset in sorted(open_positions))
-    raise NoOutcomeError(
-        f"no outcome of {listing} within {wait_seconds:g} s: is a worker running? `headrace status` shows the stack's"
-    )
-
-
-def _print(outcome: Outcome, after_seconds: float) -> bool:
-    """True if it is a dead letter."""
-    content = outcome.content
-    if isinstance(content, DeadLetter):
-        click.echo(f"dead letter of {position(content.provenance)}: {content.stage}/{content.code}: {content.message}")
-        click.echo(f"  headrace dlq show {position(outcome.record.provenance)}")
-        return True
-    click.echo(
-        f"result of {position(content.provenance)} after {after_seconds * 1000:.0f} ms ({result_timing(content)})"
-    )
-    for line in result_lines(content):
-        click.echo(f"  {line}")
-    return False

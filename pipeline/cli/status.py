@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from headrace.connectors.embedded.state import StackState, read_state
@@ -17,7 +18,8 @@ from headrace.connectors.embedded.state import StackState, read_state
 def command(as_json: bool) -> int:
     """Show what of the embedded stack is running.
 
-    Ends with 0 if it is ready and every process of it runs, with 1 if not.
+    Ends with 0 if it is ready, every process of it runs and every model of 'headrace up --models' is served as its
+    files are now; with 1 if not.
     """
     state = read_state()
     if as_json:
@@ -32,17 +34,36 @@ def command(as_json: bool) -> int:
         return 1
     console = Console(highlight=False, soft_wrap=True)
     console.print(members_table(state))
-    for member in state.members:
-        if member.trouble:
-            console.print(f"{member.name} {member.trouble}", markup=False)
+    for line in trouble_lines(state):
+        console.print(line, markup=False)
     console.print(f"logs and data in {state.data_dir}")
     return 0 if state.healthy else 1
 
 
 def members_table(state: StackState) -> Table:
-    """Each process with its pid, state and address."""
+    """Each process with its pid, state and address, and each of the user's models with its folder."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for member in state.members:
         colour = {"running": "green", "restarting": "yellow"}.get(member.state, "bold red")
         table.add_row(member.name, f"pid {member.pid}", f"[{colour}]{member.state}[/]", member.endpoint)
+    for model in state.models:
+        shown = (
+            "[green]serving[/]"
+            if not model.trouble
+            else "[yellow]outdated[/]"
+            if model.serving
+            else "[bold red]failed[/]"
+        )
+        table.add_row(f"model {escape(model.name)}", "", shown, escape(model.folder))
     return table
+
+
+def trouble_lines(state: StackState) -> list[str]:
+    """What is wrong with processes and models, and why."""
+    processes = [f"{member.name} {member.trouble}" for member in state.members if member.trouble]
+    models = [
+        f"model {model.name} cannot be loaded{' as it is now' if model.serving else ''}: {model.trouble}"
+        for model in state.models
+        if model.trouble
+    ]
+    return [*processes, *models]

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.pipeline.cli.completion_values import models, routes
+from headrace.pipeline.cli.event_options import PairType
 from headrace.pipeline.cli.options import settings_option
-from headrace.pipeline.config import Settings
-from headrace.pipeline.outcomes import Outcome, OutcomeDecoder, Unreadable
-from headrace.pipeline.present import (
-    dead_letter_json,
-    dead_letter_line,
-    moment,
-    position,
-    result_json,
-    result_lines,
-)
-from headrace.pipeline.records import DeadLetter, SourceRecord
+from headrace.pipeline.exit_codes import epilog
 
-if TYPE_CHECKING:  # the client is loaded when it is needed, not for --help
+if TYPE_CHECKING:  # clients and settings are loaded when they are needed, not for --help
     from headrace.connectors.kafka.reader import CommittedReader, Start
+    from headrace.pipeline.config import Settings
+    from headrace.pipeline.records import SourceRecord
 
 LAST_SHOWN = 10
+MODALITIES = ("TEXT", "IMAGE", "AUDIO", "VIDEO", "TENSOR")
 HISTORY_SECONDS = 60.0
 """Longest wait for more of what is already there."""
 FOLLOW_SECONDS = 3600.0
@@ -50,7 +44,7 @@ class StartType(click.ParamType):
         return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
-@click.command()
+@click.command(epilog=epilog("tail"))
 @click.option("--max", "-n", "limit", type=click.IntRange(1), help="Stop after so many.")
 @click.option(
     "--from",
@@ -62,29 +56,68 @@ class StartType(click.ParamType):
 @click.option("--no-follow", is_flag=True, help="Print what is there and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--dead-letters", is_flag=True, help="Dead letters too.")
+@click.option("--model", "models", multiple=True, shell_complete=models, help="Only of this model.")
+@click.option("--route", "routes", multiple=True, shell_complete=routes, help="Only of this route.")
+@click.option(
+    "--modality",
+    "modalities",
+    multiple=True,
+    type=click.Choice(MODALITIES, case_sensitive=False),
+    help="Only of routes that take this, as the settings have them.",
+)
+@click.option("--part", "parts", multiple=True, help="Only parts of this name.")
+@click.option("--label", "labels", multiple=True, help="Only with this label (case does not matter).")
+@click.option("--min-score", type=float, help="Only with a label of at least this score.")
+@click.option("--key", "keys", multiple=True, help="Only with this record key.")
+@click.option("--request", "requests", multiple=True, metavar="ID", help="Only of this request id.")
+@click.option("--header", "headers", type=PairType(), multiple=True, help="Only with this header on the result.")
 @settings_option
 def command(
-    settings: Settings, limit: int | None, start: str | int | None, no_follow: bool, as_json: bool, dead_letters: bool
+    settings: Settings,
+    limit: int | None,
+    start: str | int | None,
+    no_follow: bool,
+    as_json: bool,
+    dead_letters: bool,
+    modalities: tuple[str, ...],
+    **filters: Any,
 ) -> None:
     """Print results as they are committed, from all reply topics.
 
     Like tail -f: the last results first, then what comes, until Ctrl-C. With --max N the last N, waiting only if there
     are fewer.
+
+    Filters may have the wildcards * and ?, and may be repeated: one of the same name must hold (of --header all), and
+    each name that is given. Those of model, route, modality, part, label and score hold of one and the same part; a
+    table then shows that part alone, JSON the whole result.
     """
     from headrace.connectors.kafka.reader import CommittedReader, End
     from headrace.connectors.registry import ConfluentRegistry
+    from headrace.pipeline.cli.tail_view import printer
+    from headrace.pipeline.outcomes import Outcome, OutcomeDecoder
+    from headrace.pipeline.records import Modality
+    from headrace.pipeline.selection import Selection, Wanted
     from headrace.pipeline.setup import reply_topics
 
+    wanted = Wanted(modalities=tuple(map(Modality, modalities)), **filters)
+    selection = Selection(wanted, settings.routes)
     topics = (*reply_topics(settings), *((settings.topics.dead_letters,) if dead_letters else ()))
     with (
         ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry,
         CommittedReader(settings.kafka, topics, End() if start is None else _start(start)) as reader,
     ):
         decoder = OutcomeDecoder(registry, settings.topics.dead_letters)
-        records = _records(reader, limit, follow=not no_follow, last=start is None)
+
+        def accept(record: SourceRecord) -> bool:
+            """What nobody can read is told of, unless something is looked for."""
+            (outcome,) = decoder.decode([record])
+            return selection.takes(outcome) if isinstance(outcome, Outcome) else selection.everything
+
+        records = _records(reader, limit, accept, follow=not no_follow, last=start is None)
+        show = printer(settings, selection, as_json=as_json)
         for number, record in enumerate(records, start=1):
             for outcome in decoder.decode([record]):
-                _print(outcome, as_json)
+                show(outcome)
             if number == limit:
                 return
 
@@ -97,40 +130,14 @@ def _start(start: str | int) -> Start:
     return Beginning() if start == "beginning" else End()
 
 
-def _records(reader: CommittedReader, limit: int | None, *, follow: bool, last: bool) -> Iterator[SourceRecord]:
+def _records(
+    reader: CommittedReader, limit: int | None, accept: Callable[[SourceRecord], bool], *, follow: bool, last: bool
+) -> Iterator[SourceRecord]:
     if last:
-        yield from reader.read_last(limit or LAST_SHOWN, HISTORY_SECONDS)
+        yield from reader.read_last(limit or LAST_SHOWN, HISTORY_SECONDS, accept)
     if not follow:
         if not last:
-            yield from reader.records(HISTORY_SECONDS, until_end=True)
+            yield from filter(accept, reader.records(HISTORY_SECONDS, until_end=True))
         return
     while True:
-        yield from reader.records(FOLLOW_SECONDS)
-
-
-def _print(outcome: Outcome | Unreadable, as_json: bool) -> None:
-    where = position(outcome.record.provenance)
-    if isinstance(outcome, Unreadable):
-        click.echo(f"{where}: not a result: {outcome.reason}", err=True)
-    elif as_json:
-        fields = (
-            dead_letter_json(outcome.content, outcome.record)
-            if isinstance(outcome.content, DeadLetter)
-            else result_json(outcome.content, outcome.record)
-        )
-        click.echo(json.dumps(fields))
-    else:
-        for line in lines(outcome):
-            click.echo(line)
-
-
-def lines(outcome: Outcome) -> Sequence[str]:
-    """When, of which event, and a line for each part."""
-    content, record = outcome.content, outcome.record
-    when = moment(record.provenance.timestamp_ms)[11:23]
-    if isinstance(content, DeadLetter):
-        return (f"{when}  {dead_letter_line(content, record)}",)
-    key = "" if record.key is None else f"  key {record.key.decode(errors='backslashreplace')}"
-    head = f"{when}  {position(content.provenance)}{key}"
-    found = result_lines(content)
-    return (f"{head}  {found[0]}",) if len(found) == 1 else (head, *(f"{'':14}{line}" for line in found))
+        yield from filter(accept, reader.records(FOLLOW_SECONDS))

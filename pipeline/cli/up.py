@@ -17,10 +17,11 @@ from headrace.connectors.embedded.checks import require_extras
 from headrace.connectors.embedded.paths import state_dir
 from headrace.connectors.embedded.process import rotate, tail
 from headrace.connectors.embedded.state import Endpoints, StackState, read_state
-from headrace.pipeline.cli.status import members_table
+from headrace.pipeline.cli.status import members_table, trouble_lines
 from headrace.pipeline.errors import ConfigError, StackError
 
 if TYPE_CHECKING:  # the clients are loaded when they are needed, not for --help
+    from headrace.connectors.embedded.stack import Stack
     from headrace.connectors.embedded.supervisor import Plan
 
 _DETACHED_READY_SECONDS = 300.0
@@ -43,8 +44,34 @@ _DETACHED_READY_SECONDS = 300.0
     show_default=True,
     help="Where the models run.",
 )
+@click.option(
+    "--extra",
+    "extras",
+    metavar="NAME",
+    multiple=True,
+    envvar="HEADRACE_EXTRAS",
+    help="An optional model to serve as well: content_type, speech_to_text or all; downloaded the first time. "
+    "May be given several times.",
+)
+@click.option(
+    "--models",
+    "-m",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    envvar="HEADRACE_MODELS",
+    help="A model repository of your own, served beside the bundled models; changed models are loaded again. "
+    "May be given several times.",
+)
 @click.option("--supervise", is_flag=True, hidden=True, help="Be the process that --detach leaves behind.")
-def command(detach: bool, workers: int, config: Path | None, placement: str, supervise: bool) -> None:
+def command(
+    detach: bool,
+    workers: int,
+    config: Path | None,
+    placement: str,
+    extras: tuple[str, ...],
+    models: tuple[Path, ...],
+    supervise: bool,
+) -> None:
     """Start the embedded stack: Kafka, schema registry, Triton, topics and workers.
 
     Runs until Ctrl-C, or, with --detach, until 'headrace down'. Data is kept for the next start.
@@ -55,7 +82,7 @@ def command(detach: bool, workers: int, config: Path | None, placement: str, sup
     if state is not None:
         _say_running(console, _ready(state) if detach else state)
         return
-    plan = _plan(workers, config, placement)
+    plan = _plan(workers, config, placement, extras, models)
     if detach:
         _detach(console, plan)
     else:
@@ -84,34 +111,46 @@ def _ready(state: StackState) -> StackState:
 
 def _announce(console: Console, state: StackState) -> None:
     console.print(members_table(state))
+    for line in trouble_lines(state):
+        console.print(line, markup=False)
     if state.endpoints is not None:
         console.print(f"Triton also answers at http://{state.endpoints.triton_http}")
     console.print(f"logs and data in {state.data_dir}")
 
 
 def _run(console: Console, plan: Plan, supervised: bool) -> None:
-    from headrace.connectors.embedded.stack import Stack
-    from headrace.connectors.embedded.supervisor import data_dir, run
+    from headrace.connectors.embedded.supervisor import run
 
     def announce(state: StackState) -> None:
         _announce(console, state)
         if not supervised:
             console.print("Ctrl-C stops it")
 
-    run(Stack(data_dir(), placement=plan.placement), plan, announce, warn=console.print)
+    def warn(line: str) -> None:
+        console.print(line, markup=False)
+
+    run(_stack(plan), plan, announce, warn)
     console.print("the embedded stack is stopped")
 
 
-def _detach(console: Console, plan: Plan) -> None:
+def _stack(plan: Plan) -> Stack:
     from headrace.connectors.embedded.stack import Stack
     from headrace.connectors.embedded.supervisor import data_dir
 
-    Stack(data_dir(), placement=plan.placement).prepare()  # here, where its progress can be seen
+    return Stack(data_dir(), placement=plan.placement, extras=plan.extras, models=plan.models)
+
+
+def _detach(console: Console, plan: Plan) -> None:
+    _stack(plan).prepare()  # here, where its progress can be seen
     log_path = state_dir() / "up.log"
     rotate(log_path)
     arguments = ["up", "--supervise", "--workers", str(plan.workers), "--placement", plan.placement]
     if plan.config is not None:
         arguments += ["--config", str(plan.config.absolute())]
+    for name in plan.extras:
+        arguments += ["--extra", name]
+    for folder in plan.models:
+        arguments += ["--models", str(folder)]
     with log_path.open("wb") as log:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "headrace", *arguments],
@@ -151,14 +190,19 @@ def _end(supervisor: subprocess.Popen[bytes], stop_seconds: float) -> None:
         supervisor.wait()
 
 
-def _plan(workers: int, config: Path | None, placement: str) -> Plan:
+def _plan(workers: int, config: Path | None, placement: str, extras: tuple[str, ...], models: tuple[Path, ...]) -> Plan:
     """Reads the settings, so that a broken file is told before anything starts. Raises ConfigError."""
+    from headrace.connectors.embedded.extras import chosen
     from headrace.connectors.embedded.supervisor import Plan
+    from headrace.connectors.embedded.user_models import check_repository
     from headrace.connectors.kafka.admin import ensure_topics
     from headrace.connectors.registry import ConfluentRegistry
     from headrace.pipeline.settings_file import load_settings
     from headrace.pipeline.setup import register_contracts, topic_specs
 
+    names = chosen(extras)
+    for folder in models:
+        check_repository(folder)
     drain_seconds = load_settings(config, os.environ).worker.drain_timeout_seconds
 
     def set_up(endpoints: Endpoints) -> None:
@@ -167,4 +211,5 @@ def _plan(workers: int, config: Path | None, placement: str) -> Plan:
         with ConfluentRegistry(endpoints.registry_url, settings.registry.timeout_seconds) as registry:
             register_contracts(registry, settings)
 
-    return Plan(placement, workers, config, drain_seconds, set_up)
+    repositories = tuple(dict.fromkeys(folder.absolute() for folder in models))
+    return Plan(placement, workers, config, drain_seconds, set_up, names, repositories)

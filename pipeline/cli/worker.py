@@ -19,7 +19,8 @@ def command(settings: Settings, slot: int | None, http_port: int | None) -> None
     A dependency that is down is waited for.
 
     \b
-    Exit codes: 0 stopped, 1 failed (start it again), 2 wrong settings, 3 the worker slot is taken.
+    Exit codes: 0 stopped, 1 failed (start it again), 2 wrong settings,
+    3 the worker slot is taken.
     """  # noqa: D301 - \b is click's mark for a paragraph not to be rewrapped
     from headrace.pipeline.hosting import run_worker
 

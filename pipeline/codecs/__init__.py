@@ -1,6 +1,7 @@
 """Checks on what a part carries, before it costs an inference: one module a modality.
 
-Decoding proper (JPEG, WAV) happens in the model; the worker reads headers only.
+Decoding proper (JPEG, WAV) happens in the model; the worker reads headers only. Videos are sampled in processes of
+their own (see `sampling`), once they are found to be MP4s here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from headrace.pipeline.codecs.video import encoded as encoded_video
 from headrace.pipeline.ports import TensorSpec
 from headrace.pipeline.records import Modality, Part, Reference, Tensor
 
-__all__ = ["Row", "to_row"]
+__all__ = ["Row", "takes_anything", "to_row"]
 
 _ENCODED = {
     Modality.TEXT: encoded_text,
@@ -23,12 +24,20 @@ _ENCODED = {
     Modality.VIDEO: encoded_video,
 }
 
+_ANYTHING = "CONTENT"
+"""An input of this name takes bytes as they are, of any kind and modality, unchecked."""
+
+
+def takes_anything(spec: TensorSpec) -> bool:
+    """Whether an input takes bytes whatever they are, rather than what some modality can be decoded from."""
+    return spec.name == _ANYTHING
+
 
 def to_row(part: Part, spec: TensorSpec) -> Row:
     """The row of a model's input that a part becomes.
 
     A tensor goes to any input of its datatype and shape, whatever the part's modality. Text and encoded bytes go to
-    an input of one ``BYTES`` element.
+    an input of one ``BYTES`` element; they are checked first unless its name is ``CONTENT``.
 
     Raises:
         PoisonError: stage ``prepare``; the code says which rule is broken.
@@ -48,5 +57,8 @@ def to_row(part: Part, spec: TensorSpec) -> Row:
             "MODALITY_MISMATCH",
             f"the model's input {spec.name} takes {wanted}, not {part.modality} content: send a tensor",
         )
-    data = _ENCODED[part.modality](part, content)
+    if takes_anything(spec):
+        data = content if isinstance(content, bytes) else content.encode(errors="replace")
+    else:
+        data = _ENCODED[part.modality](part, content)
     return Row((data,), len(data), tuple(1 for _ in spec.shape))

@@ -1,4 +1,4 @@
-"""Video parts: an encoded MP4 that goes to the model as it is."""
+"""Video parts: an MP4, by its first bytes. What is in it is found out where it is sampled, or by the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CONTENT_TYPES = frozenset({"video/mp4", "video/quicktime", "video/*", "applicat
 
 
 def encoded(part: Part, content: bytes | str) -> bytes:
-    """The video as it came, for a model that decodes it itself.
+    """The video as it came: to be sampled, or for a model that decodes it itself.
 
     Raises:
         PoisonError: ``EMPTY_CONTENT``, ``BAD_VIDEO`` or ``UNSUPPORTED_CONTENT_TYPE``.

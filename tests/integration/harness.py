@@ -59,7 +59,7 @@ class WorkerProcess:
         self._environment = {**os.environ, **environment}
         self._command = [sys.executable, "-m", "headrace", "worker", "-c", str(config)]
         self._command += ["--slot", str(slot), "--http-port", str(http_port)]
-        self._url = f"http://{LOOPBACK}:{http_port}"
+        self.url = f"http://{LOOPBACK}:{http_port}"
         self._process = ServerProcess(f"worker {slot}", folder / f"worker-{slot}-{http_port}.log")
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class WorkerProcess:
 
     def _get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(self._url + path, timeout=2) as response:
+            with urllib.request.urlopen(self.url + path, timeout=2) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -90,6 +90,10 @@ class WorkerProcess:
     @property
     def running(self) -> bool:
         return self._process.running
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def log(self) -> str:

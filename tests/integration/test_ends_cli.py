@@ -6,72 +6,23 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.state import Endpoints
-from headrace.connectors.embedded.workers import Workers
-from headrace.connectors.kafka.admin import ensure_topics
 from headrace.connectors.kafka.reader import CommittedReader, End
-from headrace.pipeline.cli.send import DEAD_LETTER_EXIT_CODE, TIMEOUT_EXIT_CODE
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.demo import assets
-from headrace.pipeline.settings_file import load_settings
-from headrace.pipeline.setup import topic_specs
-
-COMMAND_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    """A pipeline of this module, with one worker, and how commands reach it."""
-
-    config: Path
-    prefix: str
-    environment: dict[str, str]
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command, *rest = arguments
-        words = [command, *rest[:1], "-c", str(self.config), *rest[1:]] if command == "dlq" else [
-            command, "-c", str(self.config), *rest
-        ]  # fmt: skip
-        return subprocess.run(
-            [sys.executable, "-m", "headrace", *words],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            env=self.environment,
-            check=False,
-        )
+from headrace.pipeline.exit_codes import ExitCode
+from tests.integration.ends_pipeline import COMMAND_SECONDS, Pipeline, running_pipeline
 
 
 @pytest.fixture(scope="module")
 def headrace(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    folder = tmp_path_factory.mktemp("ends")
-    prefix = f"ends-{uuid.uuid4().hex[:8]}"
-    config = folder / "pipeline.yaml"
-    config.write_text(
-        f"name: {prefix}\n"
-        f"topics: {{requests: [{prefix}.requests], results: {prefix}.results, dead_letters: {prefix}.dead, "
-        "partitions: 4, max_message_bytes: 2000000}\n"
-    )
-    environment = {**os.environ, **stack.environment()}
-    ensure_topics(stack.bootstrap_servers, topic_specs(load_settings(config, environment)))
-    with PortReservation() as ports:
-        workers = Workers(folder, stack, ports)
-        workers.start(1, config)
-        try:
-            pipeline = Pipeline(config, prefix, environment)
-            warm = pipeline("send", "is the worker there?", "--wait", "--timeout", "45")
-            assert warm.returncode == 0, f"{warm.stderr}\n{workers.process(0).log_tail()}"
-            yield pipeline
-        finally:
-            workers.stop()
+    with running_pipeline(stack, tmp_path_factory.mktemp("ends")) as pipeline:
+        yield pipeline
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +63,7 @@ def test_send_without_wait_prints_positions_in_the_order_of_its_arguments(headra
 
 def test_send_exits_4_for_a_dead_letter_that_dlq_then_shows(headrace: Pipeline) -> None:
     done = headrace("send", "who answers?", "--wait", "--model", "nobody", "--key", "k1")
-    assert done.returncode == DEAD_LETTER_EXIT_CODE
+    assert done.returncode == ExitCode.DEAD_LETTER
     assert "route/UNKNOWN_MODEL" in done.stdout
     own = done.stdout.split()[-1]
     original = done.stdout.split()[2]
@@ -133,7 +84,7 @@ def test_dlq_show_raw_writes_the_original_bytes(headrace: Pipeline, photo: Path,
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(photo.read_bytes()[:600])
     done = headrace("send", str(cut), "--wait")
-    assert done.returncode == DEAD_LETTER_EXIT_CODE
+    assert done.returncode == ExitCode.DEAD_LETTER
     raw = subprocess.run(
         [sys.executable, "-m", "headrace", "dlq", "show", "-c", str(headrace.config), done.stdout.split()[-1], "--raw"],
         capture_output=True,
@@ -224,7 +175,7 @@ def test_send_and_wait_exits_5_when_nobody_answers(
     config = tmp_path / "pipeline.yaml"
     config.write_text(f"topics: {{requests: [{requests}], results: {results}, dead_letters: {dead}}}\n")
     done = Pipeline(config, "", {**os.environ, **stack.environment()})("send", "hello", "--wait", "--timeout", "1")
-    assert done.returncode == TIMEOUT_EXIT_CODE
+    assert done.returncode == ExitCode.NO_OUTCOME
     assert f"no outcome of {requests}:" in done.stderr
 
 

@@ -197,6 +197,22 @@ def test_read_last_gives_the_newest_in_order(
     assert found == [str(number).encode() for number in range(stored)][-wanted:]
 
 
+def test_read_last_prefers_a_newer_match_further_back_to_an_older_one_near_an_end(
+    kafka: KafkaSettings, make_topics: MakeTopics
+) -> None:
+    """What is near one partition's end may be older than what is far from another's."""
+    (topic,) = make_topics("results", partitions=2)
+    (older,) = send_all(kafka, topic, 1, b"21")
+    newer = send_all(kafka, topic, 60, b"foobar")[0]
+    assert older.partition != newer.partition
+    matches = {(report.partition, report.offset) for report in (older, newer)}
+    with CommittedReader(kafka, [topic], End()) as reader:
+        (found,) = reader.read_last(
+            1, READ_SECONDS, lambda record: (record.provenance.partition, record.provenance.offset) in matches
+        )
+    assert (found.provenance.partition, found.provenance.offset) == (newer.partition, newer.offset)
+
+
 def test_read_last_goes_back_as_far_as_its_filter_needs(kafka: KafkaSettings, make_topics: MakeTopics) -> None:
     (topic,) = make_topics("results", partitions=1)
     send_all(kafka, topic, 200)

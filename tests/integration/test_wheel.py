@@ -86,6 +86,26 @@ def test_wheel_holds_every_file_of_its_folders(contents: dict[str, bytes]) -> No
     assert different == []
 
 
+def test_wheel_holds_every_module_of_the_sdk(contents: dict[str, bytes]) -> None:
+    modules = {
+        path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / "headrace" / "sdk").glob("*.py")
+    }
+    assert "headrace/sdk/client.py" in modules
+    assert {name: contents.get(name) for name in modules} == modules
+
+
+def test_installed_sdk_needs_no_extra_and_no_faust(installed: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from headrace import EventProducer, InferenceClient, ResultConsumer, event, tensor, to_array\n"
+        "assert 'faust' not in sys.modules\n"
+        "part = event('words', tensor([1.0, 2.0])).request.parts[1]\n"
+        "print(to_array(part.content).tolist())"
+    )
+    done = run(installed / "python", "-c", program, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1.0, 2.0]\n", "")
+
+
 def test_wheel_holds_schemas_models_and_type_marker_but_no_caches(contents: dict[str, bytes]) -> None:
     assert {"headrace/py.typed", "headrace/schemas/inference_request.avsc"} <= contents.keys()
     assert any(re.fullmatch(r"headrace/triton_models/\w+/config\.pbtxt", name) for name in contents)

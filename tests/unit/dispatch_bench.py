@@ -19,6 +19,7 @@ from headrace.pipeline.records import Part, PartOutput, TopicPartition
 from tests.unit.fakes import (
     FakeBroker,
     FakeInference,
+    FakeSampler,
     FakeSource,
     LoopClock,
     request,
@@ -39,10 +40,12 @@ class Bench:
         self.flow = Flow(Budget(1000, 10**6), lambda batch: None, 10.0)
         self.source = FakeSource(self.broker, Budget(1000, 10**6))
         self.client = FakeInference()
+        self.sampler = FakeSampler()
         self.health = Health()
         settings = RouteSettings.model_validate({"name": "text", "model": "echo", "batch": BATCH, **route})
+        self.route = settings
         self.dispatcher = RouteDispatcher(
-            settings, 30.0, self.client, self.flow, self.health, LoopClock(), self._finish
+            settings, 30.0, self.client, self.sampler, self.flow, self.health, LoopClock(), self._finish
         )
         self.tasks: list[PartTask] = []
         self.running: asyncio.Task[None]
@@ -72,7 +75,9 @@ class Bench:
     ) -> PartTask:
         event = request(part or text_part(f"t{offset}"))
         ref = RecordRef(P0, self.source.generation, offset)
-        journey = Journey(ref, self.broker.inputs[P0][offset], event, Delivery(), ("results", None), 0.0, [None])
+        journey = Journey(
+            ref, self.broker.inputs[P0][offset], event, Delivery(), self.route, ("results", None), 0.0, [None]
+        )
         task = PartTask(journey, 0, model, version, "text", deadline_ms)
         self.tasks.append(task)
         return task

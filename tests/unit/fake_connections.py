@@ -17,6 +17,7 @@ from tests.unit.fakes import (
     RESULT_SCHEMA,
     FakeBroker,
     FakeInference,
+    FakeSampler,
     FakeSource,
     FakeTransactions,
 )
@@ -59,6 +60,7 @@ class FakeConnections:
         self.broker = broker
         self.registry = FakeRegistry()
         self.inference = FakeInference()
+        self.sampler = FakeSampler()
         self.transactions = FakeTransactions(broker)
         self.to_assign: tuple[TopicPartition, ...] = ()
         self.down = 0

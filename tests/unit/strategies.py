@@ -72,7 +72,9 @@ OUTPUTS = st.builds(
     model_version=TEXT,
     tensors=st.lists(st.builds(NamedTensor, TEXT, tensors()), max_size=2).map(tuple),
     labels=st.lists(st.builds(Label, TEXT, DOUBLE), max_size=3).map(tuple),
-    segments=st.lists(st.builds(Segment, DOUBLE, DOUBLE), max_size=3).map(tuple),
+    segments=st.lists(
+        st.builds(Segment, DOUBLE, DOUBLE, OPTIONAL_TEXT, st.none() | DOUBLE, OPTIONAL_TEXT), max_size=3
+    ).map(tuple),
     text=OPTIONAL_TEXT,
     batch_size=INT32,
 )

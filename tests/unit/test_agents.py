@@ -2,105 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import socket
-import uuid
-import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 import aiohttp
 import pytest
 
-from headrace.pipeline.agents import InferenceApp, build_app
-from headrace.pipeline.clock import SystemClock
-from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import FatalError
-from headrace.pipeline.records import TopicPartition
-from headrace.pipeline.worker import Connections
-from tests.unit.fake_connections import FakeConnections
-from tests.unit.fakes import FakeBroker, request_value
-
-P0 = TopicPartition("requests", 0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.unit.app_bench import P0, Bench, collect_leaks, page, until
 
 
 @pytest.fixture(autouse=True)
 def _leaks_of_faust() -> Iterator[None]:
-    """Faust makes a consumer that is never started, and with it an event loop that nobody closes."""
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again: a page can only be asked."""
-    async with asyncio.timeout(10):
-        while not await condition():  # noqa: ASYNC110 - what is asked for is behind a page
-            await asyncio.sleep(0.005)
-
-
-class Bench:
-    def __init__(self) -> None:
-        port = free_port()
-        settings = Settings.model_validate(
-            {
-                "name": f"mill-{uuid.uuid4()}",
-                "topics": {"requests": ["requests"], "results": "results", "dead_letters": "dead"},
-                "routes": [{"name": "text", "model": "echo"}],
-                "worker": {"http_port": port, "drain_timeout_seconds": 1},
-            }
-        )
-        self.url = f"http://127.0.0.1:{port}"
-        self.broker = FakeBroker()
-        self.connections = FakeConnections(self.broker)
-        self.connections.inference.latency_seconds = 0.0
-        self.connections.to_assign = (P0,)
-        self.committed = asyncio.Event()
-        self.broker.on_commit = self.committed.set
-        self.app: InferenceApp = build_app(settings, lambda: cast("Connections", self.connections), SystemClock())
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[aiohttp.ClientSession]:
-        await self.app.start()
-        try:
-            async with aiohttp.ClientSession(self.url) as session:
-                yield session
-        finally:
-            await self.app.stop()
-
-    def send(self, records: int) -> None:
-        for number in range(records):
-            self.broker.send(P0, b"k", request_value(number=number))
-
-    async def poll(self) -> None:
-        async with asyncio.timeout(10):
-            await self.connections.consuming.wait()
-        assert self.connections.source is not None
-        self.connections.source.poll()
-
-    async def failed(self) -> bool:
-        return self.app.failure is not None
-
-    async def answered(self, records: int) -> None:
-        async with asyncio.timeout(10):
-            while len(self.broker.outputs) < records:
-                self.committed.clear()
-                await self.committed.wait()
-
-
-async def page(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
-    async with session.get(path) as response:
-        return response.status, await response.text()
+    collect_leaks()
 
 
 async def says(session: aiohttp.ClientSession, path: str, answer: tuple[int, str]) -> bool:

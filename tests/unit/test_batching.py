@@ -96,6 +96,21 @@ def test_bucket_may_have_a_tighter_bound() -> None:
     assert [taken(target.take(0.0, idle=False)) for _ in range(4)] == ["a", "b", "c", None]
 
 
+def test_rows_bound_a_batch_and_an_item_is_never_parted() -> None:
+    target = batcher(max_records=8, max_bytes=1000)
+    for item, rows in (("a", 5), ("b", 2), ("c", 3), ("d", 1)):
+        target.add(item, 1, "b", 0.0, rows=rows)
+    assert [taken(target.take(0.0, idle=False)) for _ in range(2)] == ["ab", None]
+    assert taken(target.take(0.0, idle=True)) == "cd"
+
+
+def test_item_of_more_rows_than_allowed_goes_alone_and_in_its_turn() -> None:
+    target = batcher(max_records=4)
+    for item, rows in (("a", 1), ("b", 9), ("c", 1)):
+        target.add(item, 1, "b", 0.0, rows=rows)
+    assert [taken(target.take(0.0, idle=True)) for _ in range(4)] == ["a", "b", "c", None]
+
+
 def test_many_buckets_over_a_long_delay_keep_memory_bounded() -> None:
     """Full batches of one bucket come and go while an old item of another waits."""
     target = batcher(max_records=2, max_delay_seconds=60)
@@ -139,15 +154,20 @@ class BatcherMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.bucket_of: list[str] = []
         self.batcher: Batcher[int] = Batcher(max_records=3, max_bytes=50, max_delay_seconds=1.0)
-        self.waiting: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+        self.waiting: dict[str, list[tuple[int, int, float, int]]] = defaultdict(list)
 
-    @rule(bucket=st.sampled_from("xyz"), weight=st.integers(0, 80), count=st.integers(1, 5))
-    def add(self, bucket: str, weight: int, count: int) -> None:
+    @rule(
+        bucket=st.sampled_from("xyz"),
+        weight=st.integers(0, 80),
+        count=st.integers(1, 5),
+        rows=st.sampled_from([1, 1, 1, 2, 3, 5]),
+    )
+    def add(self, bucket: str, weight: int, count: int, rows: int) -> None:
         for _ in range(count):
             item = len(self.bucket_of)
             self.bucket_of.append(bucket)
-            self.batcher.add(item, weight, bucket, self.now)
-            self.waiting[bucket].append((item, weight, self.now))
+            self.batcher.add(item, weight, bucket, self.now, rows=rows)
+            self.waiting[bucket].append((item, weight, self.now, rows))
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 0.5, 1.0, 7.0]))
     def step(self, seconds: float) -> None:
@@ -164,10 +184,10 @@ class BatcherMachine(RuleBasedStateMachine):
         bucket = self.bucket_of[batch.items[0]]
         items = self.waiting[bucket]
         cut, rest = items[: len(batch.items)], items[len(batch.items) :]
-        assert tuple(item for item, _, _ in cut) == batch.items  # first in, first out; none lost, none doubled
-        weight_bytes = sum(weight for _, weight, _ in cut)
-        assert len(cut) == 1 or (len(cut) <= 3 and weight_bytes <= 50)
-        assert len(cut) == 3 or not rest or weight_bytes + rest[0][1] > 50  # as large as allowed
+        assert tuple(item for item, *_ in cut) == batch.items  # first in, first out; none lost, none doubled
+        weight_bytes, rows = sum(weight for _, weight, _, _ in cut), sum(rows for *_, rows in cut)
+        assert len(cut) == 1 or (rows <= 3 and weight_bytes <= 50)
+        assert not rest or rows + rest[0][3] > 3 or weight_bytes + rest[0][1] > 50  # as large as allowed
         if idle or min(heads) + 1.0 <= self.now:
             assert cut[0][2] == min(heads)  # nobody starves
         else:
@@ -186,11 +206,11 @@ class BatcherMachine(RuleBasedStateMachine):
     def something_is_due_while_something_waits(self) -> None:
         assert (self.batcher.next_due() is None) == (not any(self.waiting.values()))
 
-    def full(self, items: list[tuple[int, int, float]]) -> bool:
-        return len(items) >= 3 or sum(weight for _, weight, _ in items) >= 50
+    def full(self, items: list[tuple[int, int, float, int]]) -> bool:
+        return sum(rows for *_, rows in items) >= 3 or sum(weight for _, weight, _, _ in items) >= 50
 
     def teardown(self) -> None:
-        left = [item for items in self.waiting.values() for item, _, _ in items]
+        left = [item for items in self.waiting.values() for item, *_ in items]
         drained: list[int] = []
         while batch := self.batcher.take(self.now, idle=True):
             drained += batch.items

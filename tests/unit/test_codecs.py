@@ -350,3 +350,15 @@ def test_bytes_elements_come_apart_as_they_were_put_together(elements: list[byte
         refusal(part(Modality.TENSOR, content), spec)
     else:
         assert to_row(part(Modality.TENSOR, content), spec).value == tuple(elements)
+
+
+@pytest.mark.parametrize("modality", set(Modality) - {Modality.TENSOR})
+@pytest.mark.parametrize("content", [b"", b"\xff\0 neither", b"\xff\xd8\xff cut short", "words", "\ud800"])
+def test_input_named_content_takes_anything_as_it_is(modality: Modality, content: Content) -> None:
+    row = to_row(part(modality, content, "application/x-whatever"), TensorSpec("CONTENT", "BYTES", (1,)))
+    assert row.value == ((content.encode(errors="replace") if isinstance(content, str) else content),)
+
+
+def test_input_named_content_of_another_kind_is_an_input_as_any() -> None:
+    refused = part(Modality.IMAGE, photo(".png"))
+    assert refusal(refused, TensorSpec("CONTENT", "FP32", (4,)))[0] == "MODALITY_MISMATCH"

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 
 from headrace.pipeline import settings_reference
 from headrace.pipeline.cli import cli
-from headrace.pipeline.config import Section, Settings, default_routes
+from headrace.pipeline.config import Settings, default_routes
+from headrace.pipeline.config_base import Section
 from headrace.pipeline.records import Modality
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -60,9 +61,9 @@ def test_reference_page_names_every_setting() -> None:
             assert f"| `{name}` |" in page
 
 
-def test_defaults_route_every_modality_but_video() -> None:
+def test_defaults_route_every_modality() -> None:
     routed = {modality for route in default_routes() if not route.match.explicit for modality in route.match.modality}
-    assert routed == set(Modality) - {Modality.VIDEO}
+    assert routed == set(Modality)
 
 
 def test_shown_settings_load_as_the_same_settings(runner: CliRunner) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.stack import Stack
-from headrace.connectors.embedded.state import Endpoints, Member, StackState, read_state
+from headrace.connectors.embedded.state import Endpoints, Member, ModelState, StackState, read_state
 from headrace.connectors.embedded.supervisor import Plan, run
 from headrace.connectors.embedded.workers import Workers
 
@@ -25,6 +26,8 @@ class FakeStack(Stack):
         self._fake_workers = workers
         self._on_revive = on_revive
         self.kafka_state = "running"
+        self.last_state: StackState | None = None
+        self.model = ModelState("mine", "/models/mine", serving=True)
 
     def start(self) -> None:
         """All is there."""
@@ -43,8 +46,17 @@ class FakeStack(Stack):
     def members(self) -> tuple[Member, ...]:
         return (Member("kafka", 1, self.kafka_state, "127.0.0.1:1", "/log"),)
 
+    def user_models(self) -> tuple[ModelState, ...]:
+        return (self.model,)
+
+    def sync_models(self) -> list[str]:
+        """A change breaks the model."""
+        self.model = replace(self.model, trouble="SyntaxError")
+        return ["model mine cannot be loaded: SyntaxError"]
+
     def revive(self) -> tuple[str, ...]:
         if self.kafka_state == "running":
+            self.last_state = read_state()
             raise KeyboardInterrupt  # all has been seen
         self._on_revive()
         self.kafka_state = "running"
@@ -74,7 +86,10 @@ def test_dead_server_is_shown_while_it_is_started_again(workers: Workers) -> Non
     assert [member.state for member in meanwhile.members] == ["restarting"]
     assert meanwhile.ready  # its addresses stay those of this stack
     assert not meanwhile.healthy
-    assert warnings == ["kafka had ended and was started again"]
+    assert warnings == ["kafka had ended and was started again", "model mine cannot be loaded: SyntaxError"]
+    assert stack.last_state is not None
+    assert [model.trouble for model in stack.last_state.models] == ["SyntaxError"]
+    assert not stack.last_state.healthy
     assert read_state() is None
 
 

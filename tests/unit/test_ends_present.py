@@ -66,6 +66,20 @@ def test_finding_shows_segments_in_seconds_and_says_how_many_more() -> None:
     assert text == "speech 0.00-0.50 s, 1.00-1.50 s, 2.00-2.50 s, 3.00-3.50 s and 2 more"
 
 
+def test_finding_shows_what_is_in_labelled_segments() -> None:
+    segments = (Segment(0.0, 2.0, "tabby", 0.712), Segment(2.0, 4.0, "espresso"))
+    labels = (Label("tabby", 0.4),)
+    text = finding(replace(EMPTY, labels=labels, segments=segments))
+    assert text == "tabby 0.40; 0.00-2.00 s tabby 0.71, 2.00-4.00 s espresso"
+
+
+def test_finding_shows_the_text_of_segments_unless_the_whole_text_follows() -> None:
+    segments = (Segment(0.0, 2.0, text="Mind the"), Segment(2.0, 4.0, text="gap."))
+    assert finding(replace(EMPTY, segments=segments)) == "speech 0.00-2.00 s 'Mind the', 2.00-4.00 s 'gap.'"
+    whole = replace(EMPTY, segments=segments, text="Mind the gap.")
+    assert finding(whole) == "speech 0.00-2.00 s, 2.00-4.00 s; Mind the gap."
+
+
 def test_finding_says_that_there_is_no_speech() -> None:
     assert finding(replace(EMPTY, tensors=(NamedTensor("SPEECH_SECONDS", fp32(0)),))) == "no speech"
 
@@ -109,6 +123,15 @@ def test_result_json_is_json_with_all_elements() -> None:
     assert read["outputs"][0]["tensors"][0]["data"] == [1, 2, 3, 4, 5, 6, 7]
     assert read["outputs"][0]["labels"] == [{"name": "cat", "score": 0.5}]
     assert read["key"] == "key"
+
+
+def test_result_json_has_all_of_a_segment() -> None:
+    segments = (Segment(0.0, 2.0, "tabby", 0.5), Segment(2.0, 3.5, text="gap"))
+    read = json.loads(json.dumps(result_json(replace(RESULT, outputs=(replace(EMPTY, segments=segments),)), RECORD)))
+    assert read["outputs"][0]["segments"] == [
+        {"start_seconds": 0.0, "end_seconds": 2.0, "label": "tabby", "score": 0.5, "text": None},
+        {"start_seconds": 2.0, "end_seconds": 3.5, "label": None, "score": None, "text": "gap"},
+    ]
 
 
 def test_dead_letter_lines_show_reason_headers_key_and_bytes() -> None:

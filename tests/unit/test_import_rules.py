@@ -33,7 +33,7 @@ ONLY_IN = {
 }
 """Package → the only places of the product that may import it."""
 COMPOSITION = ("pipeline/app.py", "pipeline/cli/", "pipeline/demo/")
-"""Where the pipeline meets its connectors."""
+"""Where the pipeline meets its connectors, in its own folder. ``headrace/sdk/`` is the other place."""
 PARTS_OF = {"annotated_types": "pydantic", "pydantic_core": "pydantic"}
 """Imported packages that come with a declared one, which holds them to its own versions."""
 
@@ -139,6 +139,16 @@ def test_only_the_composition_imports_connectors() -> None:
     assert [name for name in users if not name.startswith(COMPOSITION)] == []
 
 
+def test_sdk_is_imported_by_no_other_folder() -> None:
+    """It stands above both; what they share with it is theirs."""
+    users = [
+        name_of(path)
+        for path in python_files("pipeline/", "connectors/", "triton_models/")
+        if any(name.startswith("headrace.sdk") for name in imports_of(path))
+    ]
+    assert users == []
+
+
 def test_own_folders_are_imported_through_headrace_only() -> None:
     """``pipeline`` by its bare name would be a second copy of each module, and shadow a user's own."""
     found = {name_of(path): packages(path) & {*OWN_FOLDERS} for path in python_files()}
@@ -147,7 +157,7 @@ def test_own_folders_are_imported_through_headrace_only() -> None:
 
 def test_imports_of_the_package_are_absolute() -> None:
     """So that these rules see what they name. The models are imported in two ways: as a package, and by Triton."""
-    files = python_files("pipeline/", "connectors/", "tests/")
+    files = python_files("headrace/", "pipeline/", "connectors/", "tests/")
     assert [name_of(path) for path in files if "" in packages(path)] == []
 
 

@@ -189,6 +189,63 @@ def test_impossible_segment_fails_its_row_alone(span: list[float]) -> None:
     assert faults(results) == {1: "BAD_MODEL_OUTPUT"}
 
 
+SPANS = TensorSpec("SEGMENTS", "FP32", (-1, 2))
+DESCRIBED = (
+    SPANS,
+    TensorSpec("SEGMENT_TEXTS", "BYTES", (-1,)),
+    TensorSpec("SEGMENT_LABELS", "BYTES", (-1,)),
+    TensorSpec("SEGMENT_SCORES", "FP32", (-1,)),
+)
+NAN = math.nan
+
+
+def described(**changes: Array) -> dict[str, Array]:
+    """Two rows, the second with one span and one row of padding."""
+    return {
+        "SEGMENTS": np.array([[[0, 1], [2, 3]], [[4, 5], [NAN, NAN]]], "<f4"),
+        "SEGMENT_TEXTS": texts([[b"mind", b""], ["mühle".encode(), b"\xff"]]),
+        "SEGMENT_LABELS": texts([[b"", b"noise"], [b"speech", b""]]),
+        "SEGMENT_SCORES": np.array([[NAN, 0.5], [0.75, NAN]], "<f4"),
+        **changes,
+    }
+
+
+def test_segments_have_their_texts_labels_and_scores() -> None:
+    results = outputs_of(signature(*DESCRIBED), described(), 2)
+    assert results[0].segments == (Segment(0, 1, text="mind"), Segment(2, 3, "noise", 0.5))
+    assert results[1].segments == (Segment(4, 5, "speech", 0.75, "mühle"),)
+    assert [result.tensors for result in results] == [(), ()]
+
+
+def test_segments_may_have_texts_alone() -> None:
+    outputs = {name: array for name, array in described().items() if name in ("SEGMENTS", "SEGMENT_TEXTS")}
+    results = outputs_of(signature(*DESCRIBED[:2]), outputs, 2)
+    assert results[0].segments == (Segment(0, 1, text="mind"), Segment(2, 3))
+
+
+def test_scores_of_segments_without_labels_are_a_tensor() -> None:
+    outputs = {name: described()[name] for name in ("SEGMENTS", "SEGMENT_SCORES")}
+    (first, second) = answers(signature(SPANS, DESCRIBED[3]), {**outputs, "SEGMENT_SCORES": np.ones((2, 2), "<f4")}, 2)
+    assert isinstance(first, PartOutput)
+    assert first.segments == (Segment(0, 1), Segment(2, 3))
+    assert [named.name for named in first.tensors] == ["SEGMENT_SCORES"]
+    assert isinstance(second, PartOutput)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bad"),
+    [
+        ({"SEGMENT_TEXTS": texts([[b"\xff", b""], [b"", b""]])}, {0: "BAD_MODEL_OUTPUT"}),
+        ({"SEGMENT_LABELS": texts([[b"", b""], [b"\xff", b""]])}, {1: "BAD_MODEL_OUTPUT"}),
+        ({"SEGMENT_SCORES": np.full((2, 2), NAN, "<f4")}, dict.fromkeys(range(2), "BAD_MODEL_OUTPUT")),
+        ({"SEGMENT_TEXTS": texts([[b"one"], [b"one"]])}, dict.fromkeys(range(2), "BAD_MODEL_OUTPUT")),
+    ],
+    ids=["text is not UTF-8", "label is not UTF-8", "a label's score is NaN", "not one for each span"],
+)
+def test_bad_description_of_a_segment_is_found(changes: dict[str, Array], bad: dict[int, str]) -> None:
+    assert faults(answers(signature(*DESCRIBED), described(**changes), 2)) == bad
+
+
 def test_text_output() -> None:
     model = signature(TensorSpec("TEXT", "BYTES", (1,)))
     results = answers(model, {"TEXT": texts([["mühle".encode()], [b"\xff"], [b""]])}, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -58,13 +58,16 @@ class FakeConsumer:
         self.leaderless_answers = 0
         """How many questions about offsets come too early."""
         self.before_poll: Callable[[], object] = lambda: None
+        self.gone = False
+        """The topic was deleted."""
         self.configuration: dict[str, object] = {}
         self._positions: dict[int, int] = {}
         self._met_end: set[int] = set()
         self._turns: deque[int] = deque()
 
     def list_topics(self, topic: str, timeout: float) -> SimpleNamespace:
-        found = SimpleNamespace(error=None, partitions=dict(enumerate(self.partitions)))
+        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if self.gone else None
+        found = SimpleNamespace(error=error, partitions=dict(enumerate(self.partitions)))
         return SimpleNamespace(topics={topic: found})
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
@@ -92,6 +95,12 @@ class FakeConsumer:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def tell_aside(self, code: int) -> None:
+        """What the client says to its error callback, and nowhere else."""
+        error_cb = self.configuration["error_cb"]
+        assert callable(error_cb)
+        error_cb(KafkaError(code))
 
     def _next(self, partition: int) -> FakeMessage | None:
         position, records = self._positions[partition], self.partitions[partition]
@@ -191,3 +200,37 @@ def test_partition_that_is_written_to_all_the_time_does_not_keep_reading_from_it
     consumer.before_poll = write
     found = [record.value for record in reader.records(5, until_end=True)]
     assert {b"a", b"b", b"c", b"19"} <= set(found)
+
+
+def test_only_chosen_partitions_are_read(consumer: FakeConsumer) -> None:
+    def choose(topic: str, partitions: Sequence[int]) -> Sequence[int]:
+        assert (topic, partitions) == (TOPIC, [0, 1])
+        return [1]
+
+    with CommittedReader(KafkaSettings(), [TOPIC], Beginning(), choose=choose) as reader:
+        assert [record.value for record in reader.records(5, until_end=True)] == [b"d"]
+
+
+@pytest.mark.parametrize("code", [KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED])
+def test_refused_login_is_an_error_and_no_silence(consumer: FakeConsumer, reader: CommittedReader, code: int) -> None:
+    consumer.tell_aside(code)
+    with pytest.raises(FatalError, match="uthentication"):
+        list(reader.records(5))
+
+
+def test_broker_that_is_away_is_waited_for(consumer: FakeConsumer, reader: CommittedReader) -> None:
+    consumer.tell_aside(KafkaError._ALL_BROKERS_DOWN)
+    assert len(list(reader.records(0.2))) == 4
+
+
+def test_topic_that_is_deleted_is_an_error_and_no_silence(
+    consumer: FakeConsumer, reader: CommittedReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic that the brokers have only not heard of everywhere yet is there when they are asked again."""
+    monkeypatch.setattr(subject, "MISSING_SECONDS", 0.01)
+    consumer.tell_aside(KafkaError._UNKNOWN_PARTITION)
+    assert len(list(reader.records(0.2))) == 4
+    consumer.gone = True
+    consumer.tell_aside(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    with pytest.raises(FatalError, match="topic results does not exist"):
+        list(reader.records(5))

@@ -11,14 +11,15 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from headrace.triton_models import repository, torch_file, weights
-from headrace.triton_models.repository import MODELS, PUBLIC_MODELS, Form, Placement
+from headrace.triton_models.repository import EXTRAS, MODELS, PUBLIC_MODELS, Form, Placement
 
 CPU, GPU = model_config_pb2.ModelInstanceGroup.KIND_CPU, model_config_pb2.ModelInstanceGroup.KIND_GPU
-ALL = [(form, model) for form in Form for model in MODELS[form]]
+EXTRA_MODELS = tuple(model for models in EXTRAS.values() for model in models)
+ALL = [(form, model) for form in Form for model in (*MODELS[form], *EXTRA_MODELS)]
 
 
 def config(form: Form, name: str, placement: Placement = Placement.CPU) -> model_config_pb2.ModelConfig:
-    model = next(model for model in MODELS[form] if model.name == name)
+    model = next(model for model in (*MODELS[form], *EXTRA_MODELS) if model.name == name)
     return text_format.Parse(repository.render_config(model.config, placement), model_config_pb2.ModelConfig())
 
 
@@ -52,7 +53,7 @@ def test_both_forms_have_the_same_signature(name: str) -> None:
     assert list(native.output) == list(python.output)
 
 
-@pytest.mark.parametrize("name", PUBLIC_MODELS)
+@pytest.mark.parametrize("name", [*PUBLIC_MODELS, *EXTRAS])
 def test_every_public_model_has_one_input(name: str) -> None:
     assert len(config(Form.PYTHON, name).input) == 1
 
@@ -61,11 +62,13 @@ def test_every_public_model_has_one_input(name: str) -> None:
 def test_placement_moves_the_graphs_and_nothing_else(form: Form) -> None:
     on_gpu = {
         model.name
-        for model in MODELS[form]
+        for model in (*MODELS[form], *EXTRA_MODELS)
         if {group.kind for group in config(form, model.name, Placement.CUDA).instance_group} == {GPU}
     }
     assert on_gpu == {
-        model.name for model in MODELS[form] if any(artifact.endswith(".onnx") for _, artifact in model.files)
+        model.name
+        for model in (*MODELS[form], *EXTRA_MODELS)
+        if any(artifact.endswith(".onnx") for _, artifact in model.files)
     }
     for model in MODELS[form]:
         assert {group.kind for group in config(form, model.name, Placement.CPU).instance_group} <= {CPU}
@@ -88,9 +91,9 @@ def pins(name: str, end: str) -> dict[str, str]:
     return dict(re.findall(rf"^([a-z0-9-]+)==(\S+){end}$", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-cuda"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-cuda", *(f"requirements-{name}" for name in EXTRAS)])
 def test_requirements_are_pinned_with_hashes_and_name_no_address(name: str) -> None:
-    wanted = pins("requirements.in", "")
+    wanted = pins("requirements.in" if name == "requirements-cuda" else f"{name}.in", "")
     if name == "requirements-cuda":
         del wanted["onnxruntime"]  # the other one takes its place: both would write the same folder
         wanted |= pins("requirements-cuda.in", "")
@@ -99,14 +102,17 @@ def test_requirements_are_pinned_with_hashes_and_name_no_address(name: str) -> N
     assert locked == wanted
     assert len(re.findall(r"==\S+ \\\n +--hash=sha256:[0-9a-f]{64}", text)) == len(locked)
     assert "://" not in text
-    assert int(locked["numpy"].split(".")[0]) < 2
+    if name in ("requirements", "requirements-cuda"):
+        assert int(locked["numpy"].split(".")[0]) < 2
+    else:  # beside requirements.txt, whose packages must stay what they are
+        assert not locked.keys() & pins("requirements.in", "").keys()
 
 
 def test_requirements_hold_the_packages_of_all_weights() -> None:
-    text = (repository.HERE / "requirements.in").read_text(encoding="utf-8")
     found = [value for value in vars(weights).values() if isinstance(value, weights.Weight)]
-    assert len(found) == 5
+    assert len(found) == 12
     for weight in found:
+        text = (repository.HERE / weight.requirements).with_suffix(".in").read_text(encoding="utf-8")
         assert f"{weight.distribution}==" in text
         assert weight.distribution in (repository.HERE / "LICENSES.md").read_text(encoding="utf-8")
 
@@ -156,6 +162,14 @@ def test_render_is_idempotent_and_follows_its_settings(tmp_path: Path) -> None:
     assert (place / "identity" / "config.pbtxt").stat().st_mtime_ns == before
     assert repository.render(place, Form.PYTHON, Placement.CUDA)
     assert {path.name for path in place.iterdir() if path.is_dir()} == {"identity", "affine", "delay"}
+
+
+@pytest.mark.usefixtures("small")
+def test_extra_is_rendered_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "EXTRAS", {"mine": (MODELS[Form.PYTHON][0],)})
+    assert repository.render(tmp_path / "extra", Form.PYTHON, Placement.CPU, "mine")
+    assert {path.name for path in (tmp_path / "extra").iterdir() if path.is_dir()} == {"identity"}
+    assert repository.render(tmp_path / "extra", Form.PYTHON, Placement.CPU)
 
 
 @pytest.mark.usefixtures("small")

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from headrace.pipeline.config import Match, RouteSettings, default_routes
 from headrace.pipeline.errors import PoisonError
-from headrace.pipeline.records import InferenceRequest, Modality, Part
-from headrace.pipeline.routing import Router, media_type, reply_topic
+from headrace.pipeline.records import Headers, InferenceRequest, Modality, Part
+from headrace.pipeline.routing import Assignment, Condition, Router, media_type, reply_topic
 
 
 def part(modality: Modality = Modality.TEXT, content_type: str = "text/plain", name: str = "body") -> Part:
@@ -57,7 +57,8 @@ def test_parts_are_routed_one_by_one() -> None:
 
 
 def test_one_part_without_a_route_fails_the_event() -> None:
-    error = failure(Router(default_routes()), event(part(), part(Modality.VIDEO, "video/mp4", "clip")))
+    routes = [route for route in default_routes() if route.name != "video"]
+    error = failure(Router(routes), event(part(), part(Modality.VIDEO, "video/mp4", "clip")))
     assert error.code == "NO_ROUTE"
     assert "part 'clip' (modality VIDEO, content type 'video/mp4'" in error.message
     assert "routes considered: text, image, audio, identity" in error.message
@@ -198,3 +199,84 @@ def test_reply_topic_needs_to_be_allowed(own: str | None, requested: str | None,
 
 def test_media_type_drops_parameters() -> None:
     assert media_type(" Text/Plain ; charset=x") == "text/plain"
+
+
+WORDS = st.sampled_from(["note", "memo", "/desk", "text/plain", "image/png", "m", "n", "*", "no?e", ""])
+MATCHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "modality": st.lists(st.sampled_from([Modality.TEXT, Modality.IMAGE]), max_size=2),
+        "content_type": st.lists(WORDS, max_size=2),
+        "type": st.lists(WORDS, max_size=2),
+        "source": st.lists(WORDS, max_size=2),
+        "headers": st.dictionaries(st.sampled_from(["a", "b"]), WORDS, max_size=2),
+        "explicit": st.booleans(),
+    },
+)
+ROUTES = st.lists(st.tuples(st.sampled_from(["m", "n"]), MATCHES), min_size=1, max_size=5)
+EVENTS = st.builds(
+    InferenceRequest,
+    id=st.just("1"),
+    type=WORDS,
+    source=WORDS,
+    time_ms=st.just(0),
+    parts=st.lists(
+        st.builds(Part, WORDS, st.sampled_from([Modality.TEXT, Modality.IMAGE]), WORDS, st.just("x")), max_size=3
+    ).map(tuple),
+    model=st.none() | st.sampled_from(["m", "n", "other"]),
+    model_version=st.none() | st.sampled_from(["1", "01", "x"]),
+)
+SOME_HEADERS = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.none() | WORDS.map(str.encode)), max_size=3).map(
+    tuple
+)
+
+
+@given(ROUTES, EVENTS, SOME_HEADERS)
+def test_explanation_never_disagrees_with_the_plan(
+    routes: list[tuple[str, dict[str, Any]]], request: InferenceRequest, headers: Headers
+) -> None:
+    router = Router([route(f"r{number}", model, **match) for number, (model, match) in enumerate(routes)])
+    explanation = router.explain(request, headers)
+    takers = [verdicts[-1].route.name for verdicts in explanation.verdicts if verdicts[-1].failed is None]
+    for verdicts in explanation.verdicts:
+        assert all(verdict.failed is not None and verdict.reason for verdict in verdicts[:-1])
+        assert verdicts[-1].failed is None or len(verdicts) == len(routes)
+    plan, error = planned(router, request, headers)
+    assert explanation.assignments == plan
+    assert _words(explanation.error) == _words(error)
+    if error is None:
+        assert takers == [assignment.route.name for assignment in plan]
+    elif error.code in ("NO_ROUTE", "UNKNOWN_MODEL"):
+        assert len(takers) < len(request.parts)
+
+
+def planned(
+    router: Router, request: InferenceRequest, headers: Headers
+) -> tuple[tuple[Assignment, ...], PoisonError | None]:
+    try:
+        return router.plan(request, headers), None
+    except PoisonError as error:
+        return (), error
+
+
+def _words(error: PoisonError | None) -> tuple[str, str] | None:
+    return None if error is None else (error.code, error.message)
+
+
+@pytest.mark.parametrize(
+    ("match", "model", "failed", "reason"),
+    [
+        ({"explicit": True}, None, Condition.EXPLICIT, "explicit: takes only events that name model m"),
+        ({}, "other", Condition.MODEL, "model: the event names 'other', the route has m"),
+        ({"modality": ["IMAGE", "AUDIO"]}, None, Condition.MODALITY, "modality: TEXT, wanted AUDIO or IMAGE"),
+        ({"content_type": ["image/*"]}, None, Condition.CONTENT_TYPE, "content type: 'text/plain', wanted image/*"),
+        ({"type": ["memo"]}, None, Condition.TYPE, "type: 'note', wanted memo"),
+        ({"source": ["/attic"]}, None, Condition.SOURCE, "source: '/desk', wanted /attic"),
+        ({"headers": {"tier": "gold"}}, None, Condition.HEADERS, "header tier: 'iron', wanted gold"),
+        ({"headers": {"tenant": "x"}}, None, Condition.HEADERS, "header tenant: there is none, wanted x"),
+    ],
+)
+def test_explanation_says_what_failed(match: dict[str, Any], model: str | None, failed: Condition, reason: str) -> None:
+    router = Router([route("picky", **match)])
+    ((verdict,),) = router.explain(event(model=model), (("tier", b"gold"), ("tier", b"iron"))).verdicts
+    assert (verdict.failed, verdict.reason) == (failed, reason)

@@ -74,7 +74,7 @@ BROKEN = {
     ),
     "unknown section": (
         "zookeeper: {}",
-        "zookeeper: unknown key (allowed: name, kafka, registry, triton, topics, routes, worker)",
+        "zookeeper: unknown key (allowed: name, kafka, registry, triton, topics, routes, user_code, worker)",
     ),
     "unknown choice": (
         "routes:\n- {name: a, model: m, ordering: keys}",

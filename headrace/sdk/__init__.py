@@ -1,0 +1,1 @@
+"""The Python SDK: what ``from headrace import …`` finds. See docs/sdk.md."""

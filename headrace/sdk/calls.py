@@ -1,0 +1,147 @@
+"""Calls in flight: each ends once, by an answer, an error, its time-out or its caller."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from headrace.connectors.kafka.producer import DeliveryReport
+from headrace.pipeline.errors import HeadraceError
+from headrace.pipeline.records import InferenceResult
+from headrace.sdk.errors import again
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that waits for its answer.
+
+    Attributes:
+        correlation_id: unique to the call.
+        timeout_seconds: what its caller gave it.
+        deadline: monotonic seconds.
+        sent: where its record lies, once the broker has confirmed it.
+        future: what its caller waits for.
+    """
+
+    correlation_id: bytes
+    timeout_seconds: float
+    deadline: float
+    sent: DeliveryReport | None = None
+    future: Future[InferenceResult] = field(default_factory=Future)
+
+    @property
+    def left_seconds(self) -> float:
+        """Until its deadline, at least 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+class Calls:
+    """The calls of one client. Thread-safe; one thread of its own ends those whose time is up.
+
+    Args:
+        expired: makes the error of a call whose time is up.
+    """
+
+    def __init__(self, expired: Callable[[Call], HeadraceError]) -> None:
+        self._expired = expired
+        self._prefix = f"{uuid.uuid4().hex}-".encode()
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._open: dict[bytes, Call] = {}
+        self._deadlines: list[tuple[float, bytes]] = []
+        """A heap; calls that have ended are left in it until their time."""
+        self._failure: HeadraceError | None = None
+        self._late = 0
+        threading.Thread(target=self._watch, name="headrace-timeouts", daemon=True).start()
+
+    @property
+    def late(self) -> int:
+        """Answers dropped because their call had ended."""
+        return self._late
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait for their answer."""
+        return len(self._open)
+
+    def open(self, timeout_seconds: float) -> Call:
+        """A new call. Raises, again, what ``fail_all`` was given."""
+        correlation_id = self._prefix + str(next(self._numbers)).encode()
+        call = Call(correlation_id, timeout_seconds, time.monotonic() + timeout_seconds)
+        with self._changed:
+            if self._failure is not None:
+                raise again(self._failure)
+            self._open[correlation_id] = call
+            heapq.heappush(self._deadlines, (call.deadline, correlation_id))
+            if self._deadlines[0][1] == correlation_id:
+                self._changed.notify()
+        call.future.add_done_callback(lambda future: self._taken(correlation_id) if future.cancelled() else None)
+        return call
+
+    def is_ours(self, correlation_id: bytes) -> bool:
+        """Whether it is that of a call of this client, in flight or not."""
+        return correlation_id.startswith(self._prefix)
+
+    def answer(self, correlation_id: bytes, outcome: InferenceResult | HeadraceError) -> bool:
+        """The outcome of a call, from a record that was read. False, and counted, if the call had ended."""
+        call = self._taken(correlation_id)
+        if call is None:
+            with self._changed:
+                self._late += 1
+            return False
+        return _end(call, outcome)
+
+    def fail(self, call: Call, error: HeadraceError) -> None:
+        """The call cannot be answered, if it has not ended."""
+        if self._taken(call.correlation_id) is not None:
+            _end(call, error)
+
+    def fail_all(self, error: HeadraceError) -> None:
+        """No call can be answered any more: neither those in flight nor later ones. The first error counts."""
+        with self._changed:
+            if self._failure is None:
+                self._failure = error
+            calls = [*self._open.values()]
+            self._open.clear()
+            self._deadlines.clear()
+            self._changed.notify()
+        for call in calls:
+            _end(call, again(error))
+
+    def _taken(self, correlation_id: bytes) -> Call | None:
+        """Whoever takes a call out ends it: nobody else can."""
+        with self._changed:
+            return self._open.pop(correlation_id, None)
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                if self._failure is not None:
+                    return
+                now = time.monotonic()
+                due = []
+                while self._deadlines and self._deadlines[0][0] <= now:
+                    call = self._open.pop(heapq.heappop(self._deadlines)[1], None)
+                    if call is not None:
+                        due.append(call)
+                if not due:
+                    self._changed.wait(self._deadlines[0][0] - now if self._deadlines else None)
+            for call in due:
+                _end(call, self._expired(call))
+
+
+def _end(call: Call, outcome: InferenceResult | HeadraceError) -> bool:
+    """False if its caller has cancelled it."""
+    if not call.future.set_running_or_notify_cancel():
+        return False
+    if isinstance(outcome, HeadraceError):
+        call.future.set_exception(outcome)
+    else:
+        call.future.set_result(outcome)
+    return True

@@ -1,0 +1,98 @@
+"""The topics that the settings name: what each is for, what it should be, and what is wrong with it as it is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.pipeline.config import Settings
+from headrace.pipeline.overviews import GroupProgress, TopicState
+from headrace.pipeline.records import TopicSpec
+from headrace.pipeline.setup import emitted_kinds, topic_specs
+
+CREATE = "`headrace topics create` makes it"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReport:
+    """One topic. ``state`` None: it does not exist. ``progress`` of the group, for request topics."""
+
+    spec: TopicSpec
+    roles: tuple[str, ...]
+    state: TopicState | None
+    progress: GroupProgress | None
+    problems: tuple[str, ...]
+    """What is wrong and what to do about it; empty if nothing is."""
+
+    @property
+    def needed_bytes(self) -> int:
+        """``max.message.bytes`` as the settings want it."""
+        return int(self.spec.config.get("max.message.bytes", 0))
+
+
+def report(
+    settings: Settings, states: Mapping[str, TopicState | None], progress: Mapping[str, GroupProgress]
+) -> tuple[TopicReport, ...]:
+    """Every topic of the settings, in their order.
+
+    Args:
+        settings: what names them.
+        states: by name; None, or missing, if there is no such topic.
+        progress: of the group ``settings.name``, by name.
+    """
+    requests = set(settings.topics.requests)
+    roles = roles_of(settings)
+    return tuple(
+        TopicReport(
+            spec,
+            roles.get(spec.name, ()),
+            state := states.get(spec.name),
+            progress.get(spec.name) if spec.name in requests else None,
+            _problems(spec, state),
+        )
+        for spec in topic_specs(settings)
+    )
+
+
+def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Topic → what it is for: ``requests``, ``results``, ``replies of ROUTE``, ``dead letters``, ``emitted (KIND)``."""
+    found: dict[str, list[str]] = {}
+
+    def add(topic: str, role: str) -> None:
+        if role not in (known := found.setdefault(topic, [])):
+            known.append(role)
+
+    for topic in settings.topics.requests:
+        add(topic, "requests")
+    add(settings.topics.results, "results")
+    for route in settings.routes:
+        for reply in (route.reply_topic, *route.reply_topics_allowed):
+            if reply is not None:
+                add(reply, f"replies of {route.name}")
+    add(settings.topics.dead_letters, "dead letters")
+    for topic, kind in emitted_kinds(settings).items():
+        add(topic, f"emitted ({kind})")
+    return {topic: tuple(roles) for topic, roles in found.items()}
+
+
+def _problems(spec: TopicSpec, state: TopicState | None) -> tuple[str, ...]:
+    if state is None:
+        return (f"{spec.name} does not exist: {CREATE}, and so does a worker when it starts",)
+    problems = []
+    if state.partitions < spec.partitions:
+        problems.append(
+            f"{spec.name} has {state.partitions} partitions, fewer than the {spec.partitions} set (topics.partitions): "
+            f"set {state.partitions}, or add partitions to the topic (keys then move)"
+        )
+    if state.replication_factor < spec.replication_factor:
+        problems.append(
+            f"{spec.name} has {state.replication_factor} replicas, fewer than the {spec.replication_factor} set "
+            "(topics.replication_factor): reassign its partitions with Kafka's own tools, or lower the setting"
+        )
+    needed = int(spec.config.get("max.message.bytes", 0))
+    if state.max_message_bytes < needed:
+        problems.append(
+            f"{spec.name} takes records of {state.max_message_bytes:,} bytes, fewer than the {needed:,} needed "
+            "(topics.max_message_bytes): raise the topic's max.message.bytes, or lower the setting"
+        )
+    return tuple(problems)

@@ -1,0 +1,227 @@
+"""The user's own code on a record's way: what it sees, what it may do, and how its faults stay its record's own.
+
+Hooks and agents are added by ``InferenceApp`` (see ``agents``). What they emit through the record is written in the
+transaction that holds its result, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from headrace.pipeline import metrics
+from headrace.pipeline.emit import Emitter, Value
+from headrace.pipeline.errors import HeadraceError, PoisonError
+from headrace.pipeline.records import (
+    Headers,
+    InferenceRequest,
+    InferenceResult,
+    OutputRecord,
+    Provenance,
+    SourceRecord,
+    Stage,
+)
+
+log = logging.getLogger(__name__)
+
+CONCURRENT_HOOKS = 64
+"""Records whose ``before`` hooks run at once, if they wait for something."""
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}").fullmatch
+_AS_RECORD = object()
+
+T = TypeVar("T")
+
+
+class RejectError(HeadraceError):
+    """Raised by user code: this record cannot be processed, and becomes a dead letter at once.
+
+    Args:
+        code: a stable upper-case name of the reason, of which there are few: it is a label in the metrics.
+        message: what is wrong, for a person.
+
+    Raises:
+        ValueError: the code is not of that form.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        if not _CODE(code):
+            raise ValueError(f"code {code!r} must be of upper-case letters, digits and _, such as TOO_DARK")
+        super().__init__(message)
+        self.code = code
+
+
+class Record:
+    """One event, as user code sees it: from before its routing until its result is committed.
+
+    Attributes:
+        request: the decoded event.
+        result: the answer; None before there is one.
+    """
+
+    def __init__(self, source: SourceRecord, request: InferenceRequest, emitter: Emitter) -> None:
+        self.request = request
+        self.result: InferenceResult | None = None
+        self._source = source
+        self._emitter = emitter
+        self._outputs: list[OutputRecord] = []
+        self._closed = False
+
+    @property
+    def key(self) -> bytes | None:
+        return self._source.key
+
+    @property
+    def headers(self) -> Headers:
+        """All of them, in order, as they are on the wire."""
+        return self._source.headers
+
+    @property
+    def provenance(self) -> Provenance:
+        """The record's position in its topic."""
+        return self._source.provenance
+
+    def header(self, name: str) -> bytes | None:
+        """A header's value; of one that stands more than once the last, None if there is none."""
+        return dict(self._source.headers).get(name)
+
+    def emit(
+        self,
+        topic: str,
+        value: Value,
+        *,
+        key: bytes | str | object | None = _AS_RECORD,
+        headers: Headers = (),
+        partition: int | None = None,
+    ) -> None:
+        """Write a record in the transaction that holds this event's result; not at all if that never comes.
+
+        Args:
+            topic: one of ``topics.emitted``.
+            value: what that topic takes: an InferenceRequest, an InferenceResult, what JSON can hold, or bytes or text.
+            key: default the event's.
+            headers: name and value of each.
+            partition: default by key, as Java's clients choose.
+
+        Raises:
+            ValueError: the topic is not declared, or does not take such a value.
+            RuntimeError: the record has been completed: it is too late.
+        """
+        if self._closed:
+            raise RuntimeError("this record is completed: emit while you hold it, before the agent takes the next one")
+        chosen = self.key if key is _AS_RECORD else key
+        if not isinstance(chosen, bytes | str | None):
+            raise ValueError(f"a key is bytes or text, not {type(chosen).__name__}")
+        encoded = chosen.encode() if isinstance(chosen, str) else chosen
+        self._outputs.append(self._emitter.record(topic, value, encoded, headers, partition))
+
+    def close(self) -> Sequence[OutputRecord]:
+        """What was emitted; nothing can be from now on."""
+        self._closed = True
+        return self._outputs
+
+
+class TimeUpError(Exception):
+    """User code was ended because it took too long: not what it raises itself if something of its own does."""
+
+
+BeforeHook = Callable[[Record], InferenceRequest | Awaitable[InferenceRequest | None] | None]
+AfterHook = Callable[[Record], InferenceResult | Awaitable[InferenceResult | None] | None]
+AgentCall = Callable[[Record], Awaitable[None]]
+
+
+class UserCode:
+    """What a worker's user modules have added. ``timeout_seconds`` bounds each piece's work on one record."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self.timeout_seconds = timeout_seconds
+        self.before: list[BeforeHook] = []
+        self.after: defaultdict[str, list[AfterHook]] = defaultdict(list)
+        self.agents: defaultdict[str, list[AgentCall]] = defaultdict(list)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.before or self.after or self.agents)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a ``before`` hook is asynchronous, so that many records' hooks had better run at once."""
+        return any(inspect.iscoroutinefunction(hook) for hook in self.before)
+
+    def follows(self, route: str) -> bool:
+        """Whether there is anything to do once an event of this route is answered."""
+        return route in self.after or route in self.agents
+
+    async def prepare(self, record: Record) -> None:
+        """Run the ``before`` hooks.
+
+        Raises:
+            PoisonError: the record is rejected, or a hook failed.
+        """
+        for hook in self.before:
+            request = await self._run("before", hook, record, InferenceRequest)
+            if request is None:
+                continue
+            if request.id != record.request.id:
+                raise _failed(hook, "gave the event another id: results are found by it")
+            record.request = request
+
+    async def follow(self, record: Record, route: str) -> None:
+        """Run the ``after`` hooks of a route, one after the other, then its agents, all at once.
+
+        Raises:
+            PoisonError: the record is rejected, or a hook or agent failed.
+        """
+        for hook in self.after.get(route, ()):
+            result = await self._run("after", hook, record, InferenceResult)
+            if result is None:
+                continue
+            if record.result is None or result.provenance != record.result.provenance:
+                raise _failed(hook, "gave the result another provenance: results are found by it")
+            record.result = result
+        if calls := [agent(record) for agent in self.agents.get(route, ())]:
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _run(
+        self, kind: str, hook: Callable[[Record], T | Awaitable[T | None] | None], record: Record, wanted: type[T]
+    ) -> T | None:
+        began = time.perf_counter()
+        limit = asyncio.timeout(self.timeout_seconds)
+        try:
+            async with limit:
+                answer = hook(record)
+                result = await answer if inspect.isawaitable(answer) else answer
+        except Exception as error:
+            raise failure(hook, TimeUpError() if limit.expired() else error, self.timeout_seconds) from error
+        finally:
+            metrics.USER_CODE_SECONDS.labels(kind).observe(time.perf_counter() - began)
+        if result is not None and not isinstance(result, wanted):
+            raise _failed(hook, f"returned {type(result).__name__}, not {wanted.__name__} or nothing")
+        return result
+
+
+def failure(code: Callable[..., object], error: BaseException, timeout_seconds: float) -> PoisonError:
+    """What an error of user code makes of its record."""
+    if isinstance(error, RejectError):
+        return PoisonError(Stage.USER_CODE, error.code, str(error)[:1000])
+    if isinstance(error, TimeUpError):
+        message = f"{_name(code)} took longer than user_code.timeout_seconds ({timeout_seconds:g})"
+        return PoisonError(Stage.USER_CODE, "USER_CODE_TIMEOUT", message)
+    log.error("user code %s failed", _name(code), exc_info=error)
+    return _failed(code, f"failed: {type(error).__name__}: {error}")
+
+
+def _failed(code: Callable[..., object], what: str) -> PoisonError:
+    return PoisonError(Stage.USER_CODE, "USER_CODE_FAILED", f"{_name(code)} {what}"[:1000])
+
+
+def _name(code: Callable[..., object]) -> str:
+    return f"{getattr(code, '__module__', '?')}.{getattr(code, '__qualname__', code)}"

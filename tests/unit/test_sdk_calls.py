@@ -1,0 +1,155 @@
+"""Each call ends once, whoever is first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, InvalidStateError
+from functools import partial
+
+import pytest
+
+from headrace import ClosedError, FatalError, HeadraceError, InferenceResult, InferenceTimeoutError, Provenance, Timings
+from headrace.sdk.calls import Call, Calls
+
+WAIT_SECONDS = 10.0
+LONG_SECONDS = 1000.0
+
+
+def result(number: int = 0) -> InferenceResult:
+    return InferenceResult(str(number), "OK", (), Provenance("in", 0, number, 1), Timings(0, 0, 0), 1, "w", 1)
+
+
+def expired(call: Call) -> HeadraceError:
+    return InferenceTimeoutError(f"{call.timeout_seconds:g} s are over")
+
+
+@pytest.fixture
+def calls() -> Iterator[Calls]:
+    calls = Calls(expired)
+    yield calls
+    calls.fail_all(ClosedError("the test is over"))
+
+
+def test_answers_reach_their_own_calls(calls: Calls) -> None:
+    opened = [calls.open(LONG_SECONDS) for _ in range(100)]
+    assert len({call.correlation_id for call in opened}) == 100
+    for number, call in reversed([*enumerate(opened)]):
+        assert calls.answer(call.correlation_id, result(number))
+    assert [call.future.result(0).request_id for call in opened] == [str(number) for number in range(100)]
+    assert (calls.in_flight, calls.late) == (0, 0)
+
+
+def test_second_answer_is_dropped_and_counted(calls: Calls) -> None:
+    call = calls.open(LONG_SECONDS)
+    assert calls.answer(call.correlation_id, result(1))
+    assert not calls.answer(call.correlation_id, result(2))
+    assert (call.future.result(0).request_id, calls.late) == ("1", 1)
+
+
+def test_calls_expire_in_the_order_of_their_deadlines(calls: Calls) -> None:
+    ended: list[float] = []
+    last = threading.Event()
+    for seconds in (0.3, LONG_SECONDS, 0.1, 0.2):
+        calls.open(seconds).future.add_done_callback(partial(_note, ended, seconds, last))
+    assert last.wait(WAIT_SECONDS)
+    assert ended == [0.1, 0.2, 0.3]
+    assert calls.in_flight == 1
+
+
+def _note(ended: list[float], seconds: float, last: threading.Event, _: object) -> None:
+    ended.append(seconds)
+    if seconds == 0.3:
+        last.set()
+
+
+def test_answer_after_the_time_out_is_dropped_and_counted(calls: Calls) -> None:
+    call, other = calls.open(0.01), calls.open(LONG_SECONDS)
+    with pytest.raises(InferenceTimeoutError, match=r"0\.01 s are over"):
+        call.future.result(WAIT_SECONDS)
+    assert not calls.answer(call.correlation_id, result())
+    assert calls.late == 1
+    assert not other.future.done()
+    assert calls.in_flight == 1
+
+
+def test_shorter_call_is_not_held_up_by_longer_ones(calls: Calls) -> None:
+    longer = [calls.open(LONG_SECONDS) for _ in range(3)]
+    short = calls.open(0.01)
+    with pytest.raises(InferenceTimeoutError):
+        short.future.result(WAIT_SECONDS)
+    assert not any(call.future.done() for call in longer)
+
+
+def test_cancelled_call_is_forgotten(calls: Calls) -> None:
+    call = calls.open(LONG_SECONDS)
+    assert call.future.cancel()
+    assert calls.in_flight == 0
+    assert not calls.answer(call.correlation_id, result())
+    assert calls.late == 1
+    with pytest.raises(CancelledError):
+        call.future.result(0)
+
+
+def test_error_ends_its_call_and_no_other(calls: Calls) -> None:
+    call, other = calls.open(LONG_SECONDS), calls.open(LONG_SECONDS)
+    calls.fail(call, FatalError("refused"))
+    calls.fail(call, FatalError("again"))
+    with pytest.raises(FatalError, match="refused"):
+        call.future.result(0)
+    assert not other.future.done()
+    assert calls.late == 0
+
+
+def test_failure_of_the_reader_ends_all_calls_and_later_ones(calls: Calls) -> None:
+    opened = [calls.open(LONG_SECONDS) for _ in range(3)]
+    calls.fail_all(FatalError("topic gone"))
+    calls.fail_all(ClosedError("too late to matter"))
+    seen = []
+    for call in opened:
+        with pytest.raises(FatalError, match="topic gone") as caught:
+            call.future.result(0)
+        seen.append(caught.value)
+    for _ in range(2):
+        with pytest.raises(FatalError, match="topic gone") as caught:
+            calls.open(1)
+        seen.append(caught.value)
+    assert len({id(error) for error in seen}) == len(seen), "one exception raised in several threads"
+
+
+def test_ids_of_other_clients_are_not_ours(calls: Calls) -> None:
+    other = Calls(expired)
+    theirs = other.open(LONG_SECONDS)
+    assert not calls.is_ours(theirs.correlation_id)
+    assert calls.is_ours(calls.open(LONG_SECONDS).correlation_id)
+    other.fail_all(ClosedError("over"))
+
+
+def test_answers_time_outs_and_cancels_at_once_end_each_call_once(calls: Calls) -> None:
+    """All three race for each call; a future that was ended twice would raise in one of the threads."""
+    opened = [calls.open(0.02 + number % 7 / 1000) for number in range(3000)]
+    troubles: list[InvalidStateError] = []
+
+    def answer() -> None:
+        try:
+            for call in opened:
+                calls.answer(call.correlation_id, result())
+        except InvalidStateError as error:
+            troubles.append(error)
+
+    def cancel() -> None:
+        for call in reversed(opened):
+            call.future.cancel()
+
+    threads = [threading.Thread(target=each) for each in (answer, cancel, answer)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    for call in opened:
+        try:
+            call.future.result(WAIT_SECONDS)
+        except (CancelledError, InferenceTimeoutError):
+            continue
+    assert troubles == []
+    assert calls.in_flight == 0

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from headrace.pipeline.config import RouteSettings, Settings, TopicSettings
+from headrace.pipeline.overviews import GroupProgress, TopicState
+from headrace.pipeline.topic_check import TopicReport, report
+
+SETTINGS = Settings(
+    topics=TopicSettings(
+        requests=("in",),
+        results="out",
+        dead_letters="dead",
+        partitions=4,
+        replication_factor=2,
+        max_message_bytes=100_000,
+    ),
+    routes=(
+        RouteSettings(name="a", model="m", reply_topic="mine", reply_topics_allowed=("out", "theirs")),
+        RouteSettings(name="b", model="m", reply_topic="mine"),
+    ),
+)
+GOOD = TopicState(4, 2, 5_000_000, {0: 5, 1: 0}, {0: 9, 1: 3})
+
+
+def reports(**states: TopicState | None) -> dict[str, TopicReport]:
+    found = report(SETTINGS, states, {"in": GroupProgress({0: 7}, lag=5), "out": GroupProgress({}, 0)})
+    return {each.spec.name: each for each in found}
+
+
+def test_every_topic_has_its_roles() -> None:
+    assert {name: each.roles for name, each in reports().items()} == {
+        "in": ("requests",),
+        "out": ("results", "replies of a"),
+        "mine": ("replies of a", "replies of b"),
+        "theirs": ("replies of a",),
+        "dead": ("dead letters",),
+    }
+
+
+def test_progress_is_that_of_request_topics_only() -> None:
+    found = reports()
+    assert found["in"].progress == GroupProgress({0: 7}, lag=5)
+    assert found["out"].progress is None
+
+
+def test_topic_as_it_should_be_has_no_problems() -> None:
+    assert reports(out=GOOD)["out"].problems == ()
+    assert GOOD.offsets_retained == 7
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (None, "out does not exist: `headrace topics create` makes it"),
+        (TopicState(3, 2, 5_000_000, {}, {}), "out has 3 partitions, fewer than the 4 set"),
+        (TopicState(4, 1, 5_000_000, {}, {}), "out has 1 replicas, fewer than the 2 set"),
+        (TopicState(4, 2, 99_999, {}, {}), "out takes records of 99,999 bytes, fewer than the 100,000 needed"),
+    ],
+)
+def test_problem_says_what_is_wrong(state: TopicState | None, expected: str) -> None:
+    (problem,) = reports(out=state)["out"].problems
+    assert problem.startswith(expected)
+
+
+def test_dead_letter_topic_needs_room_for_the_largest_record() -> None:
+    assert reports(dead=TopicState(4, 2, 1_000_000, {}, {}))["dead"].problems
+    assert not reports(dead=TopicState(4, 2, 1_200_000, {}, {}))["dead"].problems
+
+
+def test_more_than_was_asked_for_is_no_problem() -> None:
+    assert reports(out=TopicState(40, 3, 5_000_000, {}, {}))["out"].problems == ()

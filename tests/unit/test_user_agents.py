@@ -1,0 +1,338 @@
+"""User modules in a real Faust app with the outside faked: agents over results, what is refused, timers, pages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+
+from headrace.pipeline.agents import InferenceApp
+from headrace.pipeline.errors import ConfigError, FatalError
+from headrace.pipeline.user_agents import Handed, RecordStream, host
+from headrace.pipeline.user_code import RejectError
+from tests.unit.app_bench import Bench, collect_leaks, page, until
+from tests.unit.processor_bench import letter_of
+
+EMITTED = {"alerts": "json"}
+
+
+@pytest.fixture(autouse=True)
+def _leaks_of_faust() -> Iterator[None]:
+    yield
+    collect_leaks()
+
+
+@pytest.fixture(autouse=True)
+def _no_module_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield
+    for name in {*sys.modules} - before:
+        if name.startswith("mine"):
+            del sys.modules[name]
+
+
+def bench_with(setup: Callable[[InferenceApp], None], **user_code: Any) -> Bench:
+    module = ModuleType("mine")
+    module.setup = setup  # type: ignore[attr-defined]  # what a module's text would define
+    sys.modules["mine"] = module
+    return Bench(user_code={"modules": ["mine"], **user_code}, topics={"emitted": EMITTED})
+
+
+async def process(bench: Bench, records: int, outputs: int) -> None:
+    bench.send(records)
+    async with bench.running():
+        await bench.poll()
+        await bench.answered(outputs)
+
+
+# --- agents over results --------------------------------------------------------------------------------------------
+
+
+async def test_agent_emits_in_the_transaction_of_its_record() -> None:
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results("text"))
+        async def alert(records: RecordStream) -> None:
+            async for record in records:
+                assert record.result is not None
+                record.emit("alerts", {"id": record.request.id})
+
+    bench = bench_with(setup)
+    await process(bench, 5, 10)
+    for unit in bench.connections.transactions.units:
+        assert sorted(output.topic for output in unit.outputs) == ["alerts"] * unit.records + ["results"] * unit.records
+
+
+async def test_record_waits_for_every_agent_of_its_route() -> None:
+    let_go = asyncio.Event()
+    seen = asyncio.Event()
+
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def quick(records: RecordStream) -> None:
+            async for _ in records:
+                seen.set()
+
+        @app.agent(app.results())
+        async def slow(records: RecordStream) -> None:
+            async for _ in records:
+                await let_go.wait()
+
+    bench = bench_with(setup)
+    bench.send(1)
+    async with bench.running():
+        await bench.poll()
+        await seen.wait()
+        assert bench.broker.outputs == []
+        let_go.set()
+        await bench.answered(1)
+
+
+async def test_what_an_agent_raises_is_its_records_dead_letter_and_it_goes_on() -> None:
+    calls = 0
+
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def picky(records: RecordStream) -> None:
+            nonlocal calls
+            calls += 1
+            async for record in records:
+                if record.provenance.offset == 1:
+                    raise RejectError("TOO_ODD", "one is odd")
+                if record.provenance.offset == 2:
+                    raise KeyError("two")
+
+    bench = bench_with(setup)
+    await process(bench, 4, 4)
+    letters = [letter_of(output) for output in bench.broker.outputs if output.topic == "dead"]
+    assert [(letter.provenance.offset, letter.stage, letter.code) for letter in letters] == [
+        (1, "user_code", "TOO_ODD"),
+        (2, "user_code", "USER_CODE_FAILED"),
+    ]
+    assert calls == 3
+
+
+async def test_agent_that_takes_too_long_is_cut_off_at_its_record() -> None:
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def stuck(records: RecordStream) -> None:
+            async for record in records:
+                if record.provenance.offset == 0:
+                    await asyncio.Event().wait()
+
+    bench = bench_with(setup, timeout_seconds=0.2)
+    await process(bench, 3, 3)
+    (letter,) = [letter_of(output) for output in bench.broker.outputs if output.topic == "dead"]
+    assert (letter.provenance.offset, letter.code) == (0, "USER_CODE_TIMEOUT")
+    assert "stuck took longer than user_code.timeout_seconds (0.2)" in letter.message
+
+
+async def test_concurrency_is_records_at_a_time_and_each_goes_to_one_hand() -> None:
+    together = asyncio.Barrier(3)
+    seen: list[int] = []
+
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results(), concurrency=3)
+        async def wait_for_others(records: RecordStream) -> None:
+            async for record in records:
+                seen.append(record.provenance.offset)
+                await together.wait()
+
+    bench = bench_with(setup)
+    await process(bench, 6, 6)
+    assert sorted(seen) == list(range(6))
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+async def test_bare_send_from_an_agent_raises_and_is_its_records_dead_letter() -> None:
+    errors: list[str] = []
+
+    def setup(app: InferenceApp) -> None:
+        topic = app.topic("alerts", value_type=bytes)
+
+        @app.agent(app.results())
+        async def careless(records: RecordStream) -> None:
+            async for record in records:
+                if record.provenance.offset == 0:
+                    await topic.send(value=b"x")
+                for send in (lambda: topic.send_soon(value=b"x"), lambda: app.send("alerts", value=b"x")):
+                    try:
+                        answer: Any = send()
+                        await answer
+                    except RuntimeError as error:
+                        errors.append(str(error))
+
+    bench = bench_with(setup)
+    await process(bench, 2, 2)
+    (letter,) = [letter_of(output) for output in bench.broker.outputs if output.topic == "dead"]
+    assert "alerts is not sent to: that would be outside the record's transaction" in letter.message
+    assert len(errors) == 2
+    assert all("record.emit(topic, value)" in error for error in errors)
+
+
+def refused(setup: Callable[[InferenceApp], None], error: type[Exception] = ConfigError) -> str:
+    with pytest.raises(error) as caught:
+        bench_with(setup)
+    return str(caught.value)
+
+
+def _on_a_topic(app: InferenceApp) -> None:
+    app.agent(app.topic("elsewhere"))(_idle)
+
+
+def _on_nothing(app: InferenceApp) -> None:
+    app.agent()(_idle)
+
+
+def _table(app: InferenceApp) -> None:
+    app.Table("counts", default=int)
+
+
+def _unknown_route(app: InferenceApp) -> None:
+    app.after("photos")(lambda record: None)
+
+
+def _unknown_results(app: InferenceApp) -> None:
+    app.results("photos")
+
+
+def _yields(app: InferenceApp) -> None:
+    @app.agent(app.results())
+    async def generator(records: RecordStream) -> AsyncIterator[int]:
+        yield 1
+
+
+def _fails(app: InferenceApp) -> None:
+    raise KeyError("no such thing")
+
+
+async def _idle(records: Any) -> None:
+    async for _ in records:
+        pass
+
+
+REFUSED = {
+    "topic": (_on_a_topic, "Kafka topics are consumed by headrace alone (topics.requests)"),
+    "nothing": (_on_nothing, "an agent is for app.results(...) or an app.channel()"),
+    "table": (_table, "table counts: tables are not kept"),
+    "route": (_unknown_route, "there is no route photos; routes: text"),
+    "results": (_unknown_results, "there is no route photos; routes: text"),
+    "generator": (_yields, "generator yields: one over results emits through its records"),
+    "error": (_fails, "setup of mine failed: KeyError: 'no such thing'"),
+}
+
+
+@pytest.mark.parametrize(("setup", "message"), REFUSED.values(), ids=REFUSED)
+async def test_what_cannot_be_is_refused_at_the_start(setup: Callable[[InferenceApp], None], message: str) -> None:
+    assert message in refused(setup)
+
+
+MODULES = {
+    "absent": ("mine_absent", None, "there is no module mine_absent in {folder} or among the installed ones"),
+    "no setup": ("mine_bare", "x = 1", "has no function setup(app)"),
+    "syntax": ("mine_wrong", "def setup(app)", "mine_wrong cannot be imported: SyntaxError"),
+    "import": ("mine_needy", "import mine_nothing", "cannot be imported: ModuleNotFoundError: No module named 'mine_n"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), MODULES.values(), ids=MODULES)
+async def test_module_that_cannot_be_loaded_is_named(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Bench(user_code={"modules": [name], "path": str(tmp_path)})
+    assert message.format(folder=tmp_path) in str(caught.value)
+
+
+async def test_module_is_found_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine_here.py").write_text("def setup(app):\n    app.before(lambda record: None)\n")
+    bench = Bench(user_code={"modules": ["mine_here"], "path": str(tmp_path)})
+    assert len(bench.app.user_code.before) == 1
+
+
+# --- the rest of Faust ----------------------------------------------------------------------------------------------
+
+
+async def test_timer_page_and_own_channel_work_as_in_any_faust_app() -> None:
+    ticks: list[int] = []
+
+    def setup(app: InferenceApp) -> None:
+        channel = app.channel()
+
+        @app.agent(channel)
+        async def count(numbers: Any) -> None:
+            async for number in numbers:
+                ticks.append(number)
+
+        @app.timer(0.02)  # type: ignore[untyped-decorator]  # Faust\'s
+        async def tick() -> None:
+            await channel.put(cast("Any", 1))
+
+        @app.page("/ticks")
+        async def ticks_page(web: Any, request: Any) -> Any:
+            return web.text(str(bool(ticks)))
+
+    bench = bench_with(setup)
+    async with bench.running() as session:
+
+        async def ticked() -> bool:
+            return await page(session, "/ticks") == (200, "True")
+
+        await until(ticked)
+
+
+async def test_failing_timer_ends_the_worker() -> None:
+    def setup(app: InferenceApp) -> None:
+        @app.timer(0.01)  # type: ignore[untyped-decorator]  # Faust\'s
+        async def fail() -> None:
+            raise KeyError("timer")
+
+    bench = bench_with(setup)
+    async with bench.running():
+        await until(bench.failed)
+    assert isinstance(bench.app.failure, KeyError)
+
+
+async def test_agent_that_takes_nothing_ends_the_worker() -> None:
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def lazy(records: RecordStream) -> None:
+            return
+
+    bench = bench_with(setup)
+    async with bench.running():
+        await until(bench.failed)
+    assert isinstance(bench.app.failure, FatalError)
+    assert "lazy returned without taking a record" in str(bench.app.failure)
+
+
+async def test_agent_that_swallows_its_time_out_still_costs_its_record() -> None:
+    queue: asyncio.Queue[Handed] = asyncio.Queue()
+
+    async def stream() -> AsyncIterator[Handed]:
+        while True:
+            yield await queue.get()
+
+    async def stubborn(records: RecordStream) -> None:
+        async for record in records:
+            if cast("int", record) == 0:  # the host looks into no record
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+
+    loop = asyncio.get_running_loop()
+    some = [Handed(number, loop.create_future()) for number in range(2)]  # type: ignore[arg-type]
+    for each in some:
+        queue.put_nowait(each)
+    hosting = asyncio.create_task(host(stubborn, stream(), 1, 0.05))
+    with pytest.raises(Exception, match="stubborn took longer"):
+        await some[0].done
+    hosting.cancel()
+    await asyncio.gather(hosting, return_exceptions=True)
