@@ -203,7 +203,7 @@ def test_read_last_prefers_a_newer_match_further_back_to_an_older_one_near_an_en
     """What is near one partition's end may be older than what is far from another's."""
     (topic,) = make_topics("results", partitions=2)
     (older,) = send_all(kafka, topic, 1, b"21")
-    newer = send_all(kafka, topic, 60, b"foobar")[0]
+    newer = send_all(kafka, topic, 60, b"abc")[0]
     assert older.partition != newer.partition
     matches = {(report.partition, report.offset) for report in (older, newer)}
     with CommittedReader(kafka, [topic], End()) as reader:
