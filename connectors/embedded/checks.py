@@ -193,7 +193,7 @@ def own_models() -> tuple[Check, ...]:
     return tuple(
         Check(f"model {model.name}", Outcome.WARN, f"cannot be loaded from {model.folder}", model.trouble)
         if model.trouble
-        else Check(f"model {model.name}", Outcome.OK, f"served from {model.folder}")
+        else Check(f"model {model.name}", Outcome.OK, f"{'loading' if model.loading else 'served'} from {model.folder}")
         for model in (state.models if state else ())
     )
 

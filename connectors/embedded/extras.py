@@ -19,6 +19,7 @@ from headrace.connectors.embedded.triton_env import (
     clean_environment,
     models_folder,
     models_key,
+    pip_install,
     run_reported,
 )
 from headrace.pipeline.errors import ConfigError
@@ -75,16 +76,12 @@ def ensure_extra(cache: Path, interpreter: TritonInterpreter, name: str, placeme
     repository = cache / f"models-{name}-{placement}-{models_key(interpreter, f'{placement} {name}')}"
 
     def install(report: Callable[[str], None]) -> None:
-        run_reported(
-            [
-                *(str(interpreter.python), "-m", "pip", "install", "--disable-pip-version-check"),
-                *("--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"),
-                *("--target", str(packages), "-r", str(requirements_file(name))),
-            ],
-            report,
+        hint = (
             f"the packages of the extra {name} could not be installed: it needs PyPI once; check network and proxy, "
-            "start again, or start without it",
+            "start again, or start without it"
         )
+        target = ("--target", str(packages))
+        pip_install(interpreter.python, packages, requirements_file(name), report, hint, *target)
         shutil.rmtree(packages / "bin", ignore_errors=True)  # commands, which nobody runs
 
     def set_up(report: Callable[[str], None]) -> None:

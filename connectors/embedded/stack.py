@@ -161,6 +161,7 @@ class Stack:
         self._kafka.start()
         self._registry.start()
         self._triton.wait_ready()
+        self._triton.wait_for_models()  # here only: a server that is started again must not keep the others waiting
 
     def _claim_data_dir(self) -> Path:
         if self._given_data_dir is None:
@@ -219,7 +220,7 @@ class Stack:
         return tuple(revived)
 
     def sync_models(self) -> list[str]:
-        """Load and unload the user's models as their files say; a line for each whose state is news."""
+        """Begin to load and unload the user's models as their files say; a line for each whose state is news."""
         return self.triton.sync_models()
 
     def user_models(self) -> tuple[ModelState, ...]:

@@ -58,6 +58,13 @@ class ModelState:
     """It answers, though perhaps as it was before its last change."""
     trouble: str = ""
     """Why it could not be loaded as it is now, in Triton's words."""
+    loading: bool = False
+    """What is on disk now is not loaded yet, and was not refused either."""
+
+    @property
+    def current(self) -> bool:
+        """It is served as its files are now."""
+        return self.serving and not self.loading and not self.trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ class StackState:
     def healthy(self) -> bool:
         """Started, every process of it runs, and the user's models are served as they are on disk."""
         running = all(member.state == "running" for member in self.members)
-        return self.ready and running and not any(model.trouble for model in self.models)
+        return self.ready and running and all(model.current for model in self.models)
 
     @property
     def owner_pid(self) -> int:

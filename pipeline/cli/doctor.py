@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from headrace.connectors.embedded.checks import Check, Outcome, run_checks
@@ -19,7 +20,7 @@ def command() -> int:
     """
     checks = run_checks()
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_table(checks))
+    console.print(checks_table(checks))
     for check in checks:
         if check.mend:
             console.print(f"{check.outcome}: {check.name}: {check.found}", markup=False)
@@ -29,9 +30,10 @@ def command() -> int:
     return 1 if failed else 0
 
 
-def _table(checks: tuple[Check, ...]) -> Table:
+def checks_table(checks: tuple[Check, ...]) -> Table:
+    """Each check's outcome and what it found."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for check in checks:
         style = _STYLES[check.outcome]
-        table.add_row(f"[{style}]{check.outcome}[/]", check.name.replace("[", "\\["), check.found)
+        table.add_row(f"[{style}]{check.outcome}[/]", escape(check.name), escape(check.found))
     return table

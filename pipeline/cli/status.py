@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headrace.connectors.embedded.state import StackState, read_state
+from headrace.connectors.embedded.state import ModelState, StackState, read_state
 
 
 @click.command()
@@ -47,15 +47,16 @@ def members_table(state: StackState) -> Table:
         colour = {"running": "green", "restarting": "yellow"}.get(member.state, "bold red")
         table.add_row(member.name, f"pid {member.pid}", f"[{colour}]{member.state}[/]", member.endpoint)
     for model in state.models:
-        shown = (
-            "[green]serving[/]"
-            if not model.trouble
-            else "[yellow]outdated[/]"
-            if model.serving
-            else "[bold red]failed[/]"
-        )
-        table.add_row(f"model {escape(model.name)}", "", shown, escape(model.folder))
+        table.add_row(f"model {escape(model.name)}", "", _shown(model), escape(model.folder))
     return table
+
+
+def _shown(model: ModelState) -> str:
+    if model.loading:
+        return "[yellow]loading[/]"
+    if not model.trouble:
+        return "[green]serving[/]"
+    return "[yellow]outdated[/]" if model.serving else "[bold red]failed[/]"
 
 
 def trouble_lines(state: StackState) -> list[str]:

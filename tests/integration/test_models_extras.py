@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.resources import files
@@ -325,17 +324,16 @@ for names in ((), ("content_type",), ("all",)):
 
 @pytest.mark.usefixtures("extras")
 def test_extras_are_cached_beside_what_every_stack_has_and_need_no_network_then() -> None:
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE],
         env={**os.environ, "PIP_NO_INDEX": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr
     none, one, both = (line.split() for line in done.stdout.splitlines())
     assert [none[0], one[0], both[0]] == ["0", "1", "2"]
     assert none[1] == one[1] == both[1]
     assert one[2] == both[2] != both[3]
-    assert time.monotonic() - began < 30  # nothing is built again
+    assert done.stderr == ""  # nothing is built again: that would be told

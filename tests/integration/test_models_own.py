@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +43,7 @@ routes:
     model: my_model
     match: {modality: [TEXT]}
 """
-RELOAD_SECONDS = 10.0
+RELOAD_SECONDS = 60.0
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -69,6 +71,17 @@ def write(repository: Path, name: str, code: str, config: str = CONFIG) -> Path:
 
 def states(headrace: Command) -> dict[str, dict[str, object]]:
     return {model["name"]: model for model in json.loads(headrace("status", "--json").stdout)["models"]}
+
+
+def member(headrace: Command, name: str) -> dict[str, Any]:
+    [found] = [each for each in json.loads(headrace("status", "--json").stdout)["members"] if each["name"] == name]
+    return dict(found)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + RELOAD_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
 
 
 def label(headrace: Command, text: str) -> str:
@@ -129,6 +142,16 @@ def test_own_models_serve_and_follow_their_files(headrace: Command, tmp_path: Pa
         *("my_model", "raising", "bad_config", "no_longer_identity")
     }
     assert label(headrace, "a river turns the mill") == "short"
+
+    # One that does not come to an end keeps nothing waiting: neither another model nor a dead server.
+    write(repository, "endless", "import time\n\ntime.sleep(3600)\n")
+    wait_until(lambda: bool(states(headrace).get("endless", {}).get("loading")))
+    code.write_text(CODE.replace('b"long"', 'b"at last"'))
+    wait_for_label(headrace, "a river turns the mill", "at last")
+    registry = member(headrace, "registry")
+    os.kill(registry["pid"], signal.SIGKILL)
+    wait_until(lambda: member(headrace, "registry")["pid"] != registry["pid"])
+    assert states(headrace)["endless"]["loading"]
 
 
 def test_up_refuses_a_model_in_place_of_a_repository(headrace: Command, tmp_path: Path) -> None:

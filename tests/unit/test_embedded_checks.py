@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from headrace.connectors.embedded.artifacts import REGISTRY_VERSION, read_lock
 from headrace.connectors.embedded.checks import (
@@ -17,21 +19,27 @@ from headrace.connectors.embedded.checks import (
     downloads,
     extra_installed,
     folders,
+    own_models,
     processor,
     python_version,
     require_extras,
     run_checks,
     triton_interpreter,
 )
+from headrace.connectors.embedded.owners import owner_tag
 from headrace.connectors.embedded.progress import Progress
+from headrace.connectors.embedded.state import ModelState, StackState, write_state
 from headrace.connectors.embedded.triton_env import (
     build_once,
     check_numpy,
     environment_folder,
     is_built,
+    pip_install,
     probe,
     run_reported,
 )
+from headrace.pipeline.cli.doctor import checks_table
+from headrace.pipeline.cli.status import members_table
 from headrace.pipeline.errors import StackError
 
 
@@ -212,3 +220,56 @@ def test_failed_step_shows_hint_and_output() -> None:
             "check the network",
         )
     assert lines == ["looking", "not found"]
+
+
+def test_what_pip_unpacks_is_part_of_what_is_built(cache: Path) -> None:
+    """A killed pip leaves it behind."""
+    cache.mkdir()
+    python = cache / "python"
+    python.write_text('#!/bin/sh\ntouch "$TMPDIR/unpacked"\necho "$TMPDIR" > "$0.scratch"\n')
+    python.chmod(0o755)
+    folder = cache / "thing"
+    pip_install(python, folder, cache / "requirements.txt", lambda _line: None, "no network")
+    assert Path((cache / "python.scratch").read_text().strip()).parent == folder
+    assert list(folder.iterdir()) == []
+
+
+def test_models_of_the_user_are_found_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    assert own_models() == ()
+    folder = "/a[/b]"  # no markup, whatever it looks like
+    models = (
+        ModelState("good", folder, serving=True),
+        ModelState("bad", folder, serving=False, trouble="SyntaxError"),
+        ModelState("slow", folder, serving=False, loading=True),
+    )
+    state = StackState(owner_tag(), True, None, "/data", models=models)
+    write_state(state)
+    checks = own_models()
+    assert [(check.outcome, check.found, check.mend) for check in checks] == [
+        (Outcome.OK, f"served from {folder}", ""),
+        (Outcome.WARN, f"cannot be loaded from {folder}", "SyntaxError"),
+        (Outcome.OK, f"loading from {folder}", ""),
+    ]
+    for table in (checks_table(checks), members_table(state)):
+        console = Console(record=True, width=200, file=io.StringIO())
+        console.print(table)
+        assert console.export_text().count(folder) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "shown", "healthy"),
+    [
+        (ModelState("mine", "/mine", serving=True), "serving", True),
+        (ModelState("mine", "/mine", serving=True, loading=True), "loading", False),
+        (ModelState("mine", "/mine", serving=False, loading=True), "loading", False),
+        (ModelState("mine", "/mine", serving=True, trouble="x"), "outdated", False),
+        (ModelState("mine", "/mine", serving=False, trouble="x"), "failed", False),
+    ],
+)
+def test_stack_is_healthy_if_models_are_served_as_they_are(model: ModelState, shown: str, healthy: bool) -> None:
+    state = StackState(owner_tag(), True, None, "/data", models=(model,))
+    console = Console(record=True, file=io.StringIO())
+    console.print(members_table(state))
+    assert shown in console.export_text().split()
+    assert state.healthy == healthy

@@ -1,48 +1,24 @@
-"""The user's own models: what is loaded when, and what is said of those that are not. Triton is a fake."""
+"""The user's own models: what is loaded when, and what is said of those that are not."""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace.connectors.embedded.state import ModelState
-from headrace.connectors.embedded.triton_reasons import failures_in_log, reason_in_answer, reason_in_log
 from headrace.connectors.embedded.user_models import UserModels, check_repository
 from headrace.pipeline.errors import ConfigError
-
-
-class FakeTriton:
-    """Loads every model whose files it can see through the staging folder, unless one of them says ``broken``."""
-
-    def __init__(self, staging: Path) -> None:
-        self.staging = staging
-        self.serving: dict[str, str] = {}
-        self.loads: list[str] = []
-        self.down = False
-
-    def load(self, name: str) -> str:
-        if self.down:
-            raise ConnectionRefusedError
-        self.loads.append(name)
-        code = (self.staging / name / "1" / "model.py").read_text()
-        if code == "broken":
-            return f"RuntimeError in {self.staging / name}/1/model.py"
-        self.serving[name] = code
-        return ""
-
-    def unload(self, name: str) -> None:
-        del self.serving[name]
-
-
-def write(repository: Path, name: str, code: str = "good", config: str | None = "backend: python") -> Path:
-    (repository / name / "1").mkdir(parents=True, exist_ok=True)
-    (repository / name / "1" / "model.py").write_text(code)
-    if config is not None:
-        (repository / name / "config.pbtxt").write_text(config)
-    return repository / name
+from tests.unit.fake_triton import FakeTriton, standing_still, write
 
 
 @pytest.fixture
@@ -59,7 +35,7 @@ def triton(tmp_path: Path) -> FakeTriton:
 
 @pytest.fixture
 def models(repository: Path, triton: FakeTriton) -> UserModels:
-    found = UserModels([repository], triton.staging, ["identity"])
+    found = UserModels([repository], triton.staging, ["identity"], start=triton.start, clock=standing_still)
     found.begin()
     return found
 
@@ -147,6 +123,7 @@ def test_model_that_is_gone_is_unloaded(repository: Path, triton: FakeTriton, mo
     folder = write(repository, "mine")
     models.sync(triton, at_once=True)
     folder.rename(repository.parent / "elsewhere")
+    assert models.sync(triton) == []
     assert models.sync(triton) == [f"model mine is unloaded: {folder} is gone"]
     assert triton.serving == {}
     assert list(triton.staging.iterdir()) == []
@@ -181,7 +158,7 @@ def test_name_that_triton_could_not_run_is_refused(
 
 def test_first_of_two_models_of_one_name_serves(repository: Path, triton: FakeTriton, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    models = UserModels([repository, other], triton.staging, [])
+    models = UserModels([repository, other], triton.staging, [], start=triton.start, clock=standing_still)
     models.begin()
     write(other, "mine", "other's")
     models.sync(triton, at_once=True)
@@ -190,9 +167,8 @@ def test_first_of_two_models_of_one_name_serves(repository: Path, triton: FakeTr
     assert [state.folder for state in models.states() if state.serving] == [str(other / "mine")]
     assert triton.serving == {"mine": "other's"}
     (other / "mine").rename(tmp_path / "gone")
-    models.sync(triton)
-    models.sync(triton)
-    models.sync(triton)
+    for _ in range(4):  # two looks until it is gone, two until the other one has settled
+        models.sync(triton)
     assert triton.serving == {"mine": "late"}
 
 
@@ -210,12 +186,16 @@ def test_files_that_are_no_part_of_a_model_do_not_load_it_again(
 
 
 def test_triton_that_is_down_is_told_later(repository: Path, triton: FakeTriton, models: UserModels) -> None:
-    write(repository, "mine")
+    folder = write(repository, "mine")
     triton.down = True
-    with pytest.raises(ConnectionRefusedError):
-        models.sync(triton, at_once=True)
+    assert models.sync(triton, at_once=True) == models.sync(triton) == []
     triton.down = False
     assert models.sync(triton) == ["model mine is loaded"]
+    folder.rename(repository.parent / "elsewhere")
+    triton.down = True
+    assert models.sync(triton) == models.sync(triton) == models.sync(triton) == []
+    triton.down = False
+    assert models.sync(triton) == [f"model mine is unloaded: {folder} is gone"]
 
 
 def test_restarted_triton_gets_every_model_anew(repository: Path, triton: FakeTriton, models: UserModels) -> None:
@@ -226,6 +206,170 @@ def test_restarted_triton_gets_every_model_anew(repository: Path, triton: FakeTr
     assert models.sync(triton, at_once=True) == ["model mine is loaded"]
 
 
+def test_model_copied_anew_serves_on_meanwhile(repository: Path, triton: FakeTriton, models: UserModels) -> None:
+    folder = write(repository, "mine", "first")
+    models.sync(triton, at_once=True)
+    shutil.rmtree(folder)
+    assert models.sync(triton) == []
+    write(repository, "mine", "second")
+    assert models.sync(triton) == []
+    assert triton.serving == {"mine": "first"}
+    assert models.sync(triton) == ["model mine is loaded again"]
+    assert triton.serving == {"mine": "second"}
+
+
+def test_model_that_loads_for_long_keeps_nothing_waiting(
+    repository: Path, triton: FakeTriton, models: UserModels
+) -> None:
+    folder = write(repository, "mine")
+    write(repository, "quick")
+    slow: Future[str] = Future()
+    triton.held["mine"] = slow
+    assert models.sync(triton, at_once=True) == ["model quick is loaded"]
+    assert models.loading
+    [mine, quick] = models.states()
+    assert (mine.serving, mine.loading, mine.current) == (False, True, False)
+    assert quick.current
+    write(repository, "mine", "changed")
+    for _ in range(3):  # not loaded twice at a time, nor unloaded
+        assert models.sync(triton) == []
+    shutil.rmtree(folder)
+    assert models.sync(triton) == models.sync(triton) == []
+    write(repository, "mine", "changed again")
+    triton.held.clear()
+    slow.set_result("")
+    assert models.sync(triton) == ["model mine is loaded"]
+    assert models.sync(triton) == ["model mine is loaded again"]
+    assert triton.serving["mine"] == "changed again"
+    assert all(state.current for state in models.states())
+
+
+def test_load_is_waited_for_by_nobody(repository: Path, triton: FakeTriton) -> None:
+    """As it is begun outside tests: the server answers when the test allows."""
+    models = UserModels([repository], triton.staging, [], clock=standing_still)
+    models.begin()
+    write(repository, "mine")
+    answer = threading.Event()
+
+    class SlowTriton(FakeTriton):
+        def load(self, name: str) -> str:
+            assert answer.wait(30)
+            return super().load(name)
+
+    try:
+        assert models.sync(SlowTriton(triton.staging), at_once=True) == []
+        assert models.loading
+    finally:
+        answer.set()
+    lines: list[str] = []
+    deadline = time.monotonic() + 30
+    while not lines and time.monotonic() < deadline:
+        lines = models.collect()
+    assert lines == ["model mine is loaded"]
+
+
+def test_ensemble_is_tried_again_when_what_it_may_be_made_of_is_loaded(
+    repository: Path, triton: FakeTriton, models: UserModels
+) -> None:
+    write(repository, "a_whole", "broken", config="ensemble_scheduling { step [] }")
+    write(repository, "other", "broken")
+    write(repository, "part", "broken")
+    models.sync(triton, at_once=True)
+    write(repository, "part", "good")
+    (repository / "a_whole" / "1" / "model.py").write_text("broken")
+    os.utime(repository / "a_whole" / "1" / "model.py", ns=(1, 1))
+    models.sync(triton)
+    models.sync(triton)
+    triton.loads.clear()
+    models.sync(triton)
+    assert triton.loads == ["a_whole"]
+    models.sync(triton)
+    assert triton.loads == ["a_whole"]
+
+
+def test_links_to_all_new_models_are_there_before_one_is_loaded(
+    repository: Path, triton: FakeTriton, models: UserModels
+) -> None:
+    """For an ensemble Triton loads what it is made of, whatever the order of the names."""
+    seen: list[set[str]] = []
+
+    class LookingTriton(FakeTriton):
+        def load(self, name: str) -> str:
+            seen.append({path.name for path in self.staging.iterdir()})
+            return super().load(name)
+
+    write(repository, "first")
+    write(repository, "second")
+    models.sync(LookingTriton(triton.staging), at_once=True)
+    assert seen == [{"first", "second"}] * 2
+
+
+def test_change_in_a_linked_version_is_noticed(
+    repository: Path, triton: FakeTriton, models: UserModels, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "model.py").write_text("first")
+    (store / "round").symlink_to(store)
+    (repository / "mine").mkdir()
+    (repository / "mine" / "config.pbtxt").write_text("backend: python")
+    (repository / "mine" / "1").symlink_to(store)
+    models.sync(triton, at_once=True)
+    (store / "model.py").write_text("second one")
+    models.sync(triton)
+    assert models.sync(triton) == ["model mine is loaded again"]
+
+
+def test_files_that_cannot_be_read_are_told_and_the_model_serves_on(
+    repository: Path, triton: FakeTriton, models: UserModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so what the system would answer others is played."""
+    folder = write(repository, "mine")
+    models.sync(triton, at_once=True)
+    walk, iterate = os.walk, Path.iterdir
+    closed = {folder}
+
+    def closed_walk(top: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        if top in closed:
+            options["onerror"](PermissionError(errno.EACCES, "Permission denied", str(top)))
+        return walk(top, **options)
+
+    def closed_iterdir(path: Path) -> Iterator[Path]:
+        if path == repository and path in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterate(path)
+
+    monkeypatch.setattr(os, "walk", closed_walk)
+    monkeypatch.setattr(Path, "iterdir", closed_iterdir)
+    trouble = f"{folder} cannot be read (Permission denied): give this user the right to"
+    assert models.sync(triton) == [f"model mine cannot be loaded: {trouble}"]
+    assert models.sync(triton) == []
+    assert models.states() == (ModelState("mine", str(folder), serving=True, trouble=trouble),)
+    closed = {repository}
+    [line] = models.sync(triton)
+    assert f"{repository} cannot be read" in line
+    with pytest.raises(ConfigError, match=r"cannot be read .* give this user the right"):
+        check_repository(repository)
+    assert models.sync(triton) == models.sync(triton) == []
+    assert triton.serving == {"mine": "good"}
+    closed = set()
+    models.sync(triton)
+    assert models.sync(triton) == ["model mine is loaded again"]
+    assert models.states()[0].current
+
+
+def test_looks_take_a_tenth_of_the_time_however_many_files_there_are(repository: Path, triton: FakeTriton) -> None:
+    times = chain([0.0, 10.0, 12.0, 29.0, 30.0, 31.0], repeat(100.0))
+    models = UserModels([repository], triton.staging, [], start=triton.start, clock=lambda: next(times))
+    models.begin()
+    models.sync(triton)  # takes two seconds, from 10 to 12
+    write(repository, "mine")
+    models.sync(triton, at_once=False)  # at 29: not yet
+    assert models.states() == ()
+    models.sync(triton)  # at 30
+    assert [state.name for state in models.states()] == ["mine"]
+
+
 def test_repository_that_is_none_says_what_to_name(repository: Path) -> None:
     check_repository(repository)
     folder = write(repository, "mine")
@@ -233,45 +377,3 @@ def test_repository_that_is_none_says_what_to_name(repository: Path) -> None:
         check_repository(folder)
     with pytest.raises(ConfigError, match="is not a folder"):
         check_repository(folder / "config.pbtxt")
-
-
-LOG = """\
-[libprotobuf ERROR /build/text_format.cc:337] Error parsing text-format inference.ModelConfig: 9:9: Unknown
-2026-01-01T00:00:00Z E 1 model_repository_manager.cc:1460] "Poll failed for model directory 'other': failed to read"
-[libprotobuf ERROR /build/text_format.cc:337] Error parsing text-format: 1:35: Expected integer, got: x
-2026-01-01T00:00:00Z E 1 model_repository_manager.cc:1460] "Poll failed for model directory 'mine': failed to read it"
-2026-01-01T00:00:01Z I 1 server.cc:1] "more"
-2026-01-01T00:00:02Z E 1 model_repository_manager.cc:1460] "Poll failed for model directory 'late': no input named 'X'"
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("mine", "failed to read it: Error parsing text-format: 1:35: Expected integer, got: x"),
-        ("late", "no input named 'X'"),
-        ("silent", "Triton could not read its configuration and did not say why"),
-    ],
-)
-def test_reason_of_a_broken_configuration_is_found_in_the_log(name: str, reason: str) -> None:
-    assert reason_in_log(LOG, name) == reason
-
-
-def test_reason_in_an_answer_has_only_the_lines_that_help() -> None:
-    error = (
-        "load failed for model 'mine': version 1 is at UNAVAILABLE state: Internal: RuntimeError: no weights\n\nAt:\n"
-        "  /models/mine/1/model.py(1): <module>\n  <frozen importlib._bootstrap>(488): _call_with_frames_removed\n;\n"
-    )
-    expected = "Internal: RuntimeError: no weights\n  At:\n    /models/mine/1/model.py(1): <module>"
-    assert reason_in_answer(json.dumps({"error": error}).encode()) == expected
-    assert reason_in_answer(b"Bad Gateway") == "Bad Gateway"
-
-
-def test_models_that_kept_the_server_from_starting_are_found_in_the_log() -> None:
-    log = (
-        "2026-01-01T00:00:00Z E 1 model_lifecycle.cc:642] \"failed to load 'mine' version 1: Internal: ImportError: "
-        'no x\\n\\nAt:\\n  /mine/1/model.py(8): <module>\\n  <frozen importlib._bootstrap>(488): f\\n"\n'
-        "2026-01-01T00:00:00Z I 1 model_lifecycle.cc:777] \"failed to load 'mine'\"\n"
-    )
-    [line] = failures_in_log(log)
-    assert line == "model mine cannot be loaded: Internal: ImportError: no x\n  At:\n    /mine/1/model.py(8): <module>"
