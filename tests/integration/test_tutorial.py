@@ -34,8 +34,9 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
 
 def pattern(line: str) -> re.Pattern[str]:
     """The line with any numbers in place of its own, and any folder in place of the reader's."""
-    general = re.escape(_NUMBER.sub("0", re.sub(r"/srv/\S*", "FOLDER", line).strip()))
-    return re.compile(re.sub(r"\\?\s+", r"\\s+", general.replace("0", r"\d[\d,.]*").replace("FOLDER", r"/\S+")))
+    general = _NUMBER.sub("0", re.sub(r"/srv/\S*", "FOLDER", line))
+    words = [re.escape(word).replace("0", r"\d[\d,.]*").replace("FOLDER", r"/\S+") for word in general.split()]
+    return re.compile(r"\s+".join(words))
 
 
 class Reader:

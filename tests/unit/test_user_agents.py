@@ -17,6 +17,7 @@ from headrace.pipeline.errors import ConfigError, FatalError
 from headrace.pipeline.user_agents import Handed, RecordStream, host
 from headrace.pipeline.user_code import RejectError
 from tests.unit.app_bench import Bench, collect_leaks, page, until
+from tests.unit.fakes import settle
 from tests.unit.processor_bench import letter_of
 
 EMITTED = {"alerts": "json"}
@@ -149,6 +150,88 @@ async def test_concurrency_is_records_at_a_time_and_each_goes_to_one_hand() -> N
     assert sorted(seen) == list(range(6))
 
 
+async def test_agent_may_wait_for_its_next_record_with_a_time_limit() -> None:
+    """The cancellation of its waiting must not end the stream."""
+    waited = asyncio.Event()
+
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def impatient(records: RecordStream) -> None:
+            while True:
+                try:
+                    record = await asyncio.wait_for(anext(records), 0.01)
+                except TimeoutError:
+                    waited.set()
+                else:
+                    record.emit("alerts", {})
+
+    bench = bench_with(setup)
+    async with bench.running():
+        await waited.wait()
+        bench.send(3)
+        await bench.poll()
+        await bench.answered(6)
+
+
+async def test_agent_whose_awaited_is_cancelled_by_others_fails_at_its_record() -> None:
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def unlucky(records: RecordStream) -> None:
+            async for record in records:
+                if record.provenance.offset == 0:
+                    elsewhere = asyncio.get_running_loop().create_future()
+                    elsewhere.cancel()
+                    await elsewhere
+
+    bench = bench_with(setup)
+    await process(bench, 3, 3)
+    (letter,) = [letter_of(output) for output in bench.broker.outputs if output.topic == "dead"]
+    assert (letter.provenance.offset, letter.code) == (0, "USER_CODE_FAILED")
+
+
+async def test_agent_that_never_ends_when_cancelled_is_replaced() -> None:
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def stubborn(records: RecordStream) -> None:
+            async for record in records:
+                while record.provenance.offset == 0 and not ended.is_set():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await ended.wait()
+
+    ended = asyncio.Event()
+    bench = bench_with(setup, timeout_seconds=0.2)
+    await process(bench, 3, 3)  # also the worker's stop does not wait for it
+    (letter,) = [letter_of(output) for output in bench.broker.outputs if output.topic == "dead"]
+    assert (letter.provenance.offset, letter.code) == (0, "USER_CODE_TIMEOUT")
+    ended.set()
+    await settle()
+
+
+async def test_stopping_waits_for_the_agent_at_work_and_commits() -> None:
+    let_go = asyncio.Event()
+    taken = asyncio.Event()
+
+    def setup(app: InferenceApp) -> None:
+        @app.agent(app.results())
+        async def slow(records: RecordStream) -> None:
+            async for record in records:
+                taken.set()
+                await let_go.wait()
+                record.emit("alerts", {})
+
+    bench = bench_with(setup)
+    bench.send(1)
+    async with bench.running():
+        await bench.poll()
+        await taken.wait()
+        stopping = asyncio.create_task(bench.app.stop())
+        await settle()
+        assert not stopping.done()
+        let_go.set()
+        await stopping
+    assert [output.topic for output in bench.broker.outputs] == ["results", "alerts"]
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +293,27 @@ def _yields(app: InferenceApp) -> None:
         yield 1
 
 
+def _no_coroutine(app: InferenceApp) -> None:
+    app.agent(app.results())(lambda records: None)
+
+
+def _no_hands(app: InferenceApp) -> None:
+    app.agent(app.results(), concurrency=0)(_idle)
+
+
+def _twice(app: InferenceApp) -> None:
+    for _ in range(2):
+        app.agent(app.results())(_idle)
+
+
+def _without_parentheses(app: InferenceApp) -> None:
+    app.agent(_idle)
+
+
+def _after_without_parentheses(app: InferenceApp) -> None:
+    app.after(lambda record: None)  # type: ignore[arg-type]  # what is tested
+
+
 def _fails(app: InferenceApp) -> None:
     raise KeyError("no such thing")
 
@@ -226,6 +330,11 @@ REFUSED = {
     "route": (_unknown_route, "there is no route photos; routes: text"),
     "results": (_unknown_results, "there is no route photos; routes: text"),
     "generator": (_yields, "generator yields: one over results emits through its records"),
+    "no coroutine": (_no_coroutine, "must be a coroutine function, async def"),
+    "no hands": (_no_hands, "concurrency is 0: it is the number of records at a time, 1 or more"),
+    "twice": (_twice, "there is an agent _idle already: give each a name of its own, app.agent(..., name=...)"),
+    "no parentheses": (_without_parentheses, "an agent is for app.results(...) or an app.channel()"),
+    "after": (_after_without_parentheses, "app.after takes names of routes: write @app.after() for all"),
     "error": (_fails, "setup of mine failed: KeyError: 'no such thing'"),
 }
 
@@ -239,6 +348,9 @@ MODULES = {
     "absent": ("mine_absent", None, "there is no module mine_absent in {folder} or among the installed ones"),
     "no setup": ("mine_bare", "x = 1", "has no function setup(app)"),
     "syntax": ("mine_wrong", "def setup(app)", "mine_wrong cannot be imported: SyntaxError"),
+    "async setup": ("mine_async", "async def setup(app): pass", "setup of mine_async is a coroutine function"),
+    "exit": ("mine_main", "import sys; sys.exit('usage')", "mine_main cannot be imported: SystemExit: usage"),
+    "no file": ("sys", None, "sys (built in) has no function setup(app)"),
     "import": ("mine_needy", "import mine_nothing", "cannot be imported: ModuleNotFoundError: No module named 'mine_n"),
 }
 
