@@ -1,4 +1,4 @@
-"""The examples of docs/sdk.md, each as the program that it is."""
+"""The examples of docs/sdk.md and the README, each as the program that it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.docs.pages import DOCS, read
 from tests.integration.harness import Scene
 from tests.integration.sdk_scene import photo, sdk_settings
 
-EXAMPLES = list(read(DOCS / "sdk.md").blocks("python"))
+EXAMPLES = [block for page in (DOCS / "sdk.md", DOCS.parent / "README.md") for block in read(page).blocks("python")]
 
 
 @pytest.fixture(scope="module")
