@@ -7,9 +7,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headrace.pipeline.errors import FatalError
 
@@ -32,14 +32,19 @@ class ClientThread:
         self._watched: tuple[str, float] | None = None
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """What the call returns or raises.
+    def run(self, call: Callable[[], T]) -> Coroutine[Any, Any, T]:
+        """Queue the call, at once; awaiting what this returns gives what the call returns or raises.
+
+        Not to be called after ``stop``.
 
         Raises:
-            FatalError: it, or one before it, is stuck.
+            FatalError: when awaited: it, or one before it, is stuck.
         """
         outcome: Future[T] = Future()
         self._calls.put(lambda: _carry_out(call, outcome))
+        return self._wait(outcome)
+
+    async def _wait(self, outcome: Future[T]) -> T:
         answer = asyncio.wrap_future(outcome)
         try:
             while not (await asyncio.wait([answer], timeout=LOOK_SECONDS))[0]:

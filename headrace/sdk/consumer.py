@@ -7,9 +7,9 @@ import datetime as dt
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self, Unpack
+from typing import Literal, Protocol, Self, TypeVar, Unpack
 
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.group_reader import GroupReader
@@ -22,6 +22,8 @@ from headrace.pipeline.setup import reply_topics
 from headrace.sdk.connect import Addresses, Config, open_registry, settings_of
 from headrace.sdk.errors import ClosedError
 from headrace.sdk.received import Received, received
+
+T = TypeVar("T")
 
 Start = Literal["beginning", "end"] | dt.datetime
 """Where to begin: at what is retained, after what is there now, or at a moment (with its time zone)."""
@@ -56,7 +58,7 @@ class ResultConsumer:
         addresses: see `Addresses`.
 
     Raises:
-        ConfigError: on construction, for wrong settings.
+        ConfigError: on construction, for wrong settings or arguments.
         UnavailableError: on construction, if no broker answers.
         FatalError: on construction, if a topic does not exist.
     """
@@ -73,11 +75,13 @@ class ResultConsumer:
     ) -> None:
         place = _place(start, group)
         settings = settings_of(config, addresses)
-        wanted = [*(reply_topics(settings) if topics is None else topics)]
+        wanted = _topics(reply_topics(settings) if topics is None else topics)
         if dead_letters:
-            wanted.append(settings.topics.dead_letters)
+            wanted = _topics([*wanted, settings.topics.dead_letters])
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._handing_on = threading.Lock()
+        """No call is handed to the thread once ``close`` has begun: the thread would not live to make it."""
         self._thread: ClientThread | None = None
         self._group_reader: GroupReader | None = None
         self._records: _Records
@@ -112,7 +116,7 @@ class ResultConsumer:
         """As ``receive``, without blocking the event loop. Cancelling it loses no record."""
         deadline = time.monotonic() + timeout_seconds
         while True:
-            found = await self._in_thread().run(lambda: self._fetch(_slice(deadline)))
+            found = await self._in_thread("poll", lambda: self._fetch(_slice(deadline)))
             if found is not None:
                 self._records.take()  # not before: what a cancelled call has read is for the next
             if found is not None or time.monotonic() >= deadline:
@@ -161,21 +165,21 @@ class ResultConsumer:
         if self._group_reader is None:
             raise ConfigError("there is nothing to commit without a group: give group= to the consumer")
         with self._lock:
-            if self._closing.is_set():
-                raise ClosedError("the consumer is closed")
+            self._check_open()
             self._group_reader.commit()
 
     async def commit_async(self) -> None:
         """As ``commit``, without blocking the event loop."""
-        await self._in_thread().run(self.commit)
+        await self._in_thread("commit", self.commit)
 
     # --- end
 
     def close(self) -> None:
         """Leave the group and end. Commits nothing. From any thread, more than once if need be."""
-        if self._closing.is_set():
-            return
-        self._closing.set()
+        with self._handing_on:
+            if self._closing.is_set():
+                return
+            self._closing.set()
         with self._lock:
             self._records.close()
             self._registry.close()
@@ -201,15 +205,21 @@ class ResultConsumer:
     def _fetch(self, timeout_seconds: float) -> Received | None:
         """The next record, decoded and not taken yet."""
         with self._lock:
-            if self._closing.is_set():
-                raise ClosedError("the consumer is closed")
+            self._check_open()
             record = self._records.read(timeout_seconds)
             return None if record is None else received(self._decoder, record)
 
-    def _in_thread(self) -> ClientThread:
-        if self._thread is None:
-            self._thread = ClientThread("headrace-consumer", STUCK_SECONDS)
-        return self._thread
+    async def _in_thread(self, name: str, call: Callable[[], T]) -> T:
+        """What the call returns or raises. Raises FatalError if it does not return."""
+        with self._handing_on:
+            self._check_open()
+            thread = self._thread = self._thread or ClientThread("headrace-consumer", STUCK_SECONDS)
+            answer = thread.run(lambda: _watched(thread, name, call))
+        return await answer
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise ClosedError("the consumer is closed")
 
 
 class _Records(Protocol):
@@ -241,11 +251,27 @@ class _Whole:
         self._reader.close()
 
 
+def _watched(thread: ClientThread, name: str, call: Callable[[], T]) -> T:
+    with thread.watched(name):
+        return call()
+
+
 def _slice(deadline: float) -> float:
     return min(max(0.0, deadline - time.monotonic()), SLICE_SECONDS)
 
 
+def _topics(named: Sequence[str]) -> list[str]:
+    """Each once, as the client library wants it."""
+    if isinstance(named, str):
+        raise ConfigError(f"topics={named!r}: give a list of names, [{named!r}]")
+    if not named:
+        raise ConfigError("topics is empty: name one or more, or leave it out for all reply topics")
+    return list(dict.fromkeys(named))
+
+
 def _place(start: Start, group: str | None) -> Place:
+    if group == "":
+        raise ConfigError("group is empty: name the consumer group, or leave it out for none")
     match start:
         case "beginning":
             return Beginning()
