@@ -17,7 +17,7 @@ from typing import Any
 
 import faust
 from faust.app import BootStrategy
-from faust.types import AgentT
+from faust.types import AgentT, ChannelT
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -96,6 +96,8 @@ class InferenceApp(faust.App):
         Raises:
             ConfigError: there is no such route.
         """
+        if not all(isinstance(route, str) for route in routes):
+            raise ConfigError("app.after takes names of routes: write @app.after() for all")
         named = self._routes(routes)
 
         def add(hook: AfterHook) -> AfterHook:
@@ -132,7 +134,7 @@ class InferenceApp(faust.App):
         """
         if isinstance(channel, Results):
             return self._results_agent(channel, concurrency, options)
-        if channel is None or isinstance(channel, str | faust.Topic):
+        if not isinstance(channel, ChannelT) or isinstance(channel, faust.Topic):
             raise ConfigError(
                 "an agent is for app.results(...) or an app.channel(): Kafka topics are consumed by headrace alone "
                 "(topics.requests)"
@@ -151,9 +153,14 @@ class InferenceApp(faust.App):
             await channel.put(handed)
             await handed.done
 
+        if hands < 1:
+            raise ConfigError(f"concurrency is {hands}: it is the number of records at a time, 1 or more")
+
         def add(function: AgentFunction) -> AgentT[Any]:
             if inspect.isasyncgenfunction(function):
                 raise ConfigError(f"agent {function.__qualname__} yields: one over results emits through its records")
+            if not inspect.iscoroutinefunction(function):
+                raise ConfigError(f"agent {function!r} must be a coroutine function, async def")
 
             @functools.wraps(function)
             async def hosted(stream: AsyncIterable[Handed]) -> None:
@@ -165,7 +172,13 @@ class InferenceApp(faust.App):
 
             for route in results.routes:
                 self.user_code.agents[route].append(call)
+            agents = set(self.agents)
             agent: AgentT[Any] = super(InferenceApp, self).agent(channel, **options)(hosted)
+            if agent.name in agents:  # it has taken the other's place, whose records nobody would take
+                name = function.__name__
+                raise ConfigError(
+                    f"there is an agent {name} already: give each a name of its own, app.agent(..., name=...)"
+                )
             return agent
 
         return add

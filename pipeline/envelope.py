@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from headrace.pipeline.avro import Contract
 from headrace.pipeline.fields import (
@@ -47,9 +48,18 @@ def encode_request(request: InferenceRequest, schema_id: int) -> bytes:
     Raises:
         PoisonError: if a worker would refuse it, or a value does not fit its field.
     """
+    return encode(Contract.REQUEST, schema_id, check_request(request))
+
+
+def check_request(request: InferenceRequest) -> dict[str, Any]:
+    """The request's fields, checked as a worker checks them.
+
+    Raises:
+        PoisonError: if a worker would refuse it.
+    """
     fields = request_fields(request)
     request_from(fields)
-    return encode(Contract.REQUEST, schema_id, fields)
+    return fields
 
 
 def encode_result(result: InferenceResult, schema_id: int) -> bytes:

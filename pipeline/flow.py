@@ -157,6 +157,10 @@ class Flow:
         self._held[ref.partition].calls += 1
         return True
 
+    def holds(self, ref: RecordRef) -> bool:
+        """Whether a record's partition is still ours, if only to be drained."""
+        return self._find(ref) is not None
+
     def hold(self, ref: RecordRef) -> bool:
         """More work on a record whose infer call ends: a drain waits for it too. False if the record has gone."""
         held = self._find(ref)

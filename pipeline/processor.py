@@ -43,6 +43,8 @@ class _Decoded:
     decode_seconds: float
     view: Record | None = None
     rejected: PoisonError | None = None
+    hooked: bool = False
+    """Its ``before`` hooks have run. Where they have not, its partition is going, and it will be processed again."""
 
 
 class Processor:
@@ -97,6 +99,7 @@ class Processor:
             turn_began = await give_way(self._clock, turn_began)
         if self._user_code.before:
             await self._run_hooks(decoded)
+            decoded = [each for each in decoded if each.hooked and self._flow.holds(each.ref)]
         tasks: dict[str, list[PartTask]] = {}
         turn_began = self._clock.monotonic()
         for each in decoded:
@@ -142,6 +145,9 @@ class Processor:
 
     async def _run_hooks_for(self, each: _Decoded) -> None:
         assert each.view is not None
+        if not self._flow.wants(each.ref.partition, each.ref.generation):
+            return
+        each.hooked = True
         try:
             await self._user_code.prepare(each.view)
         except PoisonError as error:
@@ -214,12 +220,13 @@ class Processor:
             self._answer(task, result)
             return
         journey.view.result = result
-        held = self._flow.hold(journey.ref)
-        following = asyncio.create_task(self._follow(task, journey.view, held), name=f"user code {journey.lead.name}")
+        if not self._flow.hold(journey.ref):
+            return
+        following = asyncio.create_task(self._follow(task, journey.view), name=f"user code {journey.lead.name}")
         self._following.add(following)
         following.add_done_callback(self._following.discard)
 
-    async def _follow(self, task: PartTask, view: Record, held: bool) -> None:
+    async def _follow(self, task: PartTask, view: Record) -> None:
         """User code between infer and encode. A drain waits for it, as for an infer call."""
         try:
             await self._user_code.follow(view, task.journey.lead.name)
@@ -232,8 +239,7 @@ class Processor:
             assert view.result is not None
             self._answer(task, view.result)
         finally:
-            if held:
-                self._flow.end_call(task.journey.ref)
+            self._flow.end_call(task.journey.ref)
 
     def _answer(self, task: PartTask, result: InferenceResult) -> None:
         journey = task.journey
@@ -244,6 +250,10 @@ class Processor:
                 outputs += also_outputs(journey.lead, answered, self._emitter, self._settings.name)
         except PoisonError as error:
             self._fail(task, error)
+            return
+        except Exception as error:  # of what user code has made of the result
+            log.exception("the result of %s[%d]@%d cannot be written", *journey.ref.partition, journey.ref.offset)
+            self._fail(task, PoisonError(Stage.ENCODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000]))
             return
         if journey.view is not None:
             outputs += journey.view.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from headrace.pipeline import metrics
 from headrace.pipeline.errors import FatalError
-from headrace.pipeline.user_code import Record, TimeUpError, failure
+from headrace.pipeline.user_code import GRACE_SECONDS, Record, TimeUpError, abandon, end, failure
 
 AgentFunction = Callable[["RecordStream"], Awaitable[None]]
 
@@ -36,6 +36,8 @@ class RecordStream:
         self.expire: Callable[[], object] = lambda: None
         """Ends the agent's work; called when its time for one record is up."""
         self.expired = False
+        self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done if the agent goes on with a record although its time is up and it was cancelled."""
         self.taken = 0
         self.ended = False
         """The worker is stopping: no more will come."""
@@ -60,6 +62,11 @@ class RecordStream:
     def _expire(self) -> None:
         self.expired = True
         self.expire()
+        self._timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self.given_up.done():
+            self.given_up.set_result(None)
 
     @property
     def busy(self) -> bool:
@@ -105,26 +112,28 @@ async def host(agent: AgentFunction, stream: AsyncIterable[Handed], hands: int, 
 async def _hand(agent: AgentFunction, source: AsyncIterator[Handed], turn: asyncio.Lock, seconds: float) -> None:
     while True:
         records = RecordStream(agent, source, turn, seconds)
-        call = asyncio.ensure_future(agent(records))
+        work = agent(records)
+        call = asyncio.ensure_future(work)
         records.expire = call.cancel
         try:
-            await call
-        except asyncio.CancelledError:
-            if not records.expired:
-                raise
-            records.finish()
-        except Exception as error:
-            if not records.busy:
-                raise FatalError(f"agent {_name(agent)} failed outside any record: {error!r}") from error
-            records.finish(error)
+            await asyncio.wait({call, records.given_up}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the worker ends
+            await end(call)
+            raise
+        finally:
+            abandon(call, work)
+        if not call.done() or call.cancelled():
+            error: BaseException | None = RuntimeError("what it waited for was cancelled")
         else:
+            error = call.exception()
+        if records.ended and error is None:
             records.finish()
-            if records.ended:
-                return
-            if not records.taken:
-                raise FatalError(
-                    f"agent {_name(agent)} returned without taking a record: loop over them with async for"
-                )
+            return
+        if not records.busy and not records.taken and error is None:
+            raise FatalError(f"agent {_name(agent)} returned without taking a record: loop over them with async for")
+        if not records.busy and error is not None:
+            raise FatalError(f"agent {_name(agent)} failed outside any record: {error!r}") from error
+        records.finish(error)
 
 
 def _name(agent: AgentFunction) -> str:

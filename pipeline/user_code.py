@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from headrace.pipeline import metrics
 from headrace.pipeline.emit import Emitter, Value
+from headrace.pipeline.envelope import check_request
 from headrace.pipeline.errors import HeadraceError, PoisonError
 from headrace.pipeline.records import (
     Headers,
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 CONCURRENT_HOOKS = 64
 """Records whose ``before`` hooks run at once, if they wait for something."""
+GRACE_SECONDS = 1.0
+"""For user code to clean up when its time is up."""
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}").fullmatch
 _AS_RECORD = object()
 
@@ -169,6 +172,8 @@ class UserCode:
                 continue
             if request.id != record.request.id:
                 raise _failed(hook, "gave the event another id: results are found by it")
+            if fault := _fault_of(request):
+                raise _failed(hook, f"gave an event that is not valid: {fault}")
             record.request = request
 
     async def follow(self, record: Record, route: str) -> None:
@@ -194,18 +199,71 @@ class UserCode:
         self, kind: str, hook: Callable[[Record], T | Awaitable[T | None] | None], record: Record, wanted: type[T]
     ) -> T | None:
         began = time.perf_counter()
-        limit = asyncio.timeout(self.timeout_seconds)
         try:
-            async with limit:
-                answer = hook(record)
-                result = await answer if inspect.isawaitable(answer) else answer
+            answer = hook(record)
+            result = await in_time(answer, self.timeout_seconds) if inspect.isawaitable(answer) else answer
         except Exception as error:
-            raise failure(hook, TimeUpError() if limit.expired() else error, self.timeout_seconds) from error
+            raise failure(hook, error, self.timeout_seconds) from error
         finally:
             metrics.USER_CODE_SECONDS.labels(kind).observe(time.perf_counter() - began)
         if result is not None and not isinstance(result, wanted):
             raise _failed(hook, f"returned {type(result).__name__}, not {wanted.__name__} or nothing")
         return result
+
+
+def _fault_of(request: InferenceRequest) -> str | None:
+    """What a worker would refuse, were the event sent as it is now."""
+    try:
+        check_request(request)
+    except PoisonError as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001 - fields of the wrong type fail in many ways
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+async def in_time(work: Awaitable[T], seconds: float) -> T:
+    """What it returns or raises. It is cancelled when its time is up, and left alone if it goes on in spite of that.
+
+    Raises:
+        TimeUpError: its time was up, whatever it made of that.
+        CancelledError: this was cancelled; if only what it waited for was, that is a RuntimeError.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            await end(task)
+            raise TimeUpError
+    except asyncio.CancelledError:
+        await end(task)
+        raise
+    finally:
+        abandon(task, work)
+    if task.cancelled():
+        raise RuntimeError("what it waited for was cancelled")
+    return task.result()
+
+
+async def end(task: asyncio.Future[T]) -> None:
+    """Cancel it, and give it time to clean up."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=GRACE_SECONDS)
+
+
+def abandon(task: asyncio.Future[T], work: Awaitable[T]) -> None:
+    """Nobody waits for the task any more. If it is not done, its coroutine is ended where it stands."""
+    if task.done():
+        if not task.cancelled():
+            task.exception()  # else asyncio complains that nobody asked
+        return
+    task.cancel()
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    if inspect.iscoroutine(work):
+        try:
+            work.close()  # a loop that swallows its cancellation does not swallow this
+        except (RuntimeError, ValueError):
+            log.warning("user code cannot be ended: it goes on beside the worker")
 
 
 def failure(code: Callable[..., object], error: BaseException, timeout_seconds: float) -> PoisonError:

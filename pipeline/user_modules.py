@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from types import ModuleType
@@ -24,7 +25,12 @@ def load_modules(settings: UserCodeSettings, app: Any) -> None:
         module = _imported(name, settings.path)
         setup = getattr(module, "setup", None)
         if not callable(setup):
-            raise ConfigError(f"user_code.modules: {name} ({module.__file__}) has no function setup(app)")
+            where = getattr(module, "__file__", None) or "built in"
+            raise ConfigError(f"user_code.modules: {name} ({where}) has no function setup(app)")
+        if inspect.iscoroutinefunction(setup):
+            raise ConfigError(
+                f"user_code.modules: setup of {name} is a coroutine function: it is called before anything runs"
+            )
         try:
             setup(app)
         except FatalError:
@@ -44,11 +50,11 @@ def _imported(name: str, path: str) -> ModuleType:
             f"user_code.modules: there is no module {name} {where}among the installed ones: check its name, "
             "or set user_code.path"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"user_code.modules: {name} cannot be imported: {_described(error)}") from error
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """The error, and where in the user's code it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

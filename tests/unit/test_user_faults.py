@@ -84,7 +84,7 @@ def _parts_of_another_kind(record: Record) -> InferenceRequest:
 
 
 CHANGES = {
-    "no parts": (_no_parts, "gave an event that is not valid: parts is empty"),
+    "no parts": (_no_parts, "gave an event that is not valid: the event has no parts"),
     "wrong kind": (_parts_of_another_kind, "gave an event that is not valid: AttributeError"),
 }
 
@@ -133,9 +133,7 @@ async def test_before_hooks_do_not_begin_for_a_partition_that_is_gone() -> None:
         await asyncio.sleep(20)
 
     bench.user_code.before.append(slow)
-    opening = asyncio.create_task(
-        bench.open(*((b"k", request_value(number=number), ()) for number in range(100)))
-    )
+    opening = asyncio.create_task(bench.open(*((b"k", request_value(number=number), ()) for number in range(100))))
     await asyncio.sleep(1)
     await bench.source.lose()
     began = asyncio.get_running_loop().time()
@@ -177,4 +175,3 @@ async def test_after_hooks_do_not_begin_for_a_record_that_is_gone() -> None:
     bench.processor.finish(task, answer(task))
     await settle()
     assert begun == []
-
