@@ -225,7 +225,7 @@ def _refuse_lies(reader: _Reader, found: dict[bytes, _Box], total_bytes: int) ->
     for kind, dtype in ((b"stco", ">u4"), (b"co64", ">u8")):
         if kind in found:
             offsets = reader.table(found[kind], dtype)
-            if offsets.size and int(offsets.max()) >= len(reader.data):
+            if offsets.size and int(np.max(offsets)) >= len(reader.data):
                 raise VideoError("VIDEO_TRUNCATED", "the file is cut short: some of its frames lie past its end")
     if total_bytes > len(reader.data):
         message = f"its frames are said to have {total_bytes:,} bytes, the whole file has {len(reader.data):,}"

@@ -137,7 +137,7 @@ def spectrum(samples: NDArray[np.floating]) -> NDArray[np.float32]:
             bands.append(np.log10(max(1e-10, float((triangle * 2 / (high - low)) @ power))))
         columns.append(bands)
     found: NDArray[np.float32] = np.array(columns, np.float32).T
-    scaled: NDArray[np.float32] = (np.maximum(found, found.max() - 8) + 4) / 4
+    scaled: NDArray[np.float32] = ((np.maximum(found, np.max(found) - 8) + 4) / 4).astype(np.float32)
     return scaled
 
 

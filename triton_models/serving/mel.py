@@ -61,7 +61,7 @@ def log_mel(samples: Floats) -> Floats:
         power = np.abs(np.fft.rfft(frames[part] * _HANN, axis=1)).astype(np.float32) ** 2
         spectrum[:, part] = np.log10(np.maximum(_FILTERS @ power.T, 1e-10))
     if spectrum.size:
-        np.maximum(spectrum, spectrum.max() - _DYNAMIC_RANGE, out=spectrum)
+        np.maximum(spectrum, np.max(spectrum) - _DYNAMIC_RANGE, out=spectrum)
     spectrum += 4.0
     spectrum /= 4.0
     return spectrum
