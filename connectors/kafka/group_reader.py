@@ -158,8 +158,6 @@ class GroupReader:
         """Whoever gets them now starts at what is committed: their records are no longer ours to commit."""
         gone = {(each.topic, each.partition) for each in partitions}
         self._taken = {place: offset for place, offset in self._taken.items() if place not in gone}
-        if self._held is not None and (self._held.provenance.topic, self._held.provenance.partition) in gone:
-            self._held = None
 
     def _is_trouble(self, message: Message) -> bool:
         error = message.error()

@@ -16,6 +16,9 @@ from headrace.pipeline.errors import HeadraceError
 from headrace.pipeline.records import InferenceResult
 from headrace.sdk.errors import again
 
+SPARE_DEADLINES = 1000
+"""Most deadlines kept of calls that have ended, beside as many as are in flight."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -55,7 +58,7 @@ class Calls:
         self._changed = threading.Condition()
         self._open: dict[bytes, Call] = {}
         self._deadlines: list[tuple[float, bytes]] = []
-        """A heap; calls that have ended are left in it until their time."""
+        """A heap; calls that have ended are left in it until their time, or until they are too many."""
         self._failure: HeadraceError | None = None
         self._late = 0
         threading.Thread(target=self._watch, name="headrace-timeouts", daemon=True).start()
@@ -78,6 +81,9 @@ class Calls:
             if self._failure is not None:
                 raise again(self._failure)
             self._open[correlation_id] = call
+            if len(self._deadlines) > 2 * len(self._open) + SPARE_DEADLINES:
+                self._deadlines = [each for each in self._deadlines if each[1] in self._open]
+                heapq.heapify(self._deadlines)
             heapq.heappush(self._deadlines, (call.deadline, correlation_id))
             if self._deadlines[0][1] == correlation_id:
                 self._changed.notify()
@@ -91,11 +97,11 @@ class Calls:
     def answer(self, correlation_id: bytes, outcome: InferenceResult | HeadraceError) -> bool:
         """The outcome of a call, from a record that was read. False, and counted, if the call had ended."""
         call = self._taken(correlation_id)
-        if call is None:
-            with self._changed:
-                self._late += 1
-            return False
-        return _end(call, outcome)
+        if call is not None and _end(call, outcome):
+            return True
+        with self._changed:
+            self._late += 1
+        return False
 
     def fail(self, call: Call, error: HeadraceError) -> None:
         """The call cannot be answered, if it has not ended."""

@@ -148,7 +148,7 @@ class InferenceClient:
         """Send an event; the future has what ``infer`` returns or raises, and can be cancelled.
 
         What is wrong with the event is raised at once. Blocks only while the producer's queue is full. The future's
-        callbacks run on the client's own threads: they must not block.
+        callbacks run on the client's own threads, or on one that sends or closes: they must not block.
         """
         call = self._open(timeout_seconds)
         with self._sending(call):
@@ -175,10 +175,12 @@ class InferenceClient:
             return
         self._closed.set()
         self._calls.fail_all(ClosedError("the client was closed"))
-        if threading.current_thread() is not self._thread:  # a future's callback may close the client
-            self._thread.join(STOP_SECONDS)
-        self._producer.close()
-        self._registry.close()
+        try:
+            if threading.current_thread() is not self._thread:  # a future's callback may close the client
+                self._thread.join(STOP_SECONDS)
+        finally:
+            self._producer.close()
+            self._registry.close()
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from headrace.pipeline.ports import SchemaRegistry
 from headrace.pipeline.settings_file import load_settings
 from headrace.pipeline.settings_problems import describe
 from headrace.pipeline.setup import COMPATIBILITY
+from headrace.sdk.errors import check_known
 
 Config = Settings | Path | str | None
 """Settings, a ``pipeline.yaml``, or None for what the command ``headrace`` finds."""
@@ -39,17 +40,20 @@ def settings_of(config: Config, addresses: Addresses) -> Settings:
     """The settings in force.
 
     Without ``config`` they are those of ``HEADRACE_CONFIG``, of the environment and of the stack that ``headrace up``
-    runs, as for the command; with an address given that stack is not looked for.
+    runs, as for the command; with a server's address given that stack is not looked for.
 
     Raises:
         ConfigError: with one line for each problem.
         StackError: the running stack's state file cannot be read.
+        TypeError: for an argument that is none.
     """
+    check_known(addresses, Addresses)
     if isinstance(config, Settings):
         settings = config
     else:
         file = config or os.environ.get("HEADRACE_CONFIG")
-        settings = load_settings(Path(file) if file else None, os.environ, {} if addresses else discover())
+        elsewhere = "bootstrap_servers" in addresses or "registry_url" in addresses
+        settings = load_settings(Path(file) if file else None, os.environ, {} if elsewhere else discover())
     return _with_addresses(settings, addresses) if addresses else settings
 
 

@@ -7,7 +7,7 @@ import datetime as dt
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeVar, Unpack
 
@@ -39,7 +39,8 @@ class ResultConsumer:
 
     With ``group`` the topics' partitions are shared among the group's members, and ``commit`` notes how far it has
     come. Nothing is committed by itself. Commit after processing, and each record is processed at least once: what
-    was processed and not committed is read again after a crash or a rebalance. Exactly once takes a reader that
+    was processed and not committed is read again after a crash or a rebalance (with ``start="end"``, in a partition of
+    which the group has committed something). Exactly once takes a reader that
     stores ``position`` together with its effects, and leaves out what it has stored already.
 
     Without ``group`` every consumer reads all partitions, from ``start`` on.
@@ -85,13 +86,13 @@ class ResultConsumer:
         self._thread: ClientThread | None = None
         self._group_reader: GroupReader | None = None
         self._records: _Records
+        self._registry = open_registry(settings)  # first: if it cannot be, no reader is left behind
         if group is None:
             self._records = _Whole(CommittedReader(settings.kafka, wanted, place))
         else:
             from_beginning = isinstance(place, Beginning)
             self._group_reader = GroupReader(settings.kafka, wanted, group, from_beginning=from_beginning)
             self._records = self._group_reader
-        self._registry = open_registry(settings)
         self._decoder = OutcomeDecoder(self._registry, settings.topics.dead_letters)
 
     # --- one at a time
@@ -124,30 +125,36 @@ class ResultConsumer:
 
     # --- one after the other
 
-    def __iter__(self) -> Iterator[Received]:
+    def __iter__(self) -> Self:
         """Every record; waits for more. Ends when the consumer is closed."""
+        return self
+
+    def __next__(self) -> Received:
         while True:
             try:
                 found = self.receive(SLICE_SECONDS)
             except ClosedError:
-                return
+                raise StopIteration from None
             if found is not None:
-                yield found
+                return found
 
     def until_idle(self, idle_seconds: float) -> Iterator[Received]:
         """Every record, until none came for so long."""
         while (found := self.receive(idle_seconds)) is not None:
             yield found
 
-    async def __aiter__(self) -> AsyncIterator[Received]:
+    def __aiter__(self) -> Self:
         """Every record; waits for more without blocking the event loop. Ends when the consumer is closed."""
+        return self
+
+    async def __anext__(self) -> Received:
         while True:
             try:
                 found = await self.receive_async(SLICE_SECONDS)
             except ClosedError:
-                return
+                raise StopAsyncIteration from None
             if found is not None:
-                yield found
+                return found
 
     # --- how far the group has come
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headrace.pipeline.errors import FatalError, HeadraceError, RetriableError
 from headrace.pipeline.records import DeadLetter, SourceRecord
 
@@ -70,6 +72,14 @@ class UnreadableRecordError(HeadraceError):
 
     def __reduce__(self) -> tuple[type[UnreadableRecordError], tuple[SourceRecord, str]]:
         return type(self), (self.record, self.reason)
+
+
+def check_known(given: Mapping[str, object], options: type) -> None:
+    """Python takes any name for a ``TypedDict``'s: raises TypeError for one that is none, as for other arguments."""
+    known = options.__annotations__
+    for name in given:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}; {options.__name__} are {', '.join(known)}")
 
 
 def again(error: HeadraceError) -> HeadraceError:

@@ -16,6 +16,7 @@ from headrace.pipeline.headers import (
     CORRELATION_ID,
     DEADLINE,
     DEFAULT_PRIORITY,
+    HOPS,
     PRIORITY,
     REPLY_PARTITION,
     REPLY_TOPIC,
@@ -29,14 +30,14 @@ from headrace.pipeline.headers import (
     trace_of,
 )
 from headrace.pipeline.records import Headers, InferenceRequest, Parameter
-from headrace.sdk.errors import InvalidEventError
+from headrace.sdk.errors import InvalidEventError, check_known
 from headrace.sdk.parts import PartLike, part_of
 
 DEFAULT_TYPE = "headrace.sdk"
 DEFAULT_SOURCE = "headrace/sdk"
 
 _OURS = frozenset(
-    {CORRELATION_ID, REPLY_TOPIC, REPLY_PARTITION, DEADLINE, PRIORITY, TRACEPARENT, TRACESTATE, "content-type"}
+    {CORRELATION_ID, REPLY_TOPIC, REPLY_PARTITION, DEADLINE, PRIORITY, HOPS, TRACEPARENT, TRACESTATE, "content-type"}
 )
 _CLOUD_EVENTS = "ce_"
 _INT64 = range(-(2**63), 2**63)
@@ -105,33 +106,39 @@ def event(
     Raises:
         InvalidEventError: a ValueError: no worker would take this.
         OSError: a part's file cannot be read.
+        TypeError: for an option that is none.
     """
+    check_known(options, EventOptions)
+    deadline_ms = _deadline_ms(deadline_seconds)  # before files are read: who asks waits for that too
     request = _request(parts, options)
+    try:
+        encode_request(request, 0)
+    except PoisonError as error:
+        raise InvalidEventError(error.message) from error
     ours = request_headers(
         request,
         Delivery(
-            correlation_id=_bytes(correlation_id),
+            correlation_id=_bytes("correlation_id", correlation_id),
             reply_topic=reply_topic,
             reply_partition=reply_partition,
-            deadline_ms=_deadline_ms(deadline_seconds),
+            deadline_ms=deadline_ms,
             priority=options.get("priority", DEFAULT_PRIORITY),
             trace=_trace(options),
         ),
     )
     try:
         delivery_of(ours)
-        encode_request(request, 0)
     except PoisonError as error:
         raise InvalidEventError(error.message) from error
-    return Event(request, _bytes(options.get("key")), (*ours, *_own_headers(options)))
+    return Event(request, _bytes("key", options.get("key")), (*ours, *_own_headers(options)))
 
 
 def _request(parts: tuple[PartLike, ...], options: EventOptions) -> InferenceRequest:
-    model, version = options.get("model"), options.get("model_version")
+    model, version, own_id = options.get("model"), options.get("model_version"), options.get("id")
     if version and model is None:
         raise InvalidEventError(f"model_version {version!r} without a model: name the model too, or neither")
     return InferenceRequest(
-        id=str(options.get("id") or uuid.uuid4()),
+        id=str(uuid.uuid4() if own_id is None else own_id),
         type=options.get("type", DEFAULT_TYPE),
         source=options.get("source", DEFAULT_SOURCE),
         time_ms=options.get("time_ms", _now_ms()),
@@ -167,7 +174,7 @@ def _trace(options: EventOptions) -> TraceContext:
     if (parent := options.get("traceparent")) is None:
         return random_trace()
     state = options.get("tracestate")
-    trace = trace_of(((TRACEPARENT, parent.encode()), (TRACESTATE, state.encode() if state else None)))
+    trace = trace_of(((TRACEPARENT, _bytes(TRACEPARENT, parent)), (TRACESTATE, _bytes(TRACESTATE, state))))
     if trace is None:
         raise InvalidEventError(f"traceparent {parent!r} is none as W3C trace context has it: 00-<32>-<16>-<2 digits>")
     return trace
@@ -176,15 +183,23 @@ def _trace(options: EventOptions) -> TraceContext:
 def _own_headers(options: EventOptions) -> Headers:
     given = options.get("headers", ())
     pairs = given.items() if isinstance(given, Mapping) else given
-    headers = tuple((name, _bytes(value)) for name, value in pairs)
+    headers = tuple((name, _bytes(f"header {name!r}", value)) for name, value in pairs)
     for name, _ in headers:
+        _bytes("a header's name", name)
         if name in _OURS or name.startswith(_CLOUD_EVENTS):
             raise InvalidEventError(f"header {name} is headrace's own: say it by the argument of that name, or not")
     return headers
 
 
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
+def _bytes(what: str, value: str | bytes | None) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise InvalidEventError(f"{what} is text or bytes, not of type {type(value).__name__}")
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEventError(f"{what} is not Unicode text: {error.reason}") from error
 
 
 def _now_ms() -> int:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Self, Unpack
 
 from headrace.connectors.kafka.producer import DeliveryReport, EventSender, record_size_bytes
 from headrace.pipeline.config import Settings
 from headrace.pipeline.envelope import encode_request
-from headrace.pipeline.errors import HeadraceError, PoisonError, UnavailableError
+from headrace.pipeline.errors import ConfigError, HeadraceError, PoisonError, UnavailableError
 from headrace.sdk.connect import Addresses, Config, open_registry, request_schema_id, settings_of
 from headrace.sdk.errors import ClosedError, InvalidEventError
 from headrace.sdk.events import Event
 from headrace.sdk.room import Room
 
+log = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.1
 """How long the thread that serves delivery reports waits for one: also how soon it notices that it is to end."""
 STOP_SECONDS = 5.0
+LEAST_TIMEOUT_SECONDS = 0.001
+"""The client takes 0 ms for: never."""
 QUEUE_MARGIN = 2
 """The client counts a record until its report was served, so a little longer than the room does."""
 
@@ -28,7 +33,7 @@ class EventProducer:
     """An idempotent producer of one request topic: acks from all replicas, no doubles by its own retries.
 
     Thread-safe: one for all threads and tasks of a process. As a context manager it flushes on a clean exit; when an
-    exception leaves the block, what was not sent yet is dropped, and its delivery reports say so.
+    exception leaves the block, what is not confirmed yet is given up, and its futures say so.
 
     Args:
         config: `Settings`, a ``pipeline.yaml``, or None for what the command ``headrace`` finds.
@@ -56,12 +61,17 @@ class EventProducer:
         max_queued_bytes: int = 64 * 1024 * 1024,
         **addresses: Unpack[Addresses],
     ) -> None:
+        if not delivery_timeout_seconds >= LEAST_TIMEOUT_SECONDS:
+            raise ConfigError(
+                f"delivery_timeout_seconds is {delivery_timeout_seconds}: {LEAST_TIMEOUT_SECONDS} or more"
+            )
         settings = settings_of(config, addresses)
         self.topic = topic or settings.topics.requests[0]
         self._where = settings.kafka.bootstrap_servers
         self._timeout_seconds = delivery_timeout_seconds
         self._room = Room(max_queued_events, max_queued_bytes)
         self._lock = threading.Lock()
+        self._unconfirmed: set[Future[DeliveryReport]] = set()
         self._failures = 0
         self._first_failure: HeadraceError | None = None
         self._closed = threading.Event()
@@ -74,13 +84,14 @@ class EventProducer:
     def send(self, event: Event, *, queue_seconds: float | None = None) -> Future[DeliveryReport]:
         """Queue an event. The future has its position, or why it was not delivered.
 
-        The future's callbacks run on the producer's own thread: they must not block, nor send.
+        The future's callbacks run on the producer's own thread or on one that sends: they must not block, nor send.
 
         Args:
             event: made by `event`.
             queue_seconds: how long to block while the queue is full; default the delivery time-out.
 
         Raises:
+            InvalidEventError: it is not made by `event`.
             EventTooLargeError: the topic would refuse it.
             UnavailableError: the queue stayed full.
             ClosedError: the producer was closed.
@@ -103,14 +114,16 @@ class EventProducer:
         return asyncio.wrap_future(self._produce(event, value, size_bytes))
 
     def flush(self, timeout_seconds: float | None = None) -> None:
-        """Wait until every event is delivered or has failed, at most the delivery time-out if no other is given.
+        """Wait until every event sent so far is delivered or has failed, at most the delivery time-out by default.
 
         Raises:
             HeadraceError: the first failure since the last flush, whether its future told of it or not.
             UnavailableError: some are not confirmed yet.
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        left = self._room.wait_empty(seconds)
+        with self._lock:
+            sent = [*self._unconfirmed]  # not those that other threads send meanwhile: they might never end
+        left = len(wait(sent, seconds).not_done)
         with self._lock:
             failure, count = self._first_failure, self._failures
             self._first_failure, self._failures = None, 0
@@ -124,13 +137,15 @@ class EventProducer:
         await asyncio.to_thread(self.flush, timeout_seconds)
 
     def close(self) -> None:
-        """Drop what was not sent yet, and end. Whoever cares calls ``flush`` first, or leaves a ``with`` block."""
+        """Give up what is not confirmed, and end. Whoever cares calls ``flush`` first, or leaves a ``with`` block."""
         if self._closed.is_set():
             return
         self._closed.set()
-        if threading.current_thread() is not self._thread:  # a future's callback may close the producer
-            self._thread.join(STOP_SECONDS)
-        self._sender.close()
+        try:
+            if threading.current_thread() is not self._thread:  # a future's callback may close the producer
+                self._thread.join(STOP_SECONDS)
+        finally:
+            self._sender.close()
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +167,8 @@ class EventProducer:
 
     def _ready(self, event: Event) -> tuple[bytes, int]:
         """The record's value, and its size."""
+        if not isinstance(event, Event):
+            raise InvalidEventError(f"what is sent is made by event(…), and is not of type {type(event).__name__}")
         self._check_open()
         try:
             value = encode_request(event.request, self._schema_id)
@@ -164,19 +181,22 @@ class EventProducer:
         """With room taken for it."""
         delivery: Future[DeliveryReport] = Future()
         delivery.set_running_or_notify_cancel()  # what is sent cannot be taken back
+        with self._lock:
+            self._unconfirmed.add(delivery)
 
         def delivered(report: DeliveryReport) -> None:
             delivery.set_result(report)
-            self._room.leave(size_bytes)
+            self._ended(delivery, size_bytes)
 
         def failed(error: HeadraceError) -> None:
             if self._closed.is_set():
-                error = ClosedError(f"the producer was closed before a broker took event {event.id}")
+                cause, error = error, ClosedError(f"the producer was closed before a broker confirmed event {event.id}")
+                error.__cause__ = cause
             with self._lock:
                 self._failures += 1
                 self._first_failure = self._first_failure or error
             delivery.set_exception(error)
-            self._room.leave(size_bytes)
+            self._ended(delivery, size_bytes)
 
         try:
             self._check_open()
@@ -184,13 +204,26 @@ class EventProducer:
                 self.topic, value, key=event.key, headers=event.headers, on_delivery=delivered, on_failure=failed
             )
         except BaseException:
-            self._room.leave(size_bytes)
+            self._ended(delivery, size_bytes)
             raise
+        if self._closed.is_set():  # since the check: nobody else would end what came after it
+            self._sender.close()
         return delivery
+
+    def _ended(self, delivery: Future[DeliveryReport], size_bytes: int) -> None:
+        with self._lock:
+            if delivery not in self._unconfirmed:  # ``send`` was interrupted after it had queued the event
+                return
+            self._unconfirmed.remove(delivery)
+        self._room.leave(size_bytes)
 
     def _serve(self) -> None:
         while not self._closed.is_set():
-            self._sender.poll(POLL_SECONDS)
+            try:
+                self._sender.poll(POLL_SECONDS)
+            except Exception:  # one report's: without this thread no other would be served
+                log.exception("a delivery report could not be read: its event's future will not end")
+                self._closed.wait(POLL_SECONDS)
 
     def _check_open(self) -> None:
         if self._closed.is_set():

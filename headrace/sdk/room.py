@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future
 
@@ -21,7 +20,7 @@ class Room:
         self._records = 0
         self._bytes = 0
         self._waiting: deque[tuple[int, Future[None]]] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def enter(self, size_bytes: int, timeout_seconds: float) -> bool:
         """Blocks until there is room; False if there was none in this time."""
@@ -29,7 +28,7 @@ class Room:
         try:
             ticket.result(timeout_seconds)
         except TimeoutError:
-            return not ticket.cancel()
+            return not self._withdrawn(ticket)
         except BaseException:
             self._give_up(ticket, size_bytes)
             raise
@@ -42,7 +41,7 @@ class Room:
             async with asyncio.timeout(timeout_seconds):  # wait_for of Python 3.11 may lose a cancellation
                 await asyncio.wrap_future(ticket)
         except TimeoutError:
-            return not ticket.cancel()
+            return not self._withdrawn(ticket)
         except BaseException:
             self._give_up(ticket, size_bytes)
             raise
@@ -50,30 +49,23 @@ class Room:
 
     def leave(self, size_bytes: int) -> None:
         """A record that came in is confirmed, or was not sent after all."""
-        with self._changed:
+        with self._lock:
             self._records -= 1
             self._bytes -= size_bytes
-            admitted = self._admit()
-            self._changed.notify_all()
-        for ticket in admitted:
-            ticket.set_result(None)
-
-    def wait_empty(self, timeout_seconds: float) -> int:
-        """Blocks until all that came in has left, at most this long; how many have not."""
-        deadline = time.monotonic() + timeout_seconds
-        with self._changed:
-            while self._records and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
-            return self._records
+        self._let_in()
 
     def _ask(self, size_bytes: int) -> Future[None]:
         ticket: Future[None] = Future()
-        with self._changed:
+        with self._lock:
             self._waiting.append((size_bytes, ticket))
-            admitted = self._admit()
-        for each in admitted:
-            each.set_result(None)
+        self._let_in()
         return ticket
+
+    def _let_in(self) -> None:
+        with self._lock:
+            admitted = self._admit()
+        for ticket in admitted:
+            ticket.set_result(None)
 
     def _admit(self) -> list[Future[None]]:
         """Whose turn it is. They are told outside the lock: what waits for them runs at once."""
@@ -94,6 +86,13 @@ class Room:
             return True
         return self._records < self._most_records and self._bytes + size_bytes <= self._most_bytes
 
-    def _give_up(self, ticket: Future[None], size_bytes: int) -> None:
+    def _withdrawn(self, ticket: Future[None]) -> bool:
+        """False if its turn had come."""
         if not ticket.cancel():
+            return False
+        self._let_in()  # a smaller one behind it may fit
+        return True
+
+    def _give_up(self, ticket: Future[None], size_bytes: int) -> None:
+        if not self._withdrawn(ticket):
             self.leave(size_bytes)

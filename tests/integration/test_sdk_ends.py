@@ -166,7 +166,7 @@ def test_closing_with_events_in_the_queue_fails_them(settings: Settings) -> None
     producer = EventProducer(unreachable)
     future = producer.send(event("words"))
     producer.close()
-    with pytest.raises(ClosedError, match="closed before a broker took event"):
+    with pytest.raises(ClosedError, match="closed before a broker confirmed event"):
         future.result(1)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from functools import partial
 
 import pytest
@@ -89,6 +90,30 @@ def test_cancelled_call_is_forgotten(calls: Calls) -> None:
     assert calls.late == 1
     with pytest.raises(CancelledError):
         call.future.result(0)
+
+
+def test_answer_that_meets_a_cancelled_call_is_counted(calls: Calls) -> None:
+    """The caller gives up as the answer has been matched with its call, and before the call is ended."""
+
+    class Overtaken(Future[InferenceResult]):
+        def set_running_or_notify_cancel(self) -> bool:
+            self.cancel()
+            return super().set_running_or_notify_cancel()
+
+    call = calls.open(LONG_SECONDS)
+    call.future = Overtaken()
+    assert not calls.answer(call.correlation_id, result())
+    assert calls.late == 1
+
+
+def test_calls_that_have_ended_leave_nothing_behind_until_their_time(calls: Calls) -> None:
+    tracemalloc.start()
+    try:
+        for _ in range(10_000):
+            calls.answer(calls.open(LONG_SECONDS).correlation_id, result())
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_error_ends_its_call_and_no_other(calls: Calls) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_running_stack_is_found_and_left_aside_for_an_address() -> None:
 
 
 @pytest.mark.usefixtures("stack")
+def test_running_stack_is_found_beside_properties_of_the_client() -> None:
+    found = settings_of(None, {"client": {"client.id": "me"}})
+    assert (found.kafka.bootstrap_servers, found.kafka.client) == (STACK, {"client.id": "me"})
+
+
+@pytest.mark.usefixtures("stack")
 def test_file_goes_before_the_stack_and_the_environment_before_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +91,12 @@ def test_wrong_address_is_a_configuration_error() -> None:
         settings_of(None, {"registry_url": "no url"})
     with pytest.raises(ConfigError, match=r"kafka\.bootstrap_servers: .*host:port"):
         settings_of(None, {"bootstrap_servers": ""})
+
+
+def test_misspelt_address_is_a_type_error() -> None:
+    misspelt: Any = {"boostrap_servers": "mine:9092"}
+    with pytest.raises(TypeError, match="'boostrap_servers'; Addresses are bootstrap_servers, registry_url, client"):
+        settings_of(None, misspelt)
 
 
 def test_missing_file_is_a_configuration_error(tmp_path: Path) -> None:

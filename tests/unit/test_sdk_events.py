@@ -70,7 +70,13 @@ def test_plain_values_become_parts(tmp_path: Path) -> None:
         (lambda: event(text("a", name="x"), text("b", name="x"), text("c", name="x-2")), "the same name"),
         (lambda: event("\ud800"), "does not fit"),
         (lambda: event("a", type=""), "type is empty"),
+        (lambda: event("a", type=WRONG), "does not fit"),
+        (lambda: event("a", source="\ud800"), "does not fit"),
         (lambda: event("a", id="7"), "not a UUID"),
+        (lambda: event("a", id=""), "not a UUID"),
+        (lambda: event("a", key=WRONG), "key is text or bytes, not of type int"),
+        (lambda: event("a", key="\ud800"), "key is not Unicode text"),
+        (lambda: event("a", correlation_id="\ud800"), "correlation_id is not Unicode text"),
         (lambda: event("a", time_ms=10**18), "years 1 to 9999"),
         (lambda: event("a", model_version="1"), "without a model"),
         (lambda: event("a", deadline_seconds=float("inf")), "deadline_seconds is inf"),
@@ -85,12 +91,37 @@ def test_plain_values_become_parts(tmp_path: Path) -> None:
         (lambda: event("a", parameters={str(number): 1 for number in range(257)}), "257 parameters"),
         (lambda: event("a", headers={"reply_topic": "x"}), "header reply_topic is headrace's own"),
         (lambda: event("a", headers=[("ce_id", b"x")]), "header ce_id is headrace's own"),
+        (lambda: event("a", headers={"hops": "x"}), "header hops is headrace's own"),
+        (lambda: event("a", headers={"mine": WRONG}), "header 'mine' is text or bytes"),
+        (lambda: event("a", headers={"\ud800": "x"}), "a header's name is not Unicode text"),
     ],
 )
 def test_what_no_worker_would_take_is_a_value_error(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert isinstance(caught.value, InvalidEventError)
+
+
+def test_misspelt_option_is_a_type_error() -> None:
+    """Python takes any name for a ``TypedDict``'s: a time-out, say, must not be dropped in silence."""
+    misspelt: Any = {"timeout": 3}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'timeout'; EventOptions are type, source"):
+        event("a", **misspelt)
+
+
+def test_deadline_counts_from_before_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    photo = tmp_path / "photo"
+    photo.write_bytes(PNG)
+
+    def slowly(_: Path) -> bytes:
+        nonlocal now
+        now += 20
+        return PNG
+
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(Path, "read_bytes", slowly)
+    assert delivery(event(photo, deadline_seconds=30)).deadline_ms == 1_000_030_000
 
 
 def test_missing_file_is_told_by_the_system(tmp_path: Path) -> None:

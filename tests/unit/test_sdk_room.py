@@ -25,6 +25,12 @@ def in_thread(call: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+def assert_empty(room: Room) -> None:
+    """What is larger than the room comes in when nothing is there."""
+    assert room.enter(10_000, 0)
+    room.leave(10_000)
+
+
 def test_room_is_bounded_by_records(room: Room) -> None:
     assert room.enter(1, WAIT_SECONDS)
     assert room.enter(1, WAIT_SECONDS)
@@ -52,8 +58,7 @@ def test_who_gives_up_leaves_no_trace(room: Room) -> None:
     for _ in range(5):
         assert not room.enter(100, 0)
     room.leave(100)
-    assert room.wait_empty(0) == 0
-    assert room.enter(100, WAIT_SECONDS)
+    assert_empty(room)
 
 
 def test_small_record_does_not_overtake_a_large_one_that_waits(room: Room) -> None:
@@ -76,6 +81,20 @@ def test_small_record_does_not_overtake_a_large_one_that_waits(room: Room) -> No
     waiting.join(WAIT_SECONDS)
 
 
+@pytest.mark.parametrize("how", ["late", "cancelled"])
+async def test_who_gives_up_lets_in_who_fits_behind(room: Room, how: str) -> None:
+    assert room.enter(60, WAIT_SECONDS)
+    large = asyncio.create_task(room.enter_async(90, SOON_SECONDS if how == "late" else WAIT_SECONDS))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(room.enter_async(10, WAIT_SECONDS / 10))
+    await asyncio.sleep(0)
+    if how == "late":
+        assert not await large
+    else:
+        large.cancel()
+    assert await small
+
+
 def test_many_threads_never_exceed_it() -> None:
     room = Room(3, 1000)
     lock = threading.Lock()
@@ -96,7 +115,7 @@ def test_many_threads_never_exceed_it() -> None:
     for thread in threads:
         thread.join(WAIT_SECONDS)
     assert most <= 3
-    assert room.wait_empty(0) == 0
+    assert_empty(room)
 
 
 async def test_task_waits_without_blocking_others(room: Room) -> None:
@@ -117,8 +136,7 @@ async def test_task_that_is_cancelled_or_late_leaves_no_trace(room: Room) -> Non
         await waiting
     assert not await room.enter_async(1, SOON_SECONDS)
     room.leave(100)
-    assert room.wait_empty(0) == 0
-    assert await room.enter_async(100, WAIT_SECONDS)
+    assert_empty(room)
 
 
 async def test_task_cancelled_as_its_turn_comes_gives_it_back(room: Room) -> None:
@@ -129,13 +147,4 @@ async def test_task_cancelled_as_its_turn_comes_gives_it_back(room: Room) -> Non
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert room.wait_empty(0) == 0
-
-
-def test_waiting_for_it_to_be_empty_says_how_many_are_left(room: Room) -> None:
-    assert room.wait_empty(0) == 0
-    assert room.enter(1, WAIT_SECONDS)
-    assert room.wait_empty(SOON_SECONDS) == 1
-    leaving = in_thread(lambda: room.leave(1))
-    assert room.wait_empty(WAIT_SECONDS) == 0
-    leaving.join(WAIT_SECONDS)
+    assert_empty(room)
