@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import math
 import os
+import select
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -21,6 +23,8 @@ from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.ports import dtype_of
 from headrace.pipeline.records import Modality, Part, Tensor
 
+LOOK_SECONDS = 0.05
+"""How often ``idle`` is called while a line is waited for."""
 _CONTENTS = ("text", "file", "base64", "tensor")
 
 
@@ -85,6 +89,28 @@ class _Line(_Content):
         return self
 
 
+class _Patient(io.RawIOBase):
+    """A raw stream that calls ``idle`` while there is nothing to read."""
+
+    def __init__(self, raw: io.RawIOBase, idle: Callable[[], None]) -> None:
+        self._raw = raw
+        self._idle = idle
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        while not select.select([self._raw], [], [], LOOK_SECONDS)[0]:
+            self._idle()
+        return self._raw.readinto(buffer)
+
+
+def patient(stream: BinaryIO, idle: Callable[[], None]) -> BinaryIO:
+    """The same stream, of which nothing was read yet, with ``idle`` called while it is silent."""
+    raw = getattr(stream, "raw", None)  # none if it is in memory: then it is never silent
+    return stream if raw is None else io.BufferedReader(_Patient(raw, idle))
+
+
 def read_lines(stream: BinaryIO, limit_bytes: int) -> Iterator[tuple[int, bytes | None]]:
     """The lines that are not blank, with their numbers from 1; None for one that is longer than the limit."""
     number = 0
@@ -99,7 +125,7 @@ def read_lines(stream: BinaryIO, limit_bytes: int) -> Iterator[tuple[int, bytes 
             yield number, line
 
 
-def event_of_line(line: bytes, number: int, options: EventOptions, time_ms: int) -> Event:
+def event_of_line(line: bytes, number: int, options: EventOptions, time_ms: int, limit_bytes: int) -> Event:
     """The event that a line describes.
 
     Args:
@@ -109,6 +135,7 @@ def event_of_line(line: bytes, number: int, options: EventOptions, time_ms: int)
         number: of the line, for messages.
         options: what holds where the line says nothing; parameters and headers are joined.
         time_ms: event time (epoch milliseconds) of a line without its own.
+        limit_bytes: the largest file.
 
     Raises:
         ConfigError: what is wrong with the line, and its number.
@@ -117,7 +144,7 @@ def event_of_line(line: bytes, number: int, options: EventOptions, time_ms: int)
     try:
         said = _Line.model_validate_json(line)
         parts = said.parts or [_Part(text=said.text, file=said.file, base64=said.base64, tensor=said.tensor)]
-        return _event(said, _named([_part(part) for part in parts]), options, time_ms, origin)
+        return _event(said, _named([_part(part, limit_bytes) for part in parts]), options, time_ms, origin)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_problem(error)}") from error
     except ValueError as error:
@@ -147,10 +174,10 @@ def _event(said: _Line, parts: Sequence[Part], options: EventOptions, time_ms: i
     return replace(event, request=request if said.id is None else replace(request, id=said.id))
 
 
-def _part(said: _Part) -> tuple[str | None, Part]:
+def _part(said: _Part, limit_bytes: int) -> tuple[str | None, Part]:
     """The name that was given, if any, and the part."""
     if said.file is not None:
-        part = _file_part(Path(said.file), said.modality)
+        part = _file_part(Path(said.file), said.modality, limit_bytes)
     elif said.base64 is not None:
         part = _bytes_part(_decoded(said.base64), said.modality, "base64")
     elif said.tensor is not None:
@@ -163,11 +190,15 @@ def _part(said: _Part) -> tuple[str | None, Part]:
     return said.name, part
 
 
-def _file_part(path: Path, modality: str | None) -> Part:
+def _file_part(path: Path, modality: str | None, limit_bytes: int) -> Part:
     try:
-        return _bytes_part(path.read_bytes(), modality, str(path))
+        with path.open("rb") as file:
+            content = file.read(limit_bytes + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > limit_bytes:
+        raise ValueError(f"{path} has more than {limit_bytes:,} bytes: no event can be so large, send it smaller")
+    return _bytes_part(content, modality, str(path))
 
 
 def _bytes_part(content: bytes, modality: str | None, what: str) -> Part:
@@ -223,12 +254,26 @@ def _tensor_bytes(datatype: str, elements: list[Any]) -> bytes:
     if dtype.kind == "b":
         return np.array([_checked(element, bool, datatype) for element in elements], dtype).tobytes()
     if dtype.kind == "f":
-        return np.array([float(_checked(element, (int, float), datatype)) for element in elements], dtype).tobytes()
+        return _floats([_checked(element, (int, float), datatype) for element in elements], dtype, datatype)
     limits = np.iinfo(dtype)
     for element in elements:
         if not limits.min <= _checked(element, int, datatype) <= limits.max:
             raise ValueError(f"tensor: {element} does not fit {datatype}")
     return np.array(elements, dtype).tobytes()
+
+
+def _floats(elements: list[int | float], dtype: np.dtype[Any], datatype: str) -> bytes:
+    """Rounded to the datatype, but no number becomes infinite by it."""
+    try:
+        with np.errstate(over="ignore"):
+            given = np.array([float(element) for element in elements], np.float64)
+            rounded = given.astype(dtype)
+    except OverflowError:
+        raise ValueError(f"tensor: an element does not fit {datatype}") from None
+    lost = np.isinf(rounded) & ~np.isinf(given)
+    if lost.any():
+        raise ValueError(f"tensor: {given[lost][0]:g} does not fit {datatype}")
+    return rounded.tobytes()
 
 
 def _checked(element: Any, kind: type | tuple[type, ...], datatype: str) -> Any:

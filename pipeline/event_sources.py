@@ -5,9 +5,11 @@ A folder may hold a hundred thousand files: their names are read folder by folde
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,16 +21,18 @@ from headrace.pipeline.compose import (
     EventOptions,
     event_of,
     is_file,
+    media_of,
     media_part,
     named_apart,
     part_of,
 )
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.limits import MAX_PARTS
-from headrace.pipeline.records import Part
+from headrace.pipeline.records import Modality, Part
 
 STANDARD_INPUT = "-"
 WORDS_SHOWN = 40
+_HEAD_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Lines:
 
 
 Item = Single | Folder | Glob | Lines
+Idle = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,14 @@ class Input:
         items: what the arguments are.
         options: what holds for every event.
         stdin: where JSON lines come from.
-        line_limit_bytes: the longest line.
+        limit_bytes: the longest line, and the largest file, that is read at all.
         epoch_ms: the time of an event, epoch milliseconds, asked for as it is made.
     """
 
     items: tuple[Item, ...]
     options: EventOptions
     stdin: BinaryIO
-    line_limit_bytes: int
+    limit_bytes: int
     epoch_ms: Callable[[], int]
 
     @property
@@ -105,10 +110,10 @@ class Input:
         """Some of it is read from standard input."""
         return any(isinstance(item, Lines) for item in self.items)
 
-    def events(self) -> Iterator[Event | Skipped | Bad]:
-        """One after another, in the order of the arguments."""
+    def events(self, idle: Idle | None = None) -> Iterator[Event | Skipped | Bad]:
+        """One after another, in the order of the arguments; ``idle`` is called while standard input is waited for."""
         for item in self.items:
-            yield from self._of(item)
+            yield from self._of(item, idle)
 
     def together(self) -> Event:
         """One event with all files and words as its parts.
@@ -129,30 +134,31 @@ class Input:
         for item in self.items:
             match item:
                 case Single(argument, as_text):
-                    yield part_of(argument, as_text=as_text)
+                    yield self._part(argument, as_text)
                 case Folder() | Glob():
                     for path in files_of(item):
                         if isinstance(path, Bad):
                             raise path.error
-                        if (part := media_part(path)) is not None:
+                        if (part := self._media(path)) is not None:
                             yield part
                 case Lines():
                     raise ConfigError("--together is for words and files: a JSON line lists its parts itself")
 
-    def _of(self, item: Item) -> Iterator[Event | Skipped | Bad]:
+    def _of(self, item: Item, idle: Idle | None) -> Iterator[Event | Skipped | Bad]:
         match item:
             case Single(argument, as_text):
                 yield self._single(argument, as_text)
             case Lines():
-                from headrace.pipeline.event_lines import event_of_line, read_lines
+                from headrace.pipeline.event_lines import event_of_line, patient, read_lines
 
-                for number, line in read_lines(self.stdin, self.line_limit_bytes):
+                stdin = self.stdin if idle is None else patient(self.stdin, idle)
+                for number, line in read_lines(stdin, self.limit_bytes):
                     origin = f"line {number}"
                     if line is None:
-                        yield Bad(origin, ConfigError(f"{origin}: longer than {self.line_limit_bytes:,} bytes"))
+                        yield Bad(origin, ConfigError(f"{origin}: longer than {self.limit_bytes:,} bytes"))
                         continue
                     try:
-                        yield event_of_line(line, number, self.options, self.epoch_ms())
+                        yield event_of_line(line, number, self.options, self.epoch_ms(), self.limit_bytes)
                     except ConfigError as error:
                         yield Bad(origin, error)
             case _:
@@ -163,14 +169,46 @@ class Input:
         path = None if as_text or not is_file(Path(argument)) else Path(argument)
         origin = argument if path is not None or len(argument) <= WORDS_SHOWN else f"{argument[: WORDS_SHOWN - 1]}…"
         try:
-            parts = [part_of(argument, as_text=as_text)]
+            parts = [self._part(argument, as_text)]
             return event_of(parts, self.options, time_ms=self.epoch_ms(), origin=origin, path=path)
         except ConfigError as error:
             return Bad(origin, error)
 
+    def _part(self, argument: str, as_text: bool) -> Part:
+        """As `part_of`; a file of another kind is for a model that is named: it may take anything."""
+        path = Path(argument)
+        if as_text or not is_file(path):
+            return part_of(argument, as_text=as_text)
+        part = self._media(path)
+        if part is not None or self.options.model is None:
+            return part or part_of(argument)
+        try:
+            if path.stat().st_size > self.limit_bytes:
+                raise self._too_large(path)
+            return Part("file", Modality.TEXT, "application/octet-stream", path.read_bytes())
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def _media(self, path: Path) -> Part | None:
+        """As `media_part`, but what no event can hold is not read."""
+        try:
+            if path.stat().st_size > self.limit_bytes:
+                with path.open("rb") as file:
+                    if media_of(file.read(_HEAD_BYTES)) is None:
+                        return None
+                raise self._too_large(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return media_part(path)
+
+    def _too_large(self, path: Path) -> ConfigError:
+        return ConfigError(
+            f"{path} has more than {self.limit_bytes:,} bytes: no event can be so large, send it smaller"
+        )
+
     def _file(self, path: Path) -> Event | Skipped | Bad:
         try:
-            part = media_part(path)
+            part = self._media(path)
             if part is None:
                 return Skipped(str(path), f"neither {KINDS}")
             return event_of([part], self.options, time_ms=self.epoch_ms(), origin=str(path), path=path)
@@ -194,7 +232,7 @@ def files_of(item: Folder | Glob) -> Iterator[Path | Bad]:
     """The files, in order, and folders that cannot be read; one folder's names are held at a time, and those above."""
     if isinstance(item, Folder):
         return _files_under(item.path)
-    return (path for path in sorted(_matches(item.pattern)) if path.is_file())
+    return _files_among(sorted(_matches(item.pattern)))
 
 
 def count(items: Sequence[Item]) -> int | None:
@@ -222,7 +260,7 @@ def _item(argument: str, as_text: bool) -> Item:
         if path.is_dir():
             return Folder(path)
         if not words and not path.exists() and glob.has_magic(argument):
-            if any(path.is_file() for path in _matches(argument)):
+            if any(map(is_file, _matches(argument))):
                 return Glob(argument)
             if path.suffix.lower() in MEDIA_SUFFIXES or (os.sep in argument and "*" in argument):
                 raise ConfigError(f"no file matches {argument}: check the pattern, or say --text to send these words")
@@ -234,7 +272,27 @@ def _item(argument: str, as_text: bool) -> Item:
 
 
 def _matches(pattern: str) -> Iterator[Path]:
-    return map(Path, glob.iglob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    """As a shell would, hidden names left out; ``**`` follows no links to folders, which may lead round in circles."""
+    path = Path(pattern)
+    names = [name if name == "**" else re.sub(r"\*+", "*", name) for name in path.relative_to(path.anchor).parts]
+    dotted = [name for name in names if name.startswith(".")]
+    if names[-1] == "**":
+        names.append("*")
+    for found in Path(path.anchor).glob("/".join(names)):
+        hidden = [name for name in found.parts if name.startswith(".")]
+        if all(any(fnmatch.fnmatch(name, wanted) for wanted in dotted) for name in hidden):
+            yield found
+
+
+def _files_among(paths: Iterable[Path]) -> Iterator[Path | Bad]:
+    for path in paths:
+        try:
+            regular = path.is_file()
+        except OSError as error:
+            yield Bad(str(path), _unreadable(path, error))
+        else:
+            if regular:
+                yield path
 
 
 def _files_under(folder: Path) -> Iterator[Path | Bad]:
@@ -244,15 +302,22 @@ def _files_under(folder: Path) -> Iterator[Path | Bad]:
         path = next(waiting[-1], None)
         if path is None:
             waiting.pop()
-        elif path.is_dir() and (path is folder or not path.is_symlink()):  # links may lead round in circles
-            try:
+            continue
+        try:
+            goes_down = path.is_dir() and (path is folder or not path.is_symlink())  # links may lead round in circles
+            if goes_down:
                 waiting.append(iter(_children(path)))
-            except OSError as error:
-                yield Bad(str(path), ConfigError(f"{path} cannot be read: {error.strerror}"))
-        elif path.is_file():
-            yield path
+        except OSError as error:
+            yield Bad(str(path), _unreadable(path, error))
+        else:
+            if not goes_down:
+                yield from _files_among([path])
 
 
 def _children(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         return [folder / name for name in sorted(entry.name for entry in entries) if not name.startswith(".")]
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path} cannot be read: {error.strerror}")

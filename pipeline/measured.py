@@ -54,7 +54,7 @@ def _histograms(family: Metric) -> Iterator[Measured]:
     for sample in family.samples:
         labels = tuple(sorted((name, value) for name, value in sample.labels.items() if name != "le"))
         if sample.name.endswith("_bucket"):
-            buckets[labels].append((float(sample.labels["le"]), sample.value))
+            buckets[labels].append((float(sample.labels.get("le", "")), sample.value))
         elif sample.name.endswith("_sum"):
             sums[labels] = sample.value
     for labels, bounds in buckets.items():

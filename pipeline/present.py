@@ -23,6 +23,7 @@ from headrace.pipeline.records import (
     SourceRecord,
     Tensor,
 )
+from headrace.pipeline.tables import clean
 
 LABELS_SHOWN = 3
 SEGMENTS_SHOWN = 4
@@ -40,10 +41,13 @@ def position(provenance: Provenance) -> str:
 
 
 def moment(epoch_ms: int) -> str:
-    """Local time of day with milliseconds; a dash if there is none."""
+    """Local time of day with milliseconds; a dash if there is none, or none that a calendar has."""
     if epoch_ms <= 0:
         return "-"
-    return dt.datetime.fromtimestamp(epoch_ms / 1000).astimezone().isoformat(" ", "milliseconds")
+    try:
+        return dt.datetime.fromtimestamp(epoch_ms / 1000).astimezone().isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):  # anybody may have written it
+        return "-"
 
 
 def finding(output: PartOutput) -> str:
@@ -80,20 +84,32 @@ def _span(segment: Segment, with_text: bool) -> str:
 
 def tensor_summary(tensor: Tensor) -> str:
     """Datatype, shape and the first elements."""
-    elements = tensor_elements(tensor, NUMBERS_SHOWN)
+    elements = _elements_there(tensor, NUMBERS_SHOWN)
     shown = " ".join(f"{element:.4g}" if isinstance(element, float) else str(element) for element in elements)
     more = " …" if int(np.prod(tensor.shape)) > len(elements) else ""
     return f"{tensor.datatype}{list(tensor.shape)} {shown}{more}"
 
 
 def tensor_elements(tensor: Tensor, limit: int | None = None) -> list[Any]:
-    """The elements as Python numbers, or as text for ``BYTES``, row-major; the first ``limit`` of them."""
+    """The elements as Python numbers, or as text for ``BYTES``, row-major; the first ``limit`` of them.
+
+    Raises:
+        KeyError, ValueError: nobody knows its datatype, or its data end with half an element.
+    """
     if tensor.datatype == "BYTES":
         return [element.decode(errors="replace") for element in islice(_bytes_elements(tensor.data), limit)]
     if tensor.datatype == "BF16":  # numpy has none: the upper half of a FP32
         halves = np.frombuffer(tensor.data, "<u2")[:limit].astype("<u4") << np.uint32(16)
         return list(halves.view("<f4").tolist())
     return list(np.frombuffer(tensor.data, dtype_of(tensor.datatype))[:limit].tolist())
+
+
+def _elements_there(tensor: Tensor, limit: int | None = None) -> list[Any]:
+    """As `tensor_elements`; none of what is no tensor: anybody may have written the result."""
+    try:
+        return tensor_elements(tensor, limit)
+    except (KeyError, ValueError):
+        return []
 
 
 def _bytes_elements(data: bytes) -> Iterator[bytes]:
@@ -106,10 +122,10 @@ def _bytes_elements(data: bytes) -> Iterator[bytes]:
 
 
 def result_lines(result: InferenceResult) -> list[str]:
-    """One line for each part that was answered."""
+    """One line for each part that was answered, whatever its text."""
     width = max((len(output.part) for output in result.outputs), default=0)
     return [
-        f"{output.part:<{width}}  {finding(output)}  ({_model(output)}, batch of {output.batch_size})"
+        clean(f"{output.part:<{width}}  {finding(output)}  ({_model(output)}, batch of {output.batch_size})")
         for output in result.outputs
     ]
 
@@ -147,7 +163,7 @@ def result_json(result: InferenceResult, record: SourceRecord) -> Json:
 def dead_letter_line(letter: DeadLetter, record: SourceRecord) -> str:
     """Where it lies, what it was, and why, in one line."""
     where = f"{position(record.provenance)}  of {position(letter.provenance)}"
-    return f"{where}  {letter.stage}/{letter.code}: {letter.message}"
+    return clean(f"{where}  {letter.stage}/{letter.code}: {letter.message}")
 
 
 def dead_letter_lines(letter: DeadLetter, record: SourceRecord) -> list[str]:
@@ -171,16 +187,17 @@ def dead_letter_lines(letter: DeadLetter, record: SourceRecord) -> list[str]:
     lines = [f"{name:<12} {fact}" for name, fact in facts.items() if fact]
     lines += [f"{'header':<12} {name} = {_short(content)}" for name, content in letter.headers]
     lines.append(f"{'value':<12} {'none' if letter.value is None else f'{len(value):,} bytes'}")
-    return lines + hexdump(value)
+    return [*map(clean, lines), *hexdump(value)]
 
 
 def request_lines(request: InferenceRequest) -> list[str]:
     """What an event says, one line for each part."""
     lines = [f"{'decoded':<12} {request.type} from {request.source}, {moment(request.time_ms)}, id {request.id}"]
-    return lines + [
+    lines += [
         f"{'part':<12} {part.name}: {part.modality} {part.content_type} {_content(part.content)}"
         for part in request.parts
     ]
+    return [*map(clean, lines)]
 
 
 def dead_letter_json(letter: DeadLetter, record: SourceRecord) -> Json:
@@ -242,7 +259,7 @@ def _output_json(output: PartOutput) -> Json:
                 "name": item.name,
                 "datatype": item.tensor.datatype,
                 "shape": list(item.tensor.shape),
-                "data": tensor_elements(item.tensor),
+                "data": _elements_there(item.tensor),
             }
             for item in output.tensors
         ],

@@ -86,7 +86,7 @@ def clean(text: str) -> str:
 
 
 def _shown(letter: str) -> str:
-    return " " if letter in "\n\t" else letter.encode("unicode_escape", errors="replace").decode()
+    return " " if letter.isspace() else letter.encode("unicode_escape", errors="replace").decode()
 
 
 def table(

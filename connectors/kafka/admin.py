@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports these without saying so
@@ -15,13 +17,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
     TopicMetadata,
 )
 
-from headrace.connectors.kafka.errors import PASSING
+from headrace.connectors.kafka.errors import PASSING, REFUSED
 from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import TopicSpec
 
 _PROBE_SECONDS = 1.0
 _METADATA_SECONDS = 5.0
 _REQUEST_SECONDS = 15.0
+_TROUBLES = 16
+"""So many of the client's last words are looked at."""
 
 
 class BrokerProbe:
@@ -93,12 +97,44 @@ def partition_counts(
 def admin_client(
     bootstrap_servers: str, client_config: Mapping[str, str | int | float | bool] | None = None
 ) -> AdminClient:
-    """Raises ConfigError if ``kafka.client`` has a property that the client does not know."""
+    """A client whose ``list_topics`` says why no broker answers.
+
+    Raises:
+        ConfigError: if ``kafka.client`` has a property that the client does not know.
+    """
     quiet = {"log_level": 0, "reconnect.backoff.max.ms": 500}  # a broker that is not there yet is an answer, not news
     try:
-        return AdminClient({**quiet, **(client_config or {}), "bootstrap.servers": bootstrap_servers})
+        return _Client({**quiet, **(client_config or {}), "bootstrap.servers": bootstrap_servers})
     except KafkaException as error:
         raise ConfigError(f"kafka.client: {error.args[0].str()}") from error
+
+
+class _Client(AdminClient):
+    """librdkafka tells aside why a connection failed, and only when it is asked: the error itself says "transport"."""
+
+    def __init__(self, config: Mapping[str, str | int | float | bool]) -> None:
+        self._troubles: deque[KafkaError] = deque(maxlen=_TROUBLES)
+        asked: dict[str, Any] = {**config, "error_cb": self._troubles.append}
+        super().__init__(asked)
+
+    def list_topics(self, *args: Any, **kwargs: Any) -> Any:
+        """As the client's own."""
+        self.poll(0)  # what is told aside piles up until it is asked for
+        self._troubles.clear()
+        try:
+            return super().list_topics(*args, **kwargs)
+        except KafkaException as error:
+            self.poll(0)
+            raise with_reason(error, self._troubles) from error
+
+
+def with_reason(error: KafkaException, troubles: Iterable[KafkaError]) -> KafkaException:
+    """A refusal goes before all else: it does not pass."""
+    told = [trouble for trouble in troubles if trouble.code() != KafkaError._ALL_BROKERS_DOWN]
+    refused = [trouble for trouble in told if trouble.code() in REFUSED]
+    if refused:
+        return KafkaException(refused[-1])
+    return KafkaException(KafkaError(error.args[0].code(), told[-1].str())) if told else error
 
 
 def _topics(client: AdminClient, bootstrap_servers: str) -> Mapping[str, TopicMetadata]:

@@ -93,6 +93,7 @@ class Decoder:
         Raises:
             DecoderDiedError: the process did not survive it.
             DecoderTimeoutError: it did not answer in time.
+            UnavailableError: the video cannot be handed over.
         """
         self.videos += 1
         file = await _sealed(video)
@@ -159,7 +160,10 @@ def _spawned() -> tuple[subprocess.Popen[bytes], socket.socket]:
     Raises:
         UnavailableError: the system refuses.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise UnavailableError(f"no process to decode videos can be started: {error}") from error
     ours.setblocking(False)
     command = [sys.executable, "-P", "-m", "headrace.connectors.video.child", str(theirs.fileno()), str(os.getpid())]
     with theirs:
@@ -179,8 +183,15 @@ def _spawned() -> tuple[subprocess.Popen[bytes], socket.socket]:
 
 
 async def _sealed(video: bytes) -> int:
-    """The video as a file in memory, without a name, that nobody can change."""
-    file = os.memfd_create("video", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    """The video as a file in memory, without a name, that nobody can change.
+
+    Raises:
+        UnavailableError: the system refuses: it is not the video's fault.
+    """
+    try:
+        file = os.memfd_create("video", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise UnavailableError(f"no file in memory can be opened for a video: {error}") from error
     try:
         left = memoryview(video)
         while left:

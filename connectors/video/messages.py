@@ -98,7 +98,7 @@ def answer_of(data: bytes, max_frames: int) -> Head | Refusal:
         if "code" in fields:
             return _refusal(fields)
         return _head(fields, max_frames)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise BadMessageError(str(error)[:MAX_TEXT_CHARACTERS]) from None
 
 

@@ -19,6 +19,8 @@ _FROM_THE_TOP = frozenset(
     {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"uuid", b"meta", b"mfra", b"sidx", b"styp"}
 )
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"dinf", b"stbl", b"edts"})
+_MOST_DELAY = 0.05
+"""Of a video, that an edit list may leave out at the beginning: an encoder's delay, and nothing that is seen."""
 _TABLE_ENTRY_BYTES = {b"stts": 8, b"stco": 4, b"co64": 8}
 
 
@@ -45,7 +47,7 @@ class Track:
         samples: frames; 0 if the file is fragmented, which keeps them elsewhere.
         seconds: their durations added up; 0.0 if fragmented.
         last_seconds: the last frame's.
-        cut: whether an edit list shows only some of it.
+        cut: whether an edit list may show only some of it.
     """
 
     codec: str
@@ -149,8 +151,10 @@ def inspect(data: memoryview, max_pixels: int, max_duration_seconds: float) -> T
     if b"cmov" in inside:
         raise VideoError("BAD_VIDEO", "the file's index is compressed: write the file with another program")
     track = None
+    header = inside.get(b"mvhd")
+    timescale = _timescale(reader, header[0]) if header else 0
     for trak in inside.get(b"trak", []):
-        found = _track(reader, trak, fragmented=b"mvex" in inside)
+        found = _track(reader, trak, timescale, fragmented=b"mvex" in inside)
         track = track or found
     if track is None:
         raise VideoError("BAD_VIDEO", "the file has no video track")
@@ -162,7 +166,7 @@ def inspect(data: memoryview, max_pixels: int, max_duration_seconds: float) -> T
     return track
 
 
-def _track(reader: _Reader, trak: _Box, fragmented: bool) -> Track | None:
+def _track(reader: _Reader, trak: _Box, movie_timescale: int, fragmented: bool) -> Track | None:
     """What a track says of itself, None if it is no video."""
     (media, edits) = (reader.children(trak).get(kind, [None])[0] for kind in (b"mdia", b"edts"))
     if media is None:
@@ -184,7 +188,8 @@ def _track(reader: _Reader, trak: _Box, fragmented: bool) -> Track | None:
     if not samples and not fragmented:
         raise VideoError("VIDEO_EMPTY", "its video track has no frames")
     _refuse_lies(reader, found, total_bytes)
-    seconds, last_seconds = _durations(reader, found)
+    timescale = _timescale(reader, found[b"mdhd"]) if b"mdhd" in found else 0
+    seconds, last_seconds = _durations(reader, found.get(b"stts"), timescale)
     return Track(
         codec=_text(entry.kind),
         width=reader.number(entry, 24, ">H"),
@@ -192,7 +197,7 @@ def _track(reader: _Reader, trak: _Box, fragmented: bool) -> Track | None:
         samples=samples,
         seconds=seconds,
         last_seconds=last_seconds,
-        cut=edits is not None and _shows_less(reader, edits),
+        cut=edits is not None and _shows_less(reader, edits, movie_timescale, timescale, seconds),
     )
 
 
@@ -232,27 +237,40 @@ def _refuse_lies(reader: _Reader, found: dict[bytes, _Box], total_bytes: int) ->
         raise VideoError("VIDEO_TRUNCATED", message)
 
 
-def _durations(reader: _Reader, found: dict[bytes, _Box]) -> tuple[float, float]:
+def _timescale(reader: _Reader, header: _Box) -> int:
+    """Ticks a second, of a movie's or a track's header."""
+    return reader.number(header, 20 if _version(reader, header) == 1 else 12, ">I")
+
+
+def _version(reader: _Reader, box: _Box) -> int:
+    return reader.number(box, 0, ">B")
+
+
+def _durations(reader: _Reader, table: _Box | None, timescale: int) -> tuple[float, float]:
     """Seconds of all samples and of the last one, from their table: the headers' own figure may say anything."""
-    header, table = found.get(b"mdhd"), found.get(b"stts")
-    if header is None or table is None:
+    if table is None or not timescale:
         return 0.0, 0.0
-    timescale = reader.number(header, 20 if reader.number(header, 0, ">B") == 1 else 12, ">I")
     runs = reader.table(table, ">u4").reshape(-1, 2)
-    if not timescale or not len(runs):
+    if not len(runs):
         return 0.0, 0.0
     total = float((runs[:, 0].astype(np.float64) * runs[:, 1]).sum())
     return total / timescale, float(runs[-1, 1]) / timescale
 
 
-def _shows_less(reader: _Reader, edits: _Box) -> bool:
-    """Whether an edit list does anything but begin at the start."""
+def _shows_less(reader: _Reader, edits: _Box, movie_timescale: int, timescale: int, seconds: float) -> bool:
+    """Whether an edit list does anything but show all, an encoder's delay left out."""
     lists = reader.children(edits).get(b"elst", [])
-    return any(reader.number(each, 4, ">I") > 1 or _start_of_edit(reader, each) > 0 for each in lists)
+    return any(not _shows_all(reader, each, movie_timescale, timescale, seconds) for each in lists)
 
 
-def _start_of_edit(reader: _Reader, edit: _Box) -> int:
-    return reader.number(edit, 16, ">q") if reader.number(edit, 0, ">B") == 1 else reader.number(edit, 12, ">i")
+def _shows_all(reader: _Reader, edits: _Box, movie_timescale: int, timescale: int, seconds: float) -> bool:
+    count = reader.number(edits, 4, ">I")
+    if count != 1:
+        return count == 0
+    duration_form, start_at, start_form = (">Q", 16, ">q") if _version(reader, edits) == 1 else (">I", 12, ">i")
+    duration, start = reader.number(edits, 8, duration_form), reader.number(edits, start_at, start_form)
+    to_the_end = duration + 1 >= seconds * movie_timescale  # it is in whole ticks
+    return to_the_end and 0 <= start <= _MOST_DELAY * seconds * timescale
 
 
 def too_large(width: int, height: int, max_pixels: int) -> str:

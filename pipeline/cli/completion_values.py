@@ -40,7 +40,9 @@ def _routes(context: click.Context) -> Iterable[RouteSettings]:
     from headrace.pipeline.errors import HeadraceError
     from headrace.pipeline.settings_file import load_settings
 
-    named = context.params.get("config_file") or os.environ.get("HEADRACE_CONFIG")
+    contexts = (context, context.parent) if context.parent else (context,)  # a group's option is its commands' too
+    files = [each.params.get("config_file") for each in contexts]
+    named = next(filter(None, files), None) or os.environ.get("HEADRACE_CONFIG")
     try:
         return load_settings(Path(named) if named else None, os.environ).routes
     except (HeadraceError, OSError):  # wrong settings are told by the command itself, not while it is typed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 
@@ -14,6 +15,8 @@ from headrace.pipeline.exit_codes import epilog
 from headrace.pipeline.measured import Measured, measured
 
 ANSWER_SECONDS = 5.0
+MOST_BYTES = 64 * 1024 * 1024
+"""Far more than any worker serves."""
 
 
 @click.command(epilog=epilog("metrics"))
@@ -25,15 +28,21 @@ def command(name: str, url: tuple[str, ...], raw: bool) -> None:
 
     A histogram shows how many were observed, their mean, and the bucket bounds that half and 99 % of them are within.
     """
+    silent: list[UnavailableError] = []
     for worker, address in _workers(url).items():
-        text = _read(address)
-        click.echo(text if raw else _table(worker, measured(text, name)), nl=not raw)
+        try:
+            text = _read(address)
+            click.echo(text if raw else _table(worker, _measured(text, name, address)), nl=not raw)
+        except UnavailableError as error:  # the others have something to say
+            silent.append(error)
+    if silent:
+        raise UnavailableError("\n".join(map(str, silent)))
 
 
 def _workers(urls: tuple[str, ...]) -> dict[str, str]:
     """Name and address of each."""
     if urls:
-        return {url: url.rstrip("/").removesuffix("/metrics") for url in urls}
+        return {url: _address(url) for url in urls}
     state = read_state()
     found = {each.name: each.endpoint for each in state.members if each.name.startswith("worker")} if state else {}
     if not found:
@@ -41,15 +50,28 @@ def _workers(urls: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def _address(url: str) -> str:
+    """Without ``/metrics``; with ``http://`` if nothing is said."""
+    found = url.rstrip("/").removesuffix("/metrics")
+    return found if "://" in found else f"http://{found}"
+
+
 def _read(address: str) -> str:
     try:
         url = f"{address}/metrics"
         with no_proxy_for_loopback(url), urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as response:
-            text: str = response.read().decode()
+            text: str = response.read(MOST_BYTES).decode()
             return text
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise UnavailableError(f"no worker answers at {address}: {reason}") from error
+        raise UnavailableError(f"no worker answers at {address}: {str(reason).strip() or repr(reason)}") from error
+
+
+def _measured(text: str, name: str, address: str) -> list[Measured]:
+    try:
+        return measured(text, name)
+    except ValueError as error:
+        raise UnavailableError(f"no worker answers at {address}, but something else: {error}") from error
 
 
 def _table(worker: str, rows: list[Measured]) -> str:

@@ -43,6 +43,7 @@ def try_routes(settings: Settings, together: bool, make_input: Callable[[int], I
     Takes the arguments of 'headrace send' and sends nothing: neither Kafka nor registry nor Triton is asked.
     """
     from headrace.pipeline.compose import Event
+    from headrace.pipeline.errors import ConfigError, PoisonError
     from headrace.pipeline.event_sources import Bad
     from headrace.pipeline.outgoing import record_of
     from headrace.pipeline.route_lines import explanation_json, explanation_lines
@@ -58,7 +59,10 @@ def try_routes(settings: Settings, together: bool, make_input: Callable[[int], I
         if not isinstance(made, Event):
             click.echo(f"skipped {made.origin}: {made.reason}", err=True)
             continue
-        _, headers = record_of(made, schema_id=0)  # refuses what sending would refuse
+        try:
+            _, headers = record_of(made, schema_id=0)  # refuses what sending would refuse
+        except PoisonError as error:
+            raise ConfigError(f"{made.origin}: {error}" if several else str(error)) from error
         explanation = router.explain(made.request, headers)
         if explanation.error is not None:
             code = ExitCode.DEAD_LETTER

@@ -55,10 +55,10 @@ def command(
 ) -> None:
     """Send events: an argument an event, a file of a folder an event, a line of JSON an event.
 
-    Files are known by their first bytes: JPEG, PNG, WAV, MP4. Folders are searched to the bottom, hidden files left
-    out; other kinds in them are skipped and counted. Globs are for quoted patterns ("photos/**/*.jpg"). "-" reads JSON
-    lines from standard input: {"text": "..."}, {"file": "..."}, or whole events with id, type, source, key, model,
-    version, parameters, headers and parts.
+    Files are known by their first bytes: JPEG, PNG, WAV, MP4; with --model a file that is named may be of any kind.
+    Folders are searched to the bottom, hidden files left out; other kinds in them are skipped and counted. Globs are
+    for quoted patterns ("photos/**/*.jpg"). "-" reads JSON lines from standard input: {"text": "..."}, {"file": "..."},
+    or whole events with id, type, source, key, model, version, parameters, headers and parts.
 
     Of words and files that are named one by one nothing is sent if one of them is wrong. Elsewhere sending stops at
     what is wrong and says how much was sent.

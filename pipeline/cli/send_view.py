@@ -12,6 +12,7 @@ import click
 from headrace.pipeline.outcomes import Outcome
 from headrace.pipeline.present import dead_letter_json, position, result_json, result_lines, result_timing
 from headrace.pipeline.records import DeadLetter
+from headrace.pipeline.tables import clean
 
 if TYPE_CHECKING:  # rich and the client are loaded when they are needed, not for --help
     from rich.progress import Progress, TaskID
@@ -245,7 +246,7 @@ def _lines(outcome: Outcome, after_seconds: float) -> list[str]:
     if isinstance(content, DeadLetter):
         where = position(content.provenance)
         return [
-            f"dead letter of {where}: {content.stage}/{content.code}: {content.message}",
+            clean(f"dead letter of {where}: {content.stage}/{content.code}: {content.message}"),
             f"  headrace dlq show {position(outcome.record.provenance)}",
         ]
     head = f"result of {position(content.provenance)} after {after_seconds * 1000:.0f} ms ({result_timing(content)})"

@@ -24,6 +24,7 @@ from headrace.pipeline.exit_codes import ExitCode
 from headrace.pipeline.outcomes import Outcome, OutcomeDecoder
 from headrace.pipeline.outgoing import record_of
 from headrace.pipeline.pacing import Pace
+from headrace.pipeline.records import Headers
 
 LAST_WORDS_SECONDS = 5.0
 """How long to wait for what is on its way when sending is broken off."""
@@ -33,21 +34,11 @@ WAIT_SECONDS = 0.2
 """How long one look may wait: Ctrl-C waits as long."""
 PLACES_SHOWN = 5
 
-_Refused = (PoisonError, EventTooLargeError, ConfigError)
-
 
 class NoOutcomeError(HeadraceError):
     """Sent, but neither a result nor a dead letter was seen in time."""
 
     exit_code = ExitCode.NO_OUTCOME
-
-
-class RefusedError(HeadraceError):
-    """Something that cannot be sent: what was before it is sent, nothing after it."""
-
-    def __init__(self, message: str, cause: HeadraceError) -> None:
-        super().__init__(f"{message}; nothing after it was sent: mend it, or say --skip-bad to leave such out")
-        self.exit_code = getattr(cause, "exit_code", ExitCode.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +180,8 @@ class Sending:
     def _check_all(self) -> None:
         """Raises what is wrong with any of them, before one is sent."""
         for made in self._given.events():
-            if isinstance(made, Bad):
-                raise made.error
-            if isinstance(made, Event):
-                value, headers = record_of(made, self._schema_id)
-                self._sender.check_size(self._wishes.topic, value, key=made.key, headers=headers)
+            if not isinstance(made, Skipped):
+                self._record(made)
 
     def _send_all(self) -> None:
         pace = None
@@ -202,18 +190,15 @@ class Sending:
                 self._view.skipped(made.origin, made.reason)
                 continue
             try:
-                if isinstance(made, Bad):
-                    raise made.error
-                value, headers = record_of(made, self._schema_id)
-                self._sender.check_size(self._wishes.topic, value, key=made.key, headers=headers)
-            except _Refused as error:
-                self._refuse(made, error)
+                event, value, headers = self._record(made)
+            except ConfigError as error:
+                self._refuse(error)
                 continue
             if pace is not None:
                 self._wait_turn(pace)
             if self._outcomes is not None:
-                self._outcomes.awaited.sending(made.request.id)
-            self._deliveries.send(made.request.id, made.origin, made.key, value, headers)
+                self._outcomes.awaited.sending(event.request.id)
+            self._deliveries.send(event.request.id, event.origin, event.key, value, headers)
             if self._wishes.rate is not None and pace is None:
                 self._deliveries.drain()  # the first opens the connection, which would hold up and then rush the others
                 pace = Pace(self._wishes.rate, time.monotonic())
@@ -227,16 +212,39 @@ class Sending:
             if self._wishes.together:
                 yield self._given.together()
             else:
-                yield from self._given.events()
+                yield from self._given.events(self._idle)
 
-    def _refuse(self, made: Event | Bad, error: HeadraceError) -> None:
-        message = str(error) if made.origin in str(error) else f"{made.origin}: {error}"
+    def _idle(self) -> None:
+        """Standard input is silent: what comes meanwhile is told."""
+        self._deliveries.poll()
+        if self._outcomes is not None:
+            self._outcomes.look()
+        self._view.refresh()
+
+    def _record(self, made: Event | Bad) -> tuple[Event, bytes, Headers]:
+        """Value and headers of an event's record.
+
+        Raises:
+            ConfigError: what is wrong with the event, and which one it is.
+        """
+        try:
+            if isinstance(made, Bad):
+                raise made.error
+            value, headers = record_of(made, self._schema_id)
+            self._sender.check_size(self._wishes.topic, value, key=made.key, headers=headers)
+        except (PoisonError, EventTooLargeError, ConfigError) as error:
+            named = self._alone or made.origin in str(error)
+            raise ConfigError(str(error) if named else f"{made.origin}: {error}") from error
+        return made, value, headers
+
+    def _refuse(self, error: ConfigError) -> None:
         if self._wishes.skip_bad:
-            self._view.left_out(message)
+            self._view.left_out(str(error))
         elif self._one_by_one:
             raise error
         else:
-            raise RefusedError(message, error) from error
+            advice = "nothing after it was sent: mend it, or say --skip-bad to leave such out"
+            raise ConfigError(f"{error}; {advice}") from error
 
     def _wait_turn(self, pace: Pace) -> None:
         while (left := pace.wait_seconds(time.monotonic())) > 0:

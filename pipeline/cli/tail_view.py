@@ -22,7 +22,7 @@ from headrace.pipeline.present import (
 )
 from headrace.pipeline.records import DeadLetter, InferenceResult, PartOutput
 from headrace.pipeline.selection import Selection
-from headrace.pipeline.tables import Column, StreamingTable
+from headrace.pipeline.tables import Column, StreamingTable, clean
 
 Show = Callable[[Outcome | Unreadable], None]
 
@@ -46,7 +46,7 @@ def lines(outcome: Outcome, selection: Selection) -> Sequence[str]:
     when = _time_of_day(outcome)
     if isinstance(content, DeadLetter):
         return (f"{when}  {dead_letter_line(content, record)}",)
-    key = "" if record.key is None else f"  key {_key(outcome)}"
+    key = "" if record.key is None else f"  key {clean(_key(outcome))}"
     head = f"{when}  {position(content.provenance)}{key}"
     found = result_lines(_narrowed(content, selection))
     return (f"{head}  {found[0]}",) if len(found) == 1 else (head, *(f"{'':14}{line}" for line in found))

@@ -140,7 +140,7 @@ def test_send_refuses_an_oversized_event(headrace: Pipeline, photo: Path, tmp_pa
     large = tmp_path / "large.jpg"
     large.write_bytes(photo.read_bytes() + bytes(2_000_000))
     done = headrace("send", str(large))
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.WRONG_INPUT
     assert "2,000,000 (topics.max_message_bytes)" in done.stderr
     assert done.stdout == ""
 
@@ -153,7 +153,7 @@ def test_send_sends_nothing_if_one_event_is_refused(
     kafka = KafkaSettings(bootstrap_servers=stack.bootstrap_servers)
     with CommittedReader(kafka, [f"{headrace.prefix}.requests"], End()) as reader:
         done = headrace("send", "small enough", str(large))
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (ExitCode.WRONG_INPUT, "")
         assert list(reader.records(COMMAND_SECONDS, until_end=True)) == []
 
 
@@ -163,7 +163,7 @@ def test_send_takes_a_key_of_any_bytes_and_refuses_such_a_text(headrace: Pipelin
     assert "key k\\xff" in headrace("tail", "--max", "1").stdout
     for arguments in ((os.fsdecode(b"w\xff"),), ("words", "--type", os.fsdecode(b"w\xff"))):
         refused = headrace("send", *arguments)
-        assert refused.returncode == 1
+        assert refused.returncode == ExitCode.WRONG_INPUT
         assert refused.stderr.count("\n") == 1
         assert "utf-8" in refused.stderr
 

@@ -134,7 +134,7 @@ def test_too_large_file_of_a_folder_stops_sending_or_is_left_out(headrace: Pipel
     for name, data in (("a.jpg", photo), ("b.jpg", photo + bytes(2_000_000)), ("c.jpg", photo)):
         (tmp_path / name).write_bytes(data)
     done = headrace("send", str(tmp_path))
-    assert done.returncode == ExitCode.FAILED
+    assert done.returncode == ExitCode.WRONG_INPUT
     assert "sent 1 event " in done.stderr
     assert f"headrace: {tmp_path / 'b.jpg'}: the event takes 2," in done.stderr
     rest = headrace("send", str(tmp_path), "--skip-bad")
@@ -144,7 +144,7 @@ def test_too_large_file_of_a_folder_stops_sending_or_is_left_out(headrace: Pipel
 
 def test_malformed_header_of_ours_is_refused_before_it_is_sent(headrace: Pipeline) -> None:
     done = headrace("send", "words", "--header", "deadline=tomorrow")
-    assert done.returncode == ExitCode.FAILED
+    assert done.returncode == ExitCode.WRONG_INPUT
     assert done.stdout == ""
     assert "header deadline b'tomorrow' is not milliseconds since 1970" in done.stderr
 
@@ -155,6 +155,18 @@ def test_parameters_reach_the_model_in_their_types(headrace: Pipeline) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     (result,) = objects(done.stdout, "result")
     assert result["timings_ms"]["inference"] >= 200
+
+
+def test_outcomes_are_told_while_standard_input_is_silent(headrace: Pipeline) -> None:
+    process = headrace.start("send", "-", "--wait", "--json", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b'{"text": "one"}\n')
+    process.stdin.flush()
+    told = [json.loads(process.stdout.readline())["kind"] for _ in range(2)]
+    assert told == ["sent", "result"]
+    _, errors = process.communicate(timeout=COMMAND_SECONDS)
+    assert process.returncode == 0, errors
 
 
 def test_interrupted_sending_says_how_much_was_sent(headrace: Pipeline) -> None:

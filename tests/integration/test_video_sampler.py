@@ -108,6 +108,20 @@ async def test_count_beyond_the_frames_takes_each_once(sampler: ProcessSampler) 
     assert found.seconds == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
+async def test_video_is_sampled_as_far_as_its_edit_list_shows_it(sampler: ProcessSampler) -> None:
+    found = await sample(sampler, Mp4(CLIP, edits=[(2000, 0)]).content())
+    assert found.seconds == pytest.approx([0, 1])
+    found = await sample(sampler, Mp4(CLIP, edits=[(2000, 3000)]).content())
+    assert found.seconds == pytest.approx([0, 1])
+
+
+async def test_damage_is_found_in_spite_of_an_encoders_delay(sampler: ProcessSampler) -> None:
+    damaged = [*CLIP[:20], *[b"no picture"] * 40]
+    error = await refusal(sampler, Mp4(damaged, edits=[(6000, 100)]).content())
+    assert error.code == "BAD_VIDEO"
+    assert "can be decoded: the file is damaged" in error.message
+
+
 async def test_scenes_are_found(sampler: ProcessSampler) -> None:
     found = await sample(sampler, Mp4(CLIP).content(), sample="scene")
     assert found.seconds == pytest.approx([0, 2, 4])

@@ -65,6 +65,7 @@ class Mp4:
         declared_ticks: what the headers claim to be the duration; None: the truth.
         declared_samples: how many samples the tables claim, all as large as the last; None: the truth.
         index_first: whether the index goes before the frames.
+        edits: of the edit list: how much is shown and from where on, in thousandths of a second.
     """
 
     samples: Sequence[bytes]
@@ -76,6 +77,7 @@ class Mp4:
     declared_ticks: int | None = None
     declared_samples: int | None = None
     index_first: bool = False
+    edits: Sequence[tuple[int, int]] = ()
     extra: bytes = field(default=b"", repr=False)
     """Put into the index, after the track."""
 
@@ -107,7 +109,13 @@ class Mp4:
         vmhd = full(b"vmhd", bytes(8), flags=1)
         dinf = box(b"dinf", full(b"dref", struct.pack(">I", 1), self._reference()))
         minf = box(b"minf", vmhd, dinf, self._stbl(first, ticks))
-        return box(b"trak", tkhd, box(b"mdia", mdhd, hdlr, minf))
+        return box(b"trak", tkhd, self._edts(), box(b"mdia", mdhd, hdlr, minf))
+
+    def _edts(self) -> bytes:
+        if not self.edits:
+            return b""
+        entries = (struct.pack(">IiI", *edit, 0x10000) for edit in self.edits)
+        return box(b"edts", full(b"elst", struct.pack(">I", len(self.edits)), *entries))
 
     def _reference(self) -> bytes:
         if self.reference is None:

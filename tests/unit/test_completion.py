@@ -62,6 +62,7 @@ def offered(environment: dict[str, str], folder: Path, *words: str) -> list[str]
         (("headrace", "send", "--model"), ["--model", "--model-version"]),
         (("headrace", "send", "-c", "pipeline.yaml", "--model", ""), ["captioner", "listener"]),
         (("headrace", "tail", "-c", "pipeline.yaml", "--route", "c"), ["calls", "captions"]),
+        (("headrace", "models", "-c", "pipeline.yaml", "show", ""), ["captioner", "listener"]),
         (("headrace", "tail", "--modality", "V"), ["VIDEO"]),
         (("headrace", "completion", ""), ["bash", "fish", "zsh"]),
         (("headrace", "tail", "-c", "nowhere.yaml", "--route", ""), []),

@@ -14,9 +14,11 @@ from headrace.pipeline.demo.report import Report
 from headrace.pipeline.demo.stats import Latency, Recovery
 from headrace.pipeline.present import (
     dead_letter_json,
+    dead_letter_line,
     dead_letter_lines,
     finding,
     hexdump,
+    moment,
     request_lines,
     result_json,
     result_lines,
@@ -201,3 +203,29 @@ def test_report_fails_for_a_missing_event_and_for_a_crash() -> None:
     checker.result(Position("t", 0, 0))
     assert report(checker).exit_code == 0
     assert report(checker, crashes=1).exit_code == 1
+
+
+@pytest.mark.parametrize("epoch_ms", [0, -1, 253_402_300_800_000, 10**18])
+def test_time_that_no_calendar_has_is_a_dash(epoch_ms: int) -> None:
+    assert moment(epoch_ms) == "-"
+
+
+@pytest.mark.parametrize("tensor", [Tensor("FP99", (3,), b"abc"), Tensor("FP32", (2,), b"12345")])
+def test_tensor_that_is_none_is_shown_without_elements(tensor: Tensor) -> None:
+    result = replace(RESULT, outputs=(replace(EMPTY, tensors=(NamedTensor("T", tensor),)),))
+    assert result_json(result, RECORD)["outputs"][0]["tensors"][0]["data"] == []
+    assert f"T {tensor.datatype}[" in result_lines(result)[0]
+
+
+def test_lines_are_lines_and_printable_whatever_others_wrote() -> None:
+    bad = "two\nlines \x1b[2J"
+    letter = replace(LETTER, message=bad, headers=(("h\r", b"\x1b[31m"),), worker=bad)
+    request = InferenceRequest("id", bad, bad, 5, (Part(bad, Modality.TEXT, bad, b""),))
+    shown = [
+        *result_lines(replace(RESULT, outputs=(replace(EMPTY, part=bad, text=bad),))),
+        dead_letter_line(letter, RECORD),
+        *dead_letter_lines(letter, RECORD),
+        *request_lines(request),
+    ]
+    assert all(line.isprintable() for line in shown)
+    assert "two lines \\x1b[2J" in shown[0]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -14,25 +15,26 @@ from hypothesis import strategies as st
 
 from headrace.pipeline.compose import Event, EventOptions, KeyFrom
 from headrace.pipeline.errors import ConfigError
-from headrace.pipeline.event_lines import event_of_line, read_lines
+from headrace.pipeline.event_lines import event_of_line, patient, read_lines
 from headrace.pipeline.outgoing import record_of
 from headrace.pipeline.records import Modality, Tensor
 
 JPEG = b"\xff\xd8\xff\xe0 rest of it"
 PLAIN = EventOptions()
+LIMIT_BYTES = 100_000
 OPTIONS = EventOptions(
     model="usual", model_version="3", key=b"usual", headers=(("a", b"1"), ("b", b"2")), parameters={"x": 1, "y": 2}
 )
 
 
 def event(fields: Any, options: EventOptions = PLAIN) -> Event:
-    return event_of_line(json.dumps(fields).encode(), 7, options, time_ms=5)
+    return event_of_line(json.dumps(fields).encode(), 7, options, 5, LIMIT_BYTES)
 
 
 def problem(line: Any) -> str:
     text = line if isinstance(line, bytes) else json.dumps(line).encode()
     with pytest.raises(ConfigError) as caught:
-        event_of_line(text, 7, EventOptions(), time_ms=5)
+        event_of_line(text, 7, EventOptions(), 5, LIMIT_BYTES)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -150,6 +152,9 @@ def test_tensor_is_written_in_its_datatype(datatype: str, data: list[Any], expec
         ({"tensor": {"datatype": "FP32", "shape": [-1], "data": []}}, "no dimension of shape [-1] may be negative"),
         ({"tensor": {"datatype": "BF16", "shape": [1], "data": [1]}}, "'BF16' cannot be written in JSON"),
         ({"tensor": {"datatype": "UINT8", "shape": [1], "data": [256]}}, "256 does not fit UINT8"),
+        ({"tensor": {"datatype": "FP64", "shape": [1], "data": [10**400]}}, "an element does not fit FP64"),
+        ({"tensor": {"datatype": "FP32", "shape": [2], "data": [1, -1e300]}}, "-1e+300 does not fit FP32"),
+        ({"parts": [{"file": "/dev/zero", "modality": "IMAGE"}]}, "/dev/zero has more than 100,000 bytes"),
         ({"tensor": {"datatype": "UINT8", "shape": [1], "data": [True]}}, "'True' is no element of UINT8"),
         ({"tensor": {"datatype": "BYTES", "shape": [1], "data": [1]}}, "'1' is no element of BYTES"),
     ],
@@ -171,7 +176,7 @@ VALUES = st.recursive(
 @given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_line_is_an_event_or_a_configuration_error_whatever_it_is(line: bytes) -> None:
     with suppress(ConfigError):
-        assert event_of_line(line, 1, PLAIN, time_ms=5).request.parts
+        assert event_of_line(line, 1, PLAIN, 5, LIMIT_BYTES).request.parts
 
 
 def test_lines_are_numbered_and_blank_ones_left_out() -> None:
@@ -182,3 +187,31 @@ def test_lines_are_numbered_and_blank_ones_left_out() -> None:
 def test_too_long_line_is_passed_over_whole() -> None:
     stream = io.BytesIO(b"a" * 1000 + b"\nshort\n" + b"b" * 11)
     assert list(read_lines(stream, 10)) == [(1, None), (2, b"short\n"), (3, None)]
+
+
+def test_infinity_stays_infinite() -> None:
+    line = b'{"tensor": {"datatype": "FP32", "shape": [2], "data": [Infinity, 1]}}'
+    (part,) = event_of_line(line, 7, PLAIN, 5, LIMIT_BYTES).request.parts
+    assert isinstance(part.content, Tensor)
+    assert struct.unpack("<2f", part.content.data) == (float("inf"), 1.0)
+
+
+def test_silent_stream_lets_other_things_go_on() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"one\ntw")
+    said = [b"o\nthree\n"]
+
+    def idle() -> None:
+        if said:
+            os.write(writer, said.pop())
+        else:
+            os.close(writer)
+
+    with os.fdopen(reader, "rb") as stream:
+        assert list(read_lines(patient(stream, idle), 100)) == [(1, b"one\n"), (2, b"two\n"), (3, b"three\n")]
+    assert not said
+
+
+def test_stream_in_memory_is_never_silent() -> None:
+    stream = io.BytesIO(b"one\n")
+    assert patient(stream, lambda: None) is stream

@@ -4,6 +4,7 @@ import io
 import os
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from headrace.pipeline.event_sources import (
     count,
     items_of,
 )
+from headrace.pipeline.records import Modality, Part
 
 JPEG = b"\xff\xd8\xff\xe0 rest of it"
 
@@ -150,7 +152,7 @@ def test_large_folder_is_not_held_in_memory(tmp_path: Path) -> None:
     """Twenty files of a megabyte each, of which one is held at a time."""
     for number in range(20):
         (tmp_path / f"{number}.jpg").write_bytes(JPEG + bytes(1_000_000))
-    source = given(str(tmp_path))
+    source = replace(given(str(tmp_path)), limit_bytes=2_000_000)
     tracemalloc.start()
     try:
         assert sum(_sizes(source)) == 20 * (len(JPEG) + 1_000_000)
@@ -165,3 +167,72 @@ def _sizes(source: Input) -> Iterator[int]:
         content = made.request.parts[0].content
         assert isinstance(content, bytes)
         yield len(content)
+
+
+def test_glob_follows_no_link_that_leads_back(photos: Path) -> None:
+    for name in ("up", "down", "round"):
+        (photos / "sub" / name).symlink_to(photos)
+    (photos / "link.jpg").symlink_to(photos / "a.jpg")
+    assert [origin for _, origin in origins(given("photos/**/*.jpg"))] == [
+        "photos/a.jpg",
+        "photos/b.jpg",
+        "photos/c/z.jpg",
+        "photos/link.jpg",
+        "photos/sub/a.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("photos/**", ["a.jpg", "b.jpg", "c/z.jpg", "notes.txt", "sub/a.jpg"]),
+        ("photos/**.jpg", ["a.jpg", "b.jpg"]),
+        ("photos/.h*", [".hidden.jpg"]),
+        ("photos/sub/.git/*", ["sub/.git/x.jpg"]),
+        ("photos/sub/../[ab].jpg", ["sub/../a.jpg", "sub/../b.jpg"]),
+    ],
+)
+def test_glob_is_a_shells(photos: Path, pattern: str, found: list[str]) -> None:
+    for prefix in ("", f"{photos.parent}/"):
+        assert [origin for _, origin in origins(given(prefix + pattern))] == [
+            f"{prefix}photos/{name}" for name in found
+        ]
+
+
+def test_path_that_cannot_be_looked_at_is_bad_and_the_rest_goes_on(photos: Path) -> None:
+    here = Path.cwd()
+    os.chdir(photos / "c")
+    for _ in range(20):
+        Path("d" * 250).mkdir()
+        os.chdir("d" * 250)
+    os.chdir(here)
+    found = origins(given("photos"))
+    assert found[-1] == (Event, "photos/sub/a.jpg")
+    (bad,) = [made for made in given("photos").events() if isinstance(made, Bad)]
+    assert str(bad.error).endswith("cannot be read: File name too long")
+
+
+def test_file_that_no_event_can_hold_is_not_read(photos: Path) -> None:
+    for name in ("a.jpg", "notes.txt"):
+        with (photos / name).open("ab") as file:
+            file.truncate(10**12)  # takes no room
+    assert origins(given("photos"))[0] == (Bad, "photos/a.jpg")
+    assert (Skipped, "photos/notes.txt") in origins(given("photos"))
+    (made,) = given("photos/a.jpg").events()
+    assert isinstance(made, Bad)
+    assert str(made.error).startswith("photos/a.jpg has more than 1,000 bytes: ")
+    (made,) = for_model("photos/notes.txt").events()
+    assert isinstance(made, Bad)
+
+
+def for_model(*arguments: str) -> Input:
+    return replace(given(*arguments), options=EventOptions(model="content_type"))
+
+
+def test_file_of_another_kind_is_for_a_model_that_is_named(photos: Path) -> None:
+    (made,) = for_model("photos/notes.txt").events()
+    assert isinstance(made, Event)
+    assert made.request.parts == (Part("file", Modality.TEXT, "application/octet-stream", b"hello"),)
+    names = [part.name for part in for_model("photos/notes.txt", "photos/a.jpg", "words").together().request.parts]
+    assert names == ["file", "image", "text"]
+    assert (Skipped, "photos/notes.txt") in origins(for_model("photos"))

@@ -108,3 +108,21 @@ def test_any_damage_is_refused_or_read_but_never_a_crash(data: st.DataObject) ->
 def test_any_bytes_are_refused(tail: bytes) -> None:
     with pytest.raises(VideoError):
         look(box(b"ftyp", b"isom" + bytes(4)) + tail)
+
+
+@pytest.mark.parametrize(
+    ("edits", "cut"),
+    [
+        ((), False),
+        (((3000, 0),), False),
+        (((2999, 67),), False),  # rounded, and with an encoder's delay
+        (((1500, 0),), True),
+        (((1500, 1500),), True),
+        (((3000, 1500),), True),
+        (((0, 0),), True),
+        (((1000, 0), (2000, 1000)), True),
+        (((500, -1), (3000, 0)), True),
+    ],
+)
+def test_video_is_cut_if_an_edit_list_may_leave_out_frames(edits: tuple[tuple[int, int], ...], cut: bool) -> None:
+    assert look(Mp4([plain(9)] * 30, edits=edits).content()).cut is cut

@@ -48,6 +48,8 @@ def test_good_answer_is_taken() -> None:
         {"sizes": [10, -1]},
         {"sizes": [10, MAX_FRAME_BYTES]},
         {"sizes": "ab"},
+        {"sizes": [10, float("inf")]},
+        {"seconds": [0.0, 10**400]},
         {"sizes": [10, None]},
         {"seconds": [1.5, 0.0]},
         {"seconds": [-1.0, 0.0]},
