@@ -65,6 +65,10 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
         ExitCode.FAILED: "one has none, or Triton does not answer",
     },
     "models show": {ExitCode.OK: "the model is ready", ExitCode.FAILED: "it is not, or Triton does not answer"},
+    "offsets show": {
+        ExitCode.OK: "all that is committed can be read",
+        ExitCode.FAILED: "a worker would refuse some metadata, a topic is missing, or Kafka does not answer",
+    },
     "metrics": {ExitCode.FAILED: "a worker does not answer", ExitCode.WRONG_INPUT: "no worker runs, and no --url"},
     "routes": {},
     "routes try": {

@@ -11,14 +11,19 @@ entered in offset order, so waiting for one's turn cannot deadlock.
 from __future__ import annotations
 
 import enum
+import sys
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
-from headrace.pipeline.offsets import WINDOW, OffsetBitmap
+from headrace.pipeline.offsets import OffsetBitmap, Window
 from headrace.pipeline.records import OutputRecord
 
 Lane = Hashable
+_FAR_RECORDS = 1_000
+"""Completions beyond the near window that one transaction takes at most: bounds the search for those that fit."""
 
 
 class EntryState(enum.Enum):
@@ -42,13 +47,30 @@ _NEXT = {
 }
 
 
+Instead = Callable[[str], OutputRecord]
+"""Makes the dead letter that is written instead of a record's outputs if its topic refuses one of them, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What comes of one record. ``instead`` is None if nothing can stand in for it: a dead letter."""
+
+    outputs: Sequence[OutputRecord]
+    instead: Instead | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(output.size_bytes for output in self.outputs)
+
+
 @dataclass(slots=True)
 class _Entry:
     offset: int
     size_bytes: int
     state: EntryState = EntryState.WAITING
     lanes: tuple[Lane, ...] = ()
-    outputs: Sequence[OutputRecord] = ()
+    completion: Completion = Completion(())
+    """Once it is complete."""
 
     def become(self, state: EntryState) -> None:
         if state not in self.state.next:
@@ -60,11 +82,18 @@ class _Entry:
 class Taken:
     """What one ledger gives to one transaction: outputs in order, and the offset and metadata that cover them."""
 
-    outputs: tuple[OutputRecord, ...]
+    completions: tuple[Completion, ...]
     offset: int
     metadata: str
-    records: int
     size_bytes: int
+
+    @property
+    def records(self) -> int:
+        return len(self.completions)
+
+    @property
+    def outputs(self) -> tuple[OutputRecord, ...]:
+        return tuple(output for completion in self.completions for output in completion.outputs)
 
 
 class PartitionLedger:
@@ -73,12 +102,13 @@ class PartitionLedger:
     Args:
         start: the committed offset to start from.
         done: what is already done at or above it (see ``offsets``).
-        window: how far above the lowest incomplete offset a completion may be committed.
+        window: how far above the lowest incomplete offset completions may be committed.
     """
 
-    def __init__(self, start: int, done: OffsetBitmap, window: int = WINDOW) -> None:
+    def __init__(self, start: int, done: OffsetBitmap, window: Window = Window()) -> None:  # noqa: B008 - frozen
         self._done = done
         self._window = window
+        self._gaps: deque[tuple[int, int]] = deque()
         self._next = start
         self._open: deque[_Entry] = deque()
         self._entries: dict[int, _Entry] = {}
@@ -113,10 +143,11 @@ class PartitionLedger:
                 f"offset {offset} consumed again: the ledger is at {self._next}. If the topic lost its end (an unclean "
                 "leader election) or was made anew, reset the group's offsets"
             )
-        if offset in self._done:
-            self._next = offset + 1
-            return False
+        if self._open and offset > self._next:
+            self._gaps.append((self._next, offset))
         self._next = offset + 1
+        if offset in self._done:
+            return False
         entry = _Entry(offset, size_bytes)
         self._entries[offset] = entry
         self._open.append(entry)
@@ -131,8 +162,8 @@ class PartitionLedger:
         for lane in entry.lanes:
             self._lanes.setdefault(lane, deque()).append(entry)
 
-    def complete(self, offset: int, outputs: Sequence[OutputRecord]) -> bool:
-        """A record is processed. True if this (or what waited for it) may now be committed.
+    def complete(self, offset: int, outputs: Sequence[OutputRecord], instead: Instead | None = None) -> bool:
+        """A record is processed (see ``Completion``). True if this (or what waited for it) may now be committed.
 
         Raises:
             KeyError: the record is not in flight here.
@@ -140,7 +171,7 @@ class PartitionLedger:
         """
         entry = self._entries[offset]
         entry.become(EntryState.COMPLETE)
-        entry.outputs = outputs
+        entry.completion = Completion(outputs, instead)
         self._waiting -= 1
         return self._release(entry)
 
@@ -162,23 +193,34 @@ class PartitionLedger:
                     del self._lanes[lane]
         return released
 
-    def take(self, max_records: int) -> Taken | None:
+    def take(self, max_records: int, max_bytes: int = sys.maxsize) -> Taken | None:
         """Move up to ``max_records`` ready records into a transaction; None if there is none.
+
+        Their outputs have ``max_bytes`` at most, unless those of the first alone have more.
 
         A taken record stays taken: if its transaction is aborted the same unit is tried again, or the partition has
         been revoked and the whole ledger is dropped.
         """
         base = self.base
-        limit = base + self._window
+        self._done.rebase(base)  # a topic's first retained offset may be billions above where the ledger started
+        self._pass_gaps(base)
+        limit = self._limit(base)
         taken: list[_Entry] = []
         held: list[_Entry] = []
-        while self._ready and len(taken) < max_records:
+        bytes_left = max_bytes
+        while self._ready and len(taken) < max_records and (bytes_left > 0 or not taken):
             entry = self._ready.popleft()
-            (taken if entry.offset < limit else held).append(entry)
+            if entry.offset >= limit:
+                held.append(entry)
+                continue
+            bytes_left -= entry.completion.size_bytes
+            if bytes_left < 0 and taken:
+                held.append(entry)
+                break
+            taken.append(entry)
         self._ready.extendleft(reversed(held))
         if not taken:
             return None
-        self._done.rebase(base)  # a topic's first retained offset may be billions above where the ledger started
         size_bytes = 0
         for entry in taken:
             entry.become(EntryState.TAKEN)
@@ -188,6 +230,31 @@ class PartitionLedger:
         self._outstanding_bytes -= size_bytes
         while self._open and self._open[0].state is EntryState.TAKEN:
             self._open.popleft()
-        outputs = tuple(output for entry in taken for output in entry.outputs)
         base = self.base
-        return Taken(outputs, base, self._done.encode(base), len(taken), size_bytes)
+        return Taken(tuple(entry.completion for entry in taken), base, self._done.encode(base), size_bytes)
+
+    def _pass_gaps(self, base: int) -> None:
+        """Offsets without a record (transaction markers, compaction) count as done: they must not part the runs."""
+        limit = base + self._window.far
+        while self._gaps and self._gaps[0][0] < limit:
+            start, end = self._gaps.popleft()
+            if end > limit:
+                self._gaps.appendleft((limit, end))
+            for offset in range(max(start, base), min(end, limit)):
+                self._done.add(offset)
+
+    def _limit(self, base: int) -> int:
+        """What is below it, of all that is ready, may be committed: its offsets fit the metadata."""
+        near = base + self._window.near
+        far = base + self._window.far
+        beyond = nsmallest(_FAR_RECORDS, (entry.offset for entry in self._ready if near <= entry.offset < far))
+        if not beyond:
+            return near
+
+        def runs(first: int) -> int:
+            return self._done.runs_with(near, beyond[:first])
+
+        if runs(len(beyond)) <= self._window.far_runs:
+            return beyond[-1] + 1
+        first = bisect_right(range(len(beyond)), self._window.far_runs, key=runs) - 1
+        return beyond[first - 1] + 1 if first > 0 else near

@@ -29,6 +29,14 @@ class TopicState:
 
 
 @dataclass(frozen=True, slots=True)
+class CommittedOffset:
+    """What a group has committed for one partition."""
+
+    offset: int
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupProgress:
     """How far a group is with a topic: ``committed`` offsets by partition, where it has any; ``lag`` in offsets."""
 

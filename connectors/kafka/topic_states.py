@@ -18,7 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
 )
 
 from headrace.connectors.kafka.admin import admin_client, mapped
-from headrace.pipeline.overviews import GroupProgress, TopicState
+from headrace.pipeline import records
+from headrace.pipeline.overviews import CommittedOffset, GroupProgress, TopicState
 
 METADATA_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
@@ -71,8 +72,10 @@ class TopicStates:
             for name in topics
         }
 
-    def progress(self, group: str, states: Mapping[str, TopicState | None]) -> dict[str, GroupProgress]:
-        """How far a group has committed each of the topics that exist. Raises as ``states``."""
+    def committed(
+        self, group: str, states: Mapping[str, TopicState | None]
+    ) -> dict[records.TopicPartition, CommittedOffset]:
+        """What a group has committed for each partition of the topics that exist. Raises as ``states``."""
         places = [
             TopicPartition(name, partition) for name, state in states.items() if state for partition in state.ends
         ]
@@ -81,10 +84,16 @@ class TopicStates:
         asked = ConsumerGroupTopicPartitions(group, places)
         futures = self._client.list_consumer_group_offsets([asked], request_timeout=REQUEST_SECONDS)
         found = self._result(futures[group], f"offsets of group {group} could not be read")
-        committed = {
-            (each.topic, each.partition): each.offset
+        return {
+            records.TopicPartition(each.topic, each.partition): CommittedOffset(each.offset, each.metadata or "")
             for each in found.topic_partitions or ()
             if each.offset >= 0 and each.error is None
+        }
+
+    def progress(self, group: str, states: Mapping[str, TopicState | None]) -> dict[str, GroupProgress]:
+        """How far a group has committed each of the topics that exist. Raises as ``states``."""
+        committed: Mapping[tuple[str, int], int] = {
+            where: found.offset for where, found in self.committed(group, states).items()
         }
         return {
             name: GroupProgress(

@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "routes": "List the routes, and say which of them an event would take, and why.",
     "models": "Show what Triton serves, and whether routes can use it.",
     "topics": "Show the topics that the settings name, and create those that are missing.",
+    "offsets": "Show what the group has committed, and what is done above that.",
     "metrics": "Print what workers measure.",
     "completion": "Print the script that makes bash, zsh or fish complete commands and names.",
     "config": "Check a pipeline.yaml, print the settings in force or their JSON Schema.",

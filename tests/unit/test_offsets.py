@@ -7,14 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.pipeline.errors import FatalError
-from headrace.pipeline.offsets import WINDOW, OffsetBitmap, decode_metadata
+from headrace.pipeline.offsets import FAR, FAR_RUNS, NEAR, OffsetBitmap, decode_metadata
 from tests.unit.done_offsets import done_from
 
+NO_NEAR = base64.b64encode(zlib.compress(b"")).decode()
 METADATA_LIMIT_BYTES = 4096
 """Kafka's default for ``offset.metadata.max.bytes``."""
 
 
-@given(base=st.integers(0, 2**62), above=st.sets(st.integers(1, WINDOW - 1), max_size=200))
+def far(*text: int) -> str:
+    return base64.b64encode(bytes(text)).decode()
+
+
+@given(base=st.integers(0, 2**62), above=st.sets(st.integers(1, NEAR - 1), max_size=200))
 def test_metadata_round_trips(base: int, above: set[int]) -> None:
     done = {base + each for each in above}
     bitmap = OffsetBitmap(base)
@@ -22,15 +27,62 @@ def test_metadata_round_trips(base: int, above: set[int]) -> None:
         bitmap.add(offset)
     found, complaint = decode_metadata(base, bitmap.encode(base))
     assert complaint is None
-    assert set(done_from(found, base, WINDOW)) == done
+    assert set(done_from(found, base, NEAR)) == done
 
 
 @given(seed=st.integers(0, 2**32))
 def test_metadata_of_a_full_incompressible_window_fits_the_broker(seed: int) -> None:
-    bits = random.Random(seed).randbytes(WINDOW // 8)
-    base = 2**63 - WINDOW + 7  # the longest of texts
+    bits = random.Random(seed).randbytes(NEAR // 8)
+    base = 2**63 - FAR + 7  # the longest of texts
     bitmap = OffsetBitmap(base, bits + b"\xff")
     assert len(bitmap.encode(base)) < METADATA_LIMIT_BYTES
+
+
+@given(
+    base=st.integers(0, 2**40),
+    gaps=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 500)), min_size=1, max_size=FAR_RUNS),
+    near=st.sets(st.integers(1, NEAR - 1), max_size=50),
+)
+def test_metadata_with_far_runs_round_trips(base: int, gaps: list[tuple[int, int]], near: set[int]) -> None:
+    bitmap = OffsetBitmap(base)
+    done = {base + each for each in near}
+    end = base + NEAR + 7
+    for gap, length in gaps:
+        done.update(range(end + gap, end + gap + length))
+        end += gap + length
+    for offset in done:
+        bitmap.add(offset)
+    metadata = bitmap.encode(base)
+    assert metadata.startswith("h2:")
+    found, complaint = decode_metadata(base, metadata)
+    assert complaint is None
+    assert set(done_from(found, base, end - base + 10)) == done
+    assert found.count() == len(done)
+    assert [offset for run in found.runs(base) for offset in range(*run)] == sorted(done)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_longest_metadata_fits_the_broker(seed: int) -> None:
+    random_ = random.Random(seed)
+    base = 2**63 - FAR + 7
+    bitmap = OffsetBitmap(base, random_.randbytes(NEAR // 8) + b"\xff")
+    step = (FAR - NEAR) // FAR_RUNS
+    for start in range(base + NEAR + 20, base + FAR - step, step):
+        for offset in range(start, start + step // 2 + random_.randrange(3)):
+            bitmap.add(offset)
+    assert len(bitmap.encode(base)) < METADATA_LIMIT_BYTES
+
+
+@given(have=st.sets(st.integers(0, 300)), more=st.sets(st.integers(0, 300)), start=st.integers(0, 300))
+def test_runs_are_counted_before_they_are_made(have: set[int], more: set[int], start: int) -> None:
+    bitmap = OffsetBitmap(0)
+    for offset in have:
+        bitmap.add(offset)
+    more = {each for each in more if each >= start}
+    count = bitmap.runs_with(start, more)
+    for offset in more:
+        bitmap.add(offset)
+    assert len(list(bitmap.runs(start))) == count
 
 
 def test_metadata_is_empty_when_nothing_above_is_done() -> None:
@@ -62,7 +114,7 @@ def test_metadata_of_another_offset_counts_as_nothing_done_and_is_reported(base:
 
 def test_metadata_of_a_newer_format_is_fatal() -> None:
     with pytest.raises(FatalError, match="newer headrace"):
-        decode_metadata(5, "h2:AAAA")
+        decode_metadata(5, "h3:AAAA")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +130,14 @@ def test_metadata_of_a_newer_format_is_fatal() -> None:
         "h1:5:" + base64.b64encode(zlib.compress(b"\1" * 50)[:-1]).decode(),
         "h1:5:" + base64.b64encode(zlib.compress(b"\1" * 50) + b"x").decode(),
         "h1:5:" + base64.b64encode(zlib.compress(b"\1" * 1_000_000)).decode(),
+        f"h2:5:{NO_NEAR}",
+        f"h2:5:{NO_NEAR}:",
+        f"h2:5:{NO_NEAR}:{far(1)}",
+        f"h2:5:{NO_NEAR}:{far(1, 0x80)}",
+        f"h2:5:{NO_NEAR}:{far(1, 0xFF, 0xFF, 0xFF, 0x7F)}",
+        f"h2:5:{NO_NEAR}:{far(1, 0xFF, 0xFF, 0x7F)}",
+        f"h2:5:{NO_NEAR}:{far(*[1, 1] * (FAR_RUNS + 1))}",
+        f"h2:5:AAAA:{far(1, 1)}",
     ],
 )
 def test_damaged_metadata_is_fatal_because_guessing_would_double(metadata: str) -> None:
