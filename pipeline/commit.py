@@ -6,8 +6,10 @@ Transactions are small and quick when the worker is idle and large when it is bu
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from headrace.pipeline import metrics
+from headrace.pipeline.errors import OutputRefusedError
 from headrace.pipeline.flow import Flow, Unit
 from headrace.pipeline.ports import Clock, Transactions
 
@@ -16,13 +18,19 @@ class GroupCommit:
     """Writes what the flow has completed, one transaction at a time.
 
     The next unit is collected only when the last one's outcome is known, so offsets can only grow.
+
+    Args:
+        max_records, max_bytes: of one transaction, see ``Flow.collect``.
     """
 
-    def __init__(self, flow: Flow, transactions: Transactions, clock: Clock, max_records: int) -> None:
+    def __init__(
+        self, flow: Flow, transactions: Transactions, clock: Clock, max_records: int, max_bytes: int = sys.maxsize
+    ) -> None:
         self._flow = flow
         self._transactions = transactions
         self._clock = clock
         self._max_records = max_records
+        self._max_bytes = max_bytes
         self._idle = asyncio.Event()
         flow.flush = self.flush
 
@@ -31,7 +39,7 @@ class GroupCommit:
         while True:
             await self._flow.completed.wait()
             self._flow.completed.clear()
-            while unit := self._flow.collect(self._max_records):
+            while unit := self._flow.collect(self._max_records, self._max_bytes):
                 await self._commit(unit)
             self._idle.set()
 
@@ -43,7 +51,12 @@ class GroupCommit:
 
     async def _commit(self, unit: Unit) -> None:
         began = self._clock.monotonic()
-        committed = await self._transactions.commit(unit.commit)
+        while True:
+            try:
+                committed = await self._transactions.commit(unit.commit)
+                break
+            except OutputRefusedError as error:
+                unit = self._flow.refuse(unit, error)
         self._flow.settle(unit, committed)
         metrics.TRANSACTIONS.labels("committed" if committed else "dropped").inc()
         metrics.TRANSACTION_SECONDS.observe(self._clock.monotonic() - began)

@@ -1,4 +1,4 @@
-"""Three kinds of error and no more: retriable, poison, fatal.
+"""Three kinds of error for a record or the process: retriable, poison, fatal; and one for a record of a transaction.
 
 Connectors map what their client raises to these, once, where the client is imported. The pipeline decides by kind:
 a retriable error is tried again, a poison record goes to the dead-letter topic, a fatal error ends the process.
@@ -31,6 +31,19 @@ class PoisonError(HeadraceError):
         self.stage = stage
         self.code = code
         self.message = message
+
+
+class OutputRefusedError(HeadraceError):
+    """A transaction was aborted because one record of it can never be written: it is larger than its topic takes.
+
+    Args:
+        index: which one, in the order of the unit's outputs.
+        reason: the broker's words.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
 
 
 class FatalError(HeadraceError):

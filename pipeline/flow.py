@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.pipeline.budget import Budget
-from headrace.pipeline.errors import FatalError
-from headrace.pipeline.offsets import decode_metadata
-from headrace.pipeline.ordering import Lane, PartitionLedger, Taken
+from headrace.pipeline.errors import FatalError, OutputRefusedError
+from headrace.pipeline.offsets import MetadataFormat, decode_metadata
+from headrace.pipeline.ordering import Completion, Instead, Lane, PartitionLedger, Taken
 from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
 from headrace.pipeline.records import OutputRecord, RecordBatch, SourceRecord, TopicPartition
 
@@ -34,6 +35,7 @@ class RecordRef:
 class _Held:
     """A partition that is ours."""
 
+    partition: TopicPartition
     generation: int
     ledger: PartitionLedger
     alive: bool = True
@@ -56,12 +58,20 @@ class Flow:
         budget: shared with the source: everything it takes is released here, once.
         deliver: where record batches go to be processed.
         drain_timeout_seconds: how long a revoke waits for infer calls in flight and the commits of what they complete.
+        offset_metadata: the newest format of offset metadata that is written.
     """
 
-    def __init__(self, budget: Budget, deliver: Callable[[RecordBatch], None], drain_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        deliver: Callable[[RecordBatch], None],
+        drain_timeout_seconds: float,
+        offset_metadata: MetadataFormat = MetadataFormat.H2,
+    ) -> None:
         self._budget = budget
         self._deliver = deliver
         self._drain_timeout_seconds = drain_timeout_seconds
+        self._window = offset_metadata.window
         self._held: dict[TopicPartition, _Held] = {}
         self._call_ended = asyncio.Event()
         self._settled = asyncio.Event()
@@ -88,7 +98,7 @@ class Flow:
             done, complaint = decode_metadata(start, position.metadata)
             if complaint:
                 log.warning("%s[%d]: %s", *partition, complaint)
-            self._held[partition] = _Held(generation, PartitionLedger(start, done))
+            self._held[partition] = _Held(partition, generation, PartitionLedger(start, done, self._window))
         log.info("assigned %d partitions (generation %d)", len(positions), generation)
 
     async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
@@ -175,10 +185,10 @@ class Flow:
             held.calls -= 1
             self._call_ended.set()
 
-    def complete(self, ref: RecordRef, outputs: Sequence[OutputRecord]) -> None:
-        """A record is processed. Dropped without trace if its partition has gone meanwhile."""
+    def complete(self, ref: RecordRef, outputs: Sequence[OutputRecord], instead: Instead | None = None) -> None:
+        """A record is processed (see ``ordering.Completion``). Dropped without trace if its partition has gone."""
         held = self._find(ref)
-        if held is not None and held.ledger.complete(ref.offset, outputs):
+        if held is not None and held.ledger.complete(ref.offset, outputs, instead):
             self.completed.set()
 
     def _find(self, ref: RecordRef) -> _Held | None:
@@ -187,26 +197,44 @@ class Flow:
 
     # --- what the group commit calls
 
-    def collect(self, max_records: int) -> Unit | None:
-        """Up to ``max_records`` completed records as one unit; another partition goes first each time."""
+    def collect(self, max_records: int, max_bytes: int = sys.maxsize) -> Unit | None:
+        """Completed records as one unit; another partition goes first each time.
+
+        Args:
+            max_records: how many at most.
+            max_bytes: of their outputs, at most, unless one record has more.
+        """
         partitions = list(self._held)
         self._turn = (self._turn + 1) % len(partitions) if partitions else 0
         taken: list[tuple[_Held, Taken]] = []
-        offsets: list[OffsetCommit] = []
-        left = max_records
+        records_left, bytes_left = max_records, max_bytes
         for partition in partitions[self._turn :] + partitions[: self._turn]:
             held = self._held[partition]
-            if left > 0 and (some := held.ledger.take(left)):
-                left -= some.records
+            if records_left > 0 and bytes_left > 0 and (some := held.ledger.take(records_left, bytes_left)):
+                records_left -= some.records
+                bytes_left -= sum(completion.size_bytes for completion in some.completions)
                 taken.append((held, some))
-                offsets.append(OffsetCommit(partition, some.offset, some.metadata))
         if not taken:
             return None
-        owners = [held for held, _ in taken]
-        outputs = tuple(output for _, some in taken for output in some.outputs)
         self._settled.clear()
-        commit = CommitUnit(outputs, tuple(offsets), max_records - left, lambda: all(each.alive for each in owners))
-        return Unit(commit, tuple(taken))
+        return _unit(tuple(taken))
+
+    def refuse(self, unit: Unit, error: OutputRefusedError) -> Unit:
+        """The same unit with a dead letter in the place of the record whose output its topic refuses.
+
+        Raises:
+            FatalError: it is a dead letter that is refused.
+        """
+        taken = list(unit.taken)
+        owner, number = _whose(unit, error.index)
+        held, some = taken[owner]
+        instead = some.completions[number].instead
+        if instead is None:
+            raise FatalError(f"a dead letter cannot be written: {error}")
+        completions = list(some.completions)
+        completions[number] = Completion([instead(str(error))])
+        taken[owner] = held, replace(some, completions=tuple(completions))
+        return _unit(tuple(taken))
 
     def settle(self, unit: Unit, committed: bool) -> None:
         """A unit's transaction has come to its end: its records are no longer in flight.
@@ -223,6 +251,28 @@ class Flow:
     @property
     def partitions(self) -> frozenset[TopicPartition]:
         return frozenset(self._held)
+
+
+def _unit(taken: tuple[tuple[_Held, Taken], ...]) -> Unit:
+    owners = [held for held, _ in taken]
+    commit = CommitUnit(
+        outputs=tuple(output for _, some in taken for output in some.outputs),
+        offsets=tuple(OffsetCommit(held.partition, some.offset, some.metadata) for held, some in taken),
+        records=sum(some.records for _, some in taken),
+        still_owned=lambda: all(each.alive for each in owners),
+    )
+    return Unit(commit, taken)
+
+
+def _whose(unit: Unit, index: int) -> tuple[int, int]:
+    """Which partition's which completion an output of a unit is of."""
+    places = [
+        (owner, number)
+        for owner, (_, some) in enumerate(unit.taken)
+        for number, completion in enumerate(some.completions)
+        for _ in completion.outputs
+    ]
+    return places[index]
 
 
 async def _nothing() -> None:

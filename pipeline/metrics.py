@@ -43,7 +43,9 @@ TRANSACTIONS = Counter(
     "headrace_transactions_total", "Transactions by outcome: committed, or dropped with their partitions.", ["outcome"]
 )
 TRANSACTION_RETRIES = Counter(
-    "headrace_transaction_retries_total", "Transactions tried again: aborted, stale_generation, indefinite.", ["reason"]
+    "headrace_transaction_retries_total",
+    "Transactions tried again: abort, stale_generation, indefinite, too_large.",
+    ["reason"],
 )
 TRANSACTION_SECONDS = Histogram(
     "headrace_transaction_seconds", "From a unit's collection to its known outcome.", buckets=_LATENCY

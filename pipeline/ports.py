@@ -222,8 +222,11 @@ class Transactions(Protocol):
     async def commit(self, unit: CommitUnit) -> bool:
         """True: the unit is committed. False: its partitions are no longer ours, and nothing of it is visible.
 
-        Raises FatalError (fenced by another holder of the slot, or unrecoverable). Retriable, abortable and
-        indefinite errors are dealt with inside.
+        Retriable, abortable and indefinite errors are dealt with inside.
+
+        Raises:
+            OutputRefusedError: nothing of the unit is visible, and one of its outputs can never be written.
+            FatalError: fenced by another holder of the slot, or unrecoverable.
         """
 
     async def close(self) -> None: ...

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from headrace.pipeline import metrics
 from headrace.pipeline.admission import check_deadline, deadline_ms
@@ -23,7 +24,15 @@ from headrace.pipeline.headers import Delivery, delivery_of
 from headrace.pipeline.journey import Journey, PartTask
 from headrace.pipeline.ordering import Lane
 from headrace.pipeline.ports import Clock
-from headrace.pipeline.records import InferenceRequest, InferenceResult, PartOutput, RecordBatch, SourceRecord, Stage
+from headrace.pipeline.records import (
+    InferenceRequest,
+    InferenceResult,
+    OutputRecord,
+    PartOutput,
+    RecordBatch,
+    SourceRecord,
+    Stage,
+)
 from headrace.pipeline.routing import Assignment, Router, reply_topic
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.turns import give_way
@@ -258,17 +267,24 @@ class Processor:
         if journey.view is not None:
             outputs += journey.view.close()
         metrics.RESULTS.labels(task.route).inc()
-        self._flow.complete(journey.ref, outputs)
+        self._flow.complete(journey.ref, outputs, partial(self._refused, task))
+
+    def _refused(self, task: PartTask, reason: str) -> OutputRecord:
+        """The dead letter of an event whose result, or what goes with it, its topic does not take."""
+        return self._letter(task, PoisonError(Stage.ENCODE, "RESULT_TOO_LARGE", reason))
 
     def _fail(self, task: PartTask, error: PoisonError) -> None:
         journey = task.journey
         journey.ended = True
         if journey.view is not None:
             journey.view.close()
-        letter = self._answers.dead_letter(
+        self._flow.complete(journey.ref, [self._letter(task, error)])
+
+    def _letter(self, task: PartTask, error: PoisonError) -> OutputRecord:
+        journey = task.journey
+        return self._answers.dead_letter(
             journey.record, error, journey.request.id, task.route, task.model, attempts=task.attempts
         )
-        self._flow.complete(journey.ref, [letter])
 
     async def close(self) -> None:
         """End user code that is still at work: what it was for is not committed, and will be processed again."""

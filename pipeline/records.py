@@ -82,6 +82,11 @@ class OutputRecord:
     headers: Headers = ()
     partition: int | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Of key and value."""
+        return len(self.value or b"") + len(self.key or b"")
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:

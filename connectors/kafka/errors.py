@@ -20,6 +20,8 @@ class Meaning(enum.Enum):
     """The producer or the call's fate is lost: replace the producer, then read from the broker what happened."""
     MEMBER_FENCED = "member_fenced"
     """Another process has joined the group as this worker slot: this process must end."""
+    TOO_LARGE = "too_large"
+    """A record, or the batch that it was sent in, is larger than its topic takes: abort, then find out which."""
     FATAL = "fatal"
     """Not allowed, not supported or misconfigured: ends the process with the broker's own words."""
 
@@ -45,7 +47,6 @@ _FATAL = frozenset(
         KafkaError._UNSUPPORTED_FEATURE,
         KafkaError.INVALID_TRANSACTION_TIMEOUT,
         KafkaError.OFFSET_METADATA_TOO_LARGE,
-        KafkaError.MSG_SIZE_TOO_LARGE,
     }
 )
 
@@ -86,6 +87,8 @@ def meaning_of(error: KafkaError) -> Meaning:
         return Meaning.MEMBER_FENCED
     if code in _FATAL:
         return Meaning.FATAL
+    if code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE):
+        return Meaning.TOO_LARGE
     if error.fatal():
         return Meaning.INDEFINITE
     if code in _STALE:

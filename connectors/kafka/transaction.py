@@ -14,15 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
 from headrace.pipeline import metrics
-from headrace.pipeline.errors import FatalError, SlotTakenError
+from headrace.pipeline.errors import FatalError, OutputRefusedError, SlotTakenError
 from headrace.pipeline.ports import CommitUnit
+from headrace.pipeline.records import OutputRecord
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,11 @@ MAX_ABORTS = 20
 MAX_REPLACEMENTS = 5
 """Consecutive replacements of the producer for one unit: each waits for the broker first, so more won't help."""
 MAX_BACKOFF_SECONDS = 1.0
+BATCH_BYTES = 1_000_000
+"""librdkafka's own default; a broker refuses a batch that is larger than its topic takes, whatever the records are."""
+ALONE = "alone"
+"""Names the producer that sends each record in a batch of its own. It has producer 0's transactional id, so that the
+slot's next holder, who begins with those, ends what it left open; so of the two there is only one at a time."""
 LOST_SECONDS = 10.0
 """How long the news that a unit's partitions are lost may take: a process that was stopped learns it by a heartbeat."""
 
@@ -66,15 +72,26 @@ class TransactionSettings:
     producers: int = 2
     transaction_timeout_seconds: float = 30.0
     max_message_bytes: int = 10 * 1024 * 1024
+    max_batch_bytes: int = BATCH_BYTES
     client: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 class _Failed(Exception):
     """A transaction call failed, and what that means."""
 
-    def __init__(self, meaning: Meaning, call: str, error: KafkaError) -> None:
+    def __init__(self, meaning: Meaning, call: str, error: KafkaError, output: int | None = None) -> None:
         super().__init__(f"{call}: {error.str()} ({error.name()})")
         self.meaning = meaning
+        self.output = output
+        """Which of the unit's is too large, if the client itself has said so."""
+
+
+class _Undelivered(NamedTuple):
+    """The first record of an attempt that was not delivered."""
+
+    error: KafkaError
+    output: tuple[str | None, bytes | None, bytes | None]
+    """Topic, key and value."""
 
 
 class KafkaTransactions:
@@ -100,9 +117,9 @@ class KafkaTransactions:
         self._make_consumer = make_consumer
         self._thread = ClientThread("transactions", STUCK_SECONDS)
         self._stopping = threading.Event()
-        self._producers: list[Producer] = []
+        self._producers: dict[str, Producer] = {}
         self._turn = 0
-        self._undelivered: KafkaError | None = None
+        self._undelivered: _Undelivered | None = None
 
     async def start(self) -> None:
         await self._thread.run(self._start)
@@ -123,16 +140,29 @@ class KafkaTransactions:
     # --- on the thread
 
     def _start(self) -> None:
-        self._producers = [self._new_producer(index) for index in range(self._settings.producers)]
+        self._producers = {name: self._new_producer(name) for name in self._names()}
 
-    def _new_producer(self, index: int) -> Producer:
+    def _names(self) -> list[str]:
+        return [str(number) for number in range(self._settings.producers)]
+
+    def _next_name(self) -> str:
+        self._turn = (self._turn + 1) % self._settings.producers
+        return str(self._turn)
+
+    def _producer(self, name: str) -> Producer:
+        if name not in self._producers:
+            self._producers.pop({ALONE: "0", "0": ALONE}.get(name, name), None)
+            self._producers[name] = self._new_producer(name)
+        return self._producers[name]
+
+    def _new_producer(self, name: str) -> Producer:
         settings = self._settings
         producer = self._make_producer(
             {
                 **RECOVERY,
                 **settings.client,
                 "bootstrap.servers": settings.bootstrap_servers,
-                "transactional.id": f"{settings.transactional_id}-{index}",
+                "transactional.id": f"{settings.transactional_id}-{'0' if name == ALONE else name}",
                 "transaction.timeout.ms": int(settings.transaction_timeout_seconds * 1000),
                 "message.max.bytes": settings.max_message_bytes,
                 "linger.ms": 0,  # the unit is complete when it is sent: waiting gains nothing
@@ -140,7 +170,8 @@ class KafkaTransactions:
                 "retry.backoff.max.ms": 100,
                 "partitioner": "murmur2_random",  # as Java's clients: a key keeps its partition across languages
                 "queue.buffering.max.messages": 1_000_000,
-                "batch.num.messages": 10_000,
+                "batch.num.messages": 1 if name == ALONE else 10_000,
+                "batch.size": settings.max_batch_bytes,
                 "delivery.report.only.error": True,
                 "on_delivery": self._note_undelivered,
                 "error_cb": _count_error,
@@ -151,8 +182,9 @@ class KafkaTransactions:
         self._wait_for_broker(lambda: producer.init_transactions(CALL_TIMEOUT_SECONDS), "init_transactions")
         return producer
 
-    def _note_undelivered(self, error: KafkaError | None, record: object) -> None:
-        self._undelivered = self._undelivered or error
+    def _note_undelivered(self, error: KafkaError | None, record: Message) -> None:
+        if error is not None and self._undelivered is None:
+            self._undelivered = _Undelivered(error, (record.topic(), record.key(), record.value()))
 
     def _wait_for_broker(self, call: Callable[[], T], name: str) -> T:
         """Repeat a call that is safe to repeat until the broker answers; only then is an error final."""
@@ -182,9 +214,10 @@ class KafkaTransactions:
     def _commit(self, unit: CommitUnit) -> bool:
         tries = aborts = replacements = 0
         stale_since: float | None = None
+        alone = False
         while unit.still_owned():
-            index = self._turn = (self._turn + 1) % len(self._producers)
-            producer = self._producers[index]
+            name = ALONE if alone else self._next_name()
+            producer = self._producer(name)
             try:
                 return self._attempt(producer, unit, refresh=stale_since is not None)
             except _Failed as failed:
@@ -197,9 +230,13 @@ class KafkaTransactions:
                 log.warning("transaction of %d records: %s, %s", unit.records, failed.meaning.value, failed)
                 if failed.meaning is Meaning.FATAL:
                     raise FatalError(f"Kafka refused the transaction: {failed}") from failed
-                if failed.meaning is Meaning.INDEFINITE:
+                if failed.meaning is Meaning.TOO_LARGE:
+                    if failed.output is not None or alone:
+                        raise self._refused(unit, failed) from failed
+                    alone = True  # a topic's limit goes for whole batches: the records may be small enough
+                elif failed.meaning is Meaning.INDEFINITE:
                     replacements += 1
-                    self._producers[index] = self._new_producer(index)
+                    self._producers[name] = self._new_producer(name)
                     if self._was_committed(unit):
                         return True
                 elif failed.meaning is Meaning.STALE_GENERATION:
@@ -222,8 +259,8 @@ class KafkaTransactions:
         deadline = time.monotonic() + self._settings.transaction_timeout_seconds * 0.8
         self._undelivered = None
         self._call("begin_transaction", producer.begin_transaction, deadline)
-        for output in unit.outputs:
-            self._produce(producer, output.topic, output.value, output.key, output.headers, output.partition, deadline)
+        for index, output in enumerate(unit.outputs):
+            self._produce(producer, index, output, deadline)
         metadata = self._member.group_metadata(refresh)
         # After the capture: metadata of a later generation must never carry offsets of an earlier one.
         if not unit.still_owned():
@@ -243,19 +280,11 @@ class KafkaTransactions:
         producer.poll(0)  # the client's logs and errors come through here
         return True
 
-    def _produce(
-        self,
-        producer: Producer,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None,
-        headers: tuple[tuple[str, bytes | None], ...],
-        partition: int | None,
-        deadline: float,
-    ) -> None:
+    def _produce(self, producer: Producer, index: int, output: OutputRecord, deadline: float) -> None:
+        partition = -1 if output.partition is None else output.partition
         while True:
             try:
-                producer.produce(topic, value, key, -1 if partition is None else partition, headers=list(headers))
+                producer.produce(output.topic, output.value, output.key, partition, headers=list(output.headers))
                 return
             except BufferError:
                 producer.poll(0.01)
@@ -263,7 +292,15 @@ class KafkaTransactions:
                     raise _Failed(Meaning.ABORT, "produce", KafkaError(KafkaError._QUEUE_FULL)) from None
             except KafkaException as exception:
                 error = cast("KafkaError", exception.args[0])
-                raise _Failed(meaning_of(error), f"produce to {topic}", error) from exception
+                raise _Failed(meaning_of(error), f"produce to {output.topic}", error, index) from exception
+
+    def _refused(self, unit: CommitUnit, failed: _Failed) -> OutputRefusedError:
+        if failed.output is not None:
+            return OutputRefusedError(failed.output, str(failed))
+        assert self._undelivered is not None
+        wanted = self._undelivered.output
+        same = ((output.topic, output.key, output.value) == wanted for output in unit.outputs)
+        return OutputRefusedError(list(same).index(True), f"{wanted[0]} refused the record: {failed}")
 
     def _call(self, name: str, call: Callable[[], object], deadline: float) -> None:
         """A call, repeated while librdkafka says that it may be and the transaction's time lasts."""
@@ -277,7 +314,8 @@ class KafkaTransactions:
                 meaning = meaning_of(error)
                 if meaning is Meaning.ABORT and self._undelivered is not None:
                     # The commit only says that some record failed; the delivery report says why.
-                    error, meaning = self._undelivered, _delivery_meaning(self._undelivered)
+                    error = self._undelivered.error
+                    meaning = _delivery_meaning(error)
                 if meaning is Meaning.RETRY:
                     if time.monotonic() < deadline and not self._stopping.is_set():
                         self._stopping.wait(0.01)
@@ -348,7 +386,7 @@ def _committed(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPar
 
 def _delivery_meaning(error: KafkaError) -> Meaning:
     meaning = meaning_of(error)
-    return Meaning.FATAL if meaning is Meaning.FATAL else Meaning.ABORT
+    return meaning if meaning in (Meaning.FATAL, Meaning.TOO_LARGE) else Meaning.ABORT
 
 
 def _count_error(error: KafkaError) -> None:
@@ -356,4 +394,4 @@ def _count_error(error: KafkaError) -> None:
     log.debug("kafka: %s", error.str())
 
 
-_ABORTED = frozenset({Meaning.ABORT, Meaning.STALE_GENERATION, Meaning.RETRY, Meaning.MEMBER_FENCED})
+_ABORTED = frozenset({Meaning.ABORT, Meaning.TOO_LARGE, Meaning.STALE_GENERATION, Meaning.RETRY, Meaning.MEMBER_FENCED})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class FakeCoordinator:
     producers: WeakSet[FakeProducer] = field(default_factory=WeakSet)
     """Those that somebody still holds."""
     undeliverable: deque[KafkaError] = field(default_factory=deque)
+    largest_bytes: int | None = None
+    """Of a batch, as a topic's ``max.message.bytes``: of all that a transaction produces, unless each goes alone."""
     unreadable: deque[KafkaError] = field(default_factory=deque)
     """Errors of single partitions in the next answers about committed offsets."""
     faults: defaultdict[str, deque[_Fault]] = field(default_factory=lambda: defaultdict(deque))
@@ -83,16 +86,35 @@ class FakeCoordinator:
         return FakeReader(self)
 
 
+@dataclass(frozen=True, slots=True)
+class FakeMessage:
+    """What a delivery report is about."""
+
+    _topic: str
+    _key: bytes | None
+    _value: bytes | None
+
+    def topic(self) -> str:
+        return self._topic
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes | None:
+        return self._value
+
+
 class FakeProducer:
     """One transactional producer. Of two with one id the older is fenced."""
 
     def __init__(self, coordinator: FakeCoordinator, config: dict[str, Any]) -> None:
         self._coordinator = coordinator
         self._id: str = config["transactional.id"]
-        self._on_delivery: Callable[[KafkaError | None, object], None] = config["on_delivery"]
+        self._on_delivery: Callable[[KafkaError | None, FakeMessage], None] = config["on_delivery"]
         self._epoch = -1
         self._open = False
-        self._values: list[bytes | None] = []
+        self._alone = config["batch.num.messages"] == 1
+        self._messages: list[FakeMessage] = []
         self._offsets: dict[tuple[str, int], tuple[int, str]] = {}
 
     def init_transactions(self, timeout: float) -> None:
@@ -107,7 +129,7 @@ class FakeProducer:
             if self._open:
                 raise KafkaException(error(KafkaError._STATE))
             self._open = True
-            self._values, self._offsets = [], {}
+            self._messages, self._offsets = [], {}
 
         self._coordinator.run("begin", effect)
 
@@ -123,7 +145,7 @@ class FakeProducer:
             self._coordinator.produced.append(
                 {"topic": topic, "value": value, "key": key, "partition": partition, "headers": headers}
             )
-            self._values.append(value)
+            self._messages.append(FakeMessage(topic, key, value))
 
         if self._coordinator.queue_full_times:
             self._coordinator.queue_full_times -= 1
@@ -149,10 +171,11 @@ class FakeProducer:
         def effect() -> None:
             self._check()
             if self._coordinator.undeliverable:
-                self._on_delivery(self._coordinator.undeliverable.popleft(), None)
+                self._on_delivery(self._coordinator.undeliverable.popleft(), self._messages[0])
                 raise KafkaException(error(KafkaError._STATE, "abortable"))
+            self._check_sizes()
             self._open = False
-            self._coordinator.outputs += self._values
+            self._coordinator.outputs += [each.value() for each in self._messages]
             self._coordinator.offsets |= self._offsets
 
         self._coordinator.run("commit", effect)
@@ -163,6 +186,15 @@ class FakeProducer:
             self._open = False
 
         self._coordinator.run("abort", effect)
+
+    def _check_sizes(self) -> None:
+        largest = self._coordinator.largest_bytes
+        batches = [[each] for each in self._messages] if self._alone else [self._messages]
+        refused = [batch for batch in batches if largest and sum(len(each.value() or b"") for each in batch) > largest]
+        for message in itertools.chain(*refused):
+            self._on_delivery(error(KafkaError.MSG_SIZE_TOO_LARGE), message)
+        if refused:
+            raise KafkaException(error(KafkaError._STATE, "abortable"))
 
     def _check(self) -> None:
         if self._epoch != self._coordinator.epochs[self._id]:

@@ -6,7 +6,7 @@ import pytest
 
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.commit import GroupCommit
-from headrace.pipeline.errors import FatalError
+from headrace.pipeline.errors import FatalError, OutputRefusedError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, on_virtual_time, settle
@@ -167,3 +167,54 @@ async def test_revoke_does_not_wait_for_ever_when_commits_have_ended(bench: Benc
     began = LoopClock().monotonic()
     await bench.source.revoke()
     assert LoopClock().monotonic() - began == pytest.approx(10.0, abs=0.1)
+
+
+# --- what a topic refuses -------------------------------------------------------------------------------------------
+
+
+def two_outputs(name: bytes) -> list[OutputRecord]:
+    return [OutputRecord("results", None, name), OutputRecord("twins", None, name)]
+
+
+@on_virtual_time
+async def test_refused_output_makes_a_dead_letter_of_its_record_and_of_no_other(bench: Bench) -> None:
+    await bench.begin(4)
+    for offset in range(3):
+
+        def letter(why: str, offset: int = offset) -> OutputRecord:
+            return OutputRecord("dead", None, f"{offset}: {why}".encode())
+
+        bench.flow.complete(RecordRef(P0, bench.source.generation, offset), two_outputs(b"%d" % offset), letter)
+    bench.transactions.failures.append(OutputRefusedError(3, "too large"))
+    await settle()
+    assert [each.value for each in bench.broker.outputs] == [b"0", b"0", b"1: too large", b"2", b"2"]
+    assert [(each.offset, unit.records) for unit in bench.transactions.units for each in unit.offsets][-1] == (3, 3)
+    assert bench.budget.records == 1
+
+
+@on_virtual_time
+async def test_dead_letter_that_is_refused_ends_the_worker(bench: Bench) -> None:
+    await bench.begin(2)
+    bench.transactions.failures.append(OutputRefusedError(0, "too large"))
+    bench.complete(0)
+    with pytest.raises(FatalError, match="a dead letter cannot be written: too large"):
+        await bench.running
+    assert bench.broker.outputs == []
+
+
+@on_virtual_time
+async def test_outputs_of_one_transaction_are_bounded_in_bytes(bench: Bench) -> None:
+    commit = GroupCommit(bench.flow, bench.transactions, LoopClock(), max_records=100, max_bytes=10)
+    await bench.source.start(bench.flow)
+    for _ in range(6):
+        bench.broker.send(P0, value=b"v")
+    await bench.source.assign(P0)
+    bench.source.poll()
+    for offset, size in enumerate((4, 4, 4, 25, 1, 1)):
+        bench.flow.complete(
+            RecordRef(P0, bench.source.generation, offset), [OutputRecord("results", None, bytes(size))]
+        )
+    running = asyncio.create_task(commit.run())
+    await settle()
+    assert bench.sizes == [2, 1, 1, 2]
+    running.cancel()

@@ -40,7 +40,7 @@ PLAIN = {"fatal": False, "retriable": False, "txn_requires_abort": False}
         (KafkaError.UNSUPPORTED_VERSION, PLAIN, Meaning.FATAL),
         (KafkaError.INVALID_TRANSACTION_TIMEOUT, FATAL, Meaning.FATAL),
         (KafkaError.OFFSET_METADATA_TOO_LARGE, ABORTABLE, Meaning.FATAL),
-        (KafkaError.MSG_SIZE_TOO_LARGE, PLAIN, Meaning.FATAL),
+        (KafkaError.MSG_SIZE_TOO_LARGE, PLAIN, Meaning.TOO_LARGE),
         (KafkaError._UNSUPPORTED_FEATURE, FATAL, Meaning.FATAL),
     ],
 )

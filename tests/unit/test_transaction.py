@@ -156,8 +156,8 @@ async def test_undelivered_record_aborts_and_is_sent_again() -> None:
 
 async def test_undelivered_record_that_never_will_be_ends_the_process() -> None:
     bench = Bench()
-    bench.coordinator.undeliverable.append(error(KafkaError.MSG_SIZE_TOO_LARGE))
-    with pytest.raises(FatalError, match="MSG_SIZE_TOO_LARGE"):
+    bench.coordinator.undeliverable.append(error(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with pytest.raises(FatalError, match="TOPIC_AUTHORIZATION_FAILED"):
         await bench.commit()
     assert bench.visible == NOTHING
 

@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka import KafkaError
 
 from headrace.connectors.kafka import transaction
-from headrace.pipeline.errors import FatalError
+from headrace.pipeline.errors import FatalError, OutputRefusedError
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord
-from tests.unit.fake_coordinator import error
+from tests.unit.fake_coordinator import FakeMessage, error
 from tests.unit.transaction_bench import CALLS, FENCED, NOTHING, ONCE, P0, P1, TIMED_OUT, Bench
 
 LASTING_TIME_OUT = error(KafkaError._TIMED_OUT)
@@ -188,21 +188,55 @@ async def test_first_of_several_undelivered_records_tells_why() -> None:
     bench = Bench()
 
     def report() -> None:
-        for code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._PURGE_QUEUE):
-            bench.coordinator.configs[0]["on_delivery"](error(code), None)
+        for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._PURGE_QUEUE):
+            bench.coordinator.configs[0]["on_delivery"](error(code), FakeMessage("results", None, b"1"))
 
     bench.coordinator.answer("commit", ABORTABLE, before=report)
-    with pytest.raises(FatalError, match="MSG_SIZE_TOO_LARGE"):
+    with pytest.raises(FatalError, match="TOPIC_AUTHORIZATION_FAILED"):
         await bench.commit()
     assert bench.visible == NOTHING
 
 
-async def test_oversized_record_refused_by_the_client_ends_the_process() -> None:
+# --- records too large for their topic ------------------------------------------------------------------------------
+
+
+def unit_of(bench: Bench, *values: bytes) -> CommitUnit:
+    outputs = tuple(OutputRecord("results", b"k", value) for value in values)
+    return CommitUnit(outputs, (OffsetCommit(P0, 1, "m1"),), len(values), lambda: bench.owned)
+
+
+async def test_oversized_record_refused_by_the_client_is_named() -> None:
     bench = Bench()
+    await bench.transactions.start()
+    bench.coordinator.answer("produce", None)
     bench.coordinator.answer("produce", error(KafkaError.MSG_SIZE_TOO_LARGE))
-    with pytest.raises(FatalError, match=r"produce to results: why \(MSG_SIZE_TOO_LARGE\)"):
-        await bench.commit()
-    assert bench.visible == NOTHING
+    with pytest.raises(OutputRefusedError, match=r"produce to results: why \(MSG_SIZE_TOO_LARGE\)") as refused:
+        await bench.transactions.commit(unit_of(bench, b"1", b"22", b"3"))
+    assert refused.value.index == 1
+    assert (bench.coordinator.count("abort"), bench.visible) == (1, NOTHING)
+
+
+async def test_oversized_record_refused_by_the_broker_is_named() -> None:
+    bench = Bench(producers=2)
+    await bench.transactions.start()
+    bench.coordinator.largest_bytes = 3
+    with pytest.raises(OutputRefusedError, match=r"results refused the record: .*MSG_SIZE_TOO_LARGE") as refused:
+        await bench.transactions.commit(unit_of(bench, b"1", b"2", b"3333", b"4"))
+    assert refused.value.index == 2
+    assert (bench.coordinator.count("abort"), bench.visible) == (2, NOTHING)
+    assert await bench.transactions.commit(unit_of(bench, b"1", b"2", b"4"))
+    assert bench.coordinator.outputs == [b"1", b"2", b"4"]
+
+
+async def test_batch_that_is_too_large_although_its_records_are_not_is_sent_record_by_record() -> None:
+    bench = Bench(producers=2)
+    await bench.transactions.start()
+    bench.coordinator.largest_bytes = 3
+    for _ in range(2):
+        assert await bench.transactions.commit(unit_of(bench, b"11", b"22", b"33"))
+    assert bench.coordinator.outputs == [b"11", b"22", b"33"] * 2
+    # No id of its own: whoever comes after a kill ends what is open under the ids that it begins with.
+    assert bench.coordinator.epochs == {"mill-0-0": 4, "mill-0-1": 1}
 
 
 # --- a broker that goes away ----------------------------------------------------------------------------------------
