@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.connectors.kafka.admin import BrokerProbe, ensure_topics, partition_counts
 from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
 from headrace.connectors.kafka.group import wait_until_slot_is_free
-from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
+from headrace.connectors.kafka.transaction import BATCH_BYTES, KafkaTransactions, TransactionSettings
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.connectors.video.sampler import ProcessSampler
@@ -23,6 +23,7 @@ from headrace.pipeline.health import Health
 from headrace.pipeline.http_port import listenable
 from headrace.pipeline.ports import FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, topic_specs
+from headrace.pipeline.slot import slot_number
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class KafkaTritonConnections:
                 instance_id=self._instance_id,
                 topics=settings.topics.requests,
                 session_timeout_seconds=kafka.session_timeout_seconds,
+                max_poll_interval_seconds=kafka.max_poll_interval_seconds,
+                assignment=kafka.assignment,
                 max_message_bytes=settings.topics.max_message_bytes,
                 client=kafka.client,
             ),
@@ -78,6 +81,7 @@ class KafkaTritonConnections:
                 producers=kafka.producers,
                 transaction_timeout_seconds=kafka.transaction_timeout_seconds,
                 max_message_bytes=settings.topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES,
+                max_batch_bytes=min(BATCH_BYTES, settings.topics.max_message_bytes),
                 client=kafka.client,
             ),
             consumer,
@@ -87,11 +91,16 @@ class KafkaTritonConnections:
 
 
 def create_app(settings: Settings) -> InferenceApp:
-    """The Faust app of one worker with these settings. Raises FatalError if its HTTP port is taken."""
+    """The Faust app of one worker with these settings.
+
+    Raises:
+        FatalError: its HTTP port is taken, or (a ConfigError) its slot is to be found in a host name that has none.
+    """
     worker = settings.worker
+    slot = slot_number(worker.slot)
     port = listenable(worker.http_host, worker.http_port)
     log.info("serving /metrics, /livez and /readyz on %s port %d", worker.http_host, port)
-    settings = settings.model_copy(update={"worker": worker.model_copy(update={"http_port": port})})
+    settings = settings.model_copy(update={"worker": worker.model_copy(update={"http_port": port, "slot": slot})})
     return build_app(settings, lambda: KafkaTritonConnections(settings), SystemClock())
 
 
@@ -108,6 +117,6 @@ def __getattr__(name: str) -> Any:
 
     path = os.environ.get("HEADRACE_CONFIG")
     settings = settings_in_force(Path(path) if path else None)
-    configure_logging(settings.worker.log_format, settings.worker.log_level, settings.worker.slot)
+    configure_logging(settings.worker.log_format, settings.worker.log_level, slot_number(settings.worker.slot))
     globals()["app"] = made = create_app(settings)
     return made

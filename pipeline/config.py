@@ -21,7 +21,9 @@ from headrace.pipeline.config_base import (
     TopicName,
 )
 from headrace.pipeline.config_output import AlsoTo, UserCodeSettings, ValueKind
+from headrace.pipeline.config_slot import Slot
 from headrace.pipeline.config_video import Sampling, VideoSettings
+from headrace.pipeline.offsets import MetadataFormat
 from headrace.pipeline.records import Modality
 
 
@@ -31,6 +33,19 @@ class Ordering(enum.StrEnum):
     PARTITION = "partition"
     KEY = "key"
     NONE = "none"
+
+
+class Assignment(enum.StrEnum):
+    """How the members of a group come to their partitions: librdkafka's ``partition.assignment.strategy``."""
+
+    RANGE = "range"
+    COOPERATIVE_STICKY = "cooperative-sticky"
+
+
+CALLBACK_SHARE = 0.8
+"""Of `kafka.max_poll_interval_seconds`: what a rebalance callback, which is such an interval, may wait in all."""
+BROKER_NOTICES_SECONDS = 10
+"""Until then the broker may take to abort a transaction whose time is up."""
 
 
 class KafkaSettings(Section):
@@ -45,10 +60,23 @@ class KafkaSettings(Section):
     session_timeout_seconds: float = Field(
         default=6.0, ge=1, le=300, description="Silence after which the group takes a worker for dead."
     )
+    max_poll_interval_seconds: float = Field(
+        default=300.0,
+        ge=20,
+        le=3600,
+        description="Time without a poll (a worker that hangs, though it is not silent) after which the group gives "
+        "its partitions to others. A rebalance may take 0.8 of it: transaction_timeout_seconds plus 10, and "
+        "worker.drain_timeout_seconds, must not be more.",
+    )
+    assignment: Assignment = Field(
+        default=Assignment.RANGE,
+        description="`range` takes every partition away in each rebalance, `cooperative-sticky` only those that "
+        "another worker is to have. The same for all workers of a group; to change it, stop them all.",
+    )
     transaction_timeout_seconds: float = Field(
         default=30.0,
         ge=5,
-        le=100,  # the next owner of a partition waits 120 s for its last transaction's end
+        le=100,
         description="The broker aborts a transaction that is open longer than this.",
     )
     producers: int = Field(
@@ -57,6 +85,24 @@ class KafkaSettings(Section):
         le=3,
         description="Transactional producers used in turn: the next need not wait for the last's markers.",
     )
+    offset_metadata: MetadataFormat = Field(
+        default=MetadataFormat.H2,
+        description="Newest format of offset metadata to write, `h1` or `h2`; both are read. `h1` while workers run "
+        "that read no other (docs/guarantees.md).",
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_poll_interval(self) -> Self:
+        if self.session_timeout_seconds > self.max_poll_interval_seconds:
+            raise ValueError("session_timeout_seconds must not be more than max_poll_interval_seconds")
+        longest = CALLBACK_SHARE * self.max_poll_interval_seconds - BROKER_NOTICES_SECONDS
+        if self.transaction_timeout_seconds > longest:
+            raise ValueError(
+                f"transaction_timeout_seconds must be at most {longest:g} ({CALLBACK_SHARE:g} x "
+                f"max_poll_interval_seconds - {BROKER_NOTICES_SECONDS}): a partition's next owner waits that long for "
+                "its last owner's transaction"
+            )
+        return self
 
 
 class RegistrySettings(Section):
@@ -173,8 +219,10 @@ class RouteSettings(Section):
 
 
 class WorkerSettings(Section):
-    slot: int = Field(
-        default=0, ge=0, le=9999, description="This worker's slot: unique and stable, its identity towards Kafka."
+    slot: Slot = Field(
+        default=0,
+        description="This worker's slot: unique and stable, its identity towards Kafka. `hostname`: the ordinal at the "
+        "end of the host name, as a StatefulSet's pods have it.",
     )
     max_in_flight_records: int = Field(default=4_000, ge=1, description="Records consumed and not yet committed.")
     max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, description="Their bytes.")
@@ -184,10 +232,15 @@ class WorkerSettings(Section):
     max_records_per_transaction: int = Field(
         default=2_000, ge=1, description="Records whose outputs share one transaction."
     )
+    max_bytes_per_transaction: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1,
+        description="Bytes of the outputs that share one transaction; a record with more has one for itself.",
+    )
     drain_timeout_seconds: float = Field(
         default=10.0,
         ge=0,
-        le=200,  # the source gives a revoke 240 s, the group 300 s
+        le=200,
         description="On revoke or SIGTERM: how long to finish what is in flight before dropping it.",
     )
     http_host: str = Field(default="127.0.0.1", description="Address of /metrics, /livez and /readyz.")
@@ -280,6 +333,12 @@ class Settings(Section):
         names = [route.name for route in self.routes]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"routes: each name once, but {', '.join(doubled)} stands more than once")
+        longest = CALLBACK_SHARE * self.kafka.max_poll_interval_seconds
+        if self.worker.drain_timeout_seconds >= longest:
+            raise ValueError(
+                f"worker.drain_timeout_seconds must be less than {longest:g} ({CALLBACK_SHARE:g} x "
+                "kafka.max_poll_interval_seconds): while a worker drains in a rebalance it does not poll"
+            )
         inputs = set(self.topics.requests)
         if len(inputs) != len(self.topics.requests):
             raise ValueError("topics.requests: each topic once")

@@ -10,6 +10,7 @@ from headrace.pipeline.app import create_app
 from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.log import configure_logging
+from headrace.pipeline.slot import slot_number
 
 
 def run_worker(settings: Settings) -> None:
@@ -17,9 +18,10 @@ def run_worker(settings: Settings) -> None:
 
     Raises:
         FatalError: what made it end, its exit code included.
+        ConfigError: its slot is to be found in a host name that has none.
     """
     worker = settings.worker
-    configure_logging(worker.log_format, worker.log_level, worker.slot)
+    configure_logging(worker.log_format, worker.log_level, slot_number(worker.slot))
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # what Faust's services find when they ask for one outside a coroutine
     try:

@@ -4,15 +4,43 @@ A slot is a worker's stable identity towards Kafka (transactional ids, static gr
 fence each other for ever, so the second must find out and end before it touches Kafka. An abstract Unix socket is the
 lock: the kernel frees it the moment the holder dies, and no file is left behind. Holders on other machines are found
 through the consumer group (``connectors.kafka.group``).
+
+Where workers are the pods of a StatefulSet, the slot is the ordinal at the end of the host name: `slot_number`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import struct
 
-from headrace.pipeline.errors import SlotTakenError
+from headrace.pipeline.config_slot import HIGHEST_SLOT, SLOT_OF_HOST
+from headrace.pipeline.errors import ConfigError, SlotTakenError
+
+
+def slot_number(slot: int | str, host_name: str | None = None) -> int:
+    """The number that ``worker.slot`` stands for: itself, or the ordinal at the end of the host name.
+
+    Args:
+        slot: a number, or the word ``hostname``.
+        host_name: of this machine if None; what follows its first dot does not count.
+
+    Raises:
+        ConfigError: the host name does not end in an ordinal.
+    """
+    if slot != SLOT_OF_HOST:
+        return int(slot)
+    name = socket.gethostname() if host_name is None else host_name
+    ordinal = re.search(r"-([0-9]+)$", name.split(".", 1)[0])
+    if ordinal is None:
+        raise ConfigError(
+            f"worker.slot is {SLOT_OF_HOST}, but the host name {name!r} does not end in an ordinal, as "
+            "headrace-worker-3 does: run the workers as a StatefulSet, or give each its number (--slot N)"
+        )
+    if (number := int(ordinal[1])) > HIGHEST_SLOT:
+        raise ConfigError(f"the host name {name!r} ends in {number}, but the highest slot is {HIGHEST_SLOT}")
+    return number
 
 
 class SlotLock:

@@ -86,7 +86,9 @@ class Worker:
         worker = settings.worker
         self._slot = SlotLock(f"{settings.kafka.bootstrap_servers} {settings.name}", worker.slot)
         self._budget = Budget(worker.max_in_flight_records, worker.max_in_flight_bytes)
-        self._flow = Flow(self._budget, self._inbox.put_nowait, worker.drain_timeout_seconds)
+        self._flow = Flow(
+            self._budget, self._inbox.put_nowait, worker.drain_timeout_seconds, settings.kafka.offset_metadata
+        )
         self._decoder = RequestDecoder(max_value_bytes=settings.topics.max_message_bytes)
         self._stop = asyncio.Event()
         self._done = asyncio.Event()
@@ -181,7 +183,13 @@ class Worker:
             for route in settings.routes
         }
         source, transactions = connections.open(self._budget, self.health)
-        commit = GroupCommit(self._flow, transactions, self._clock, settings.worker.max_records_per_transaction)
+        commit = GroupCommit(
+            self._flow,
+            transactions,
+            self._clock,
+            settings.worker.max_records_per_transaction,
+            settings.worker.max_bytes_per_transaction,
+        )
         try:
             await transactions.start()
             await self._work(connections, source, commit)

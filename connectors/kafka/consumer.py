@@ -11,20 +11,22 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from headrace.connectors.kafka.group import client_id
+from headrace.connectors.kafka.positions import committed_positions, named, wake_fetchers
 from headrace.connectors.kafka.received import source_record
 from headrace.connectors.kafka.transaction import RECOVERY, GroupMetadata
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
+from headrace.pipeline.config import CALLBACK_SHARE, Assignment
 from headrace.pipeline.errors import FatalError, SlotTakenError
-from headrace.pipeline.ports import AssignmentListener, StartPosition
+from headrace.pipeline.ports import AssignmentListener
 from headrace.pipeline.records import RecordBatch, SourceRecord
 
 log = logging.getLogger(__name__)
@@ -37,12 +39,11 @@ POLL_SECONDS = 0.1
 PAUSED_POLL_SECONDS = 0.02
 ROOM_WAIT_SECONDS = 0.2
 """A budget spent for less than this is waited for without pausing: resuming throws the fetched records away."""
-POSITIONS_TIMEOUT_SECONDS = 120.0
-"""Committed offsets become readable when the last owner's transaction ends: its time-out, which the settings bound by
-100 s, the ten seconds after which the broker notices, and a margin."""
-CALLBACK_TIMEOUT_SECONDS = 240.0
-MAX_POLL_INTERVAL_SECONDS = 300.0
-"""Above all that a rebalance callback waits for: past it the group gives the partitions away."""
+WAKE_SECONDS = 0.05
+"""How often a rebalance callback looks after what else needs this thread while it waits."""
+HEARTBEAT_SECONDS = 0.5
+"""A member hears of a rebalance by its next one; until all have, the partitions of a member that left belong to nobody,
+and so do those that move cooperatively."""
 LEAVE_SECONDS = 1.0
 """It takes milliseconds, if a broker is there at all."""
 CLIENT_RECEIVE_BYTES = 100_000_000
@@ -56,15 +57,28 @@ class ConsumerSettings:
     instance_id: str
     topics: tuple[str, ...]
     session_timeout_seconds: float = 6.0
+    max_poll_interval_seconds: float = 300.0
+    assignment: Assignment = Assignment.RANGE
     max_message_bytes: int = 8 * 1024 * 1024
     client: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+    @property
+    def callback_timeout_seconds(self) -> float:
+        """All that one rebalance callback may wait: past the poll interval the group gives the partitions away.
+
+        It is longer than a dead worker's transaction lasts, which the settings see to: until that has come to its end
+        the committed offsets cannot be read.
+        """
+        return CALLBACK_SHARE * self.max_poll_interval_seconds
 
 
 class GroupConsumer:
     """Implements ``ports.RecordSource`` and the transactions' ``GroupMember``.
 
-    Eager assignment with a static member identity: a worker that is killed and restarted in its slot takes its
-    partitions back without a rebalance, and one that stops leaves the group at once.
+    A static member identity: a worker that is killed and restarted in its slot takes its partitions back without a
+    rebalance, and one that stops leaves the group at once. With eager assignment (`range`) a rebalance revokes
+    everything; with `cooperative-sticky` only what another member is to have, and the rest goes on. A partition's
+    generation, ours and not the group's, is the number of the assignment that brought it.
 
     Args:
         budget: is taken from; while it is spent nothing is fetched.
@@ -77,9 +91,12 @@ class GroupConsumer:
         self._settings = settings
         self._budget = budget
         self._make_consumer = make_consumer
+        self._cooperative = settings.assignment is Assignment.COOPERATIVE_STICKY
         self._generation = 0
-        self._assigned: list[TopicPartition] = []
+        self._assigned: dict[records.TopicPartition, int] = {}
+        self._paused = False
         self._metadata: GroupMetadata = None
+        self._member_id: str | None = None
         self._metadata_wanted = threading.Event()
         self._metadata_fresh = threading.Event()
         self._stopping = threading.Event()
@@ -140,7 +157,7 @@ class GroupConsumer:
                 self._poll(consumer, POLL_SECONDS)
             # A static member's close() leaves its seat in the group; unsubscribing gives it up at once.
             consumer.unsubscribe()
-            deadline = time.monotonic() + CALLBACK_TIMEOUT_SECONDS
+            deadline = time.monotonic() + self._settings.callback_timeout_seconds
             while self._assigned and time.monotonic() < deadline:
                 self._poll(consumer, PAUSED_POLL_SECONDS)
             # A close() that overtakes the client's LeaveGroup, which it sends on a thread of its own, drops it.
@@ -161,13 +178,13 @@ class GroupConsumer:
             "group.instance.id": settings.instance_id,
             "client.id": client_id(settings.instance_id),
             "session.timeout.ms": int(settings.session_timeout_seconds * 1000),
-            "heartbeat.interval.ms": int(settings.session_timeout_seconds * 1000 / 4),
-            "max.poll.interval.ms": int(MAX_POLL_INTERVAL_SECONDS * 1000),
+            "heartbeat.interval.ms": int(min(settings.session_timeout_seconds / 4, HEARTBEAT_SECONDS) * 1000),
+            "max.poll.interval.ms": int(settings.max_poll_interval_seconds * 1000),
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
-            "partition.assignment.strategy": "range",
+            "partition.assignment.strategy": settings.assignment.value,
             "fetch.wait.max.ms": 100,
             "fetch.queue.backoff.ms": 2,  # default 1000: the fetcher sleeps a second each time its queue is full
             "queued.min.messages": 20_000,
@@ -178,38 +195,49 @@ class GroupConsumer:
 
     def _poll_paused(self, consumer: Consumer) -> None:
         consumer.pause(consumer.assignment())
-        generation = self._generation  # what a later one brings is not paused
+        self._paused = True
         try:
-            while self._budget.full and generation == self._generation and not self._stopping.is_set():
+            while self._budget.full and not self._stopping.is_set():
                 self._take_metadata_if_wanted(consumer)
                 self._poll(consumer, PAUSED_POLL_SECONDS)
         finally:
+            self._paused = False
             consumer.resume(consumer.assignment())
+            wake_fetchers(consumer)
 
     def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
         """Wait for one record, then take what else is there: ``consume(n, t)`` alone would wait for n or for t."""
         first = consumer.poll(timeout_seconds)
-        generation = self._generation
-        rest = consumer.consume(min(FETCH_RECORDS, max(self._budget.room_records - 1, 0)), 0) if first else []
+        found: list[tuple[int, SourceRecord]] = []
+        if first is not None:  # a message without a value is false
+            found += self._found([first])
+            found += self._found(consumer.consume(min(FETCH_RECORDS, max(self._budget.room_records - 1, 0)), 0))
         if self._callback_failed:
             raise self._callback_failed
-        if generation != self._generation or not self._assigned:
-            first = None  # polled before a rebalance that ran inside consume: it will come again
-        self._hand_over([record for record in (first, *rest) if record is not None])
+        # A rebalance may have run inside consume. What was polled of a partition that went will come again; the client
+        # itself drops what it had fetched for an assignment that is over.
+        self._hand_over([record for generation, record in found if generation == self._generation_of(record)])
 
-    def _hand_over(self, polled: list[Message]) -> None:
-        found: list[SourceRecord] = []
-        for record in polled:
-            if error := record.error():
+    def _found(self, polled: Iterable[Message]) -> list[tuple[int, SourceRecord]]:
+        """The records among what was polled of partitions that are ours, each with its partition's generation now."""
+        found: list[tuple[int, SourceRecord]] = []
+        for each in polled:
+            if error := each.error():
                 self._check(error)
-            else:
-                found.append(source_record(record))
+            elif generation := self._generation_of(record := source_record(each)):
+                found.append((generation, record))
+        return found
+
+    def _generation_of(self, record: SourceRecord) -> int | None:
+        return self._assigned.get(_partition_of(record))
+
+    def _hand_over(self, found: list[SourceRecord]) -> None:
         if not found:
             return
         self._budget.take(len(found), sum(record.size_bytes for record in found))
         found.sort(key=_partition_of)  # stable: offsets stay in order
         batches = [
-            RecordBatch(partition, self._generation, tuple(batch))
+            RecordBatch(partition, self._assigned[partition], tuple(batch))
             for partition, batch in itertools.groupby(found, key=_partition_of)
         ]
         for batch in batches:
@@ -219,8 +247,23 @@ class GroupConsumer:
     def _take_metadata_if_wanted(self, consumer: Consumer) -> None:
         if self._metadata_wanted.is_set():
             self._metadata_wanted.clear()
-            self._metadata = consumer.consumer_group_metadata()
+            self._take_metadata(consumer)
             self._metadata_fresh.set()
+
+    def _take_metadata(self, consumer: Consumer) -> None:
+        """The metadata of the group's generation now.
+
+        Not while this member is out of the group, and never of a membership in which what it holds was not assigned:
+        a static member that the group took for dead just as it was joining comes back under a new member id, and
+        librdkafka then keeps its partitions without a word, although others may have had them meanwhile.
+        """
+        metadata = consumer.consumer_group_metadata()
+        member_id = consumer.memberid()  # after the capture: it never becomes again what it was
+        if self._assigned and member_id != self._member_id:
+            if member_id:
+                raise FatalError("the group took this worker for dead while it was joining: start it again")
+            return
+        self._metadata, self._member_id = metadata, member_id
 
     def _check(self, error: KafkaError) -> None:
         if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED):
@@ -240,10 +283,10 @@ class GroupConsumer:
         self._guard(lambda: self._assign(consumer, partitions))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._guard(lambda: self._release(consumer, self._listener.revoked(_names(partitions))))
+        self._guard(lambda: self._revoke(consumer, partitions))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._guard(lambda: self._release(consumer, self._listener.lost(_names(partitions))))
+        self._guard(lambda: self._release(consumer, partitions, self._listener.lost(_names(partitions))))
 
     def _guard(self, callback: Any) -> None:
         """The client library swallows what a callback raises: keep it for the poll loop to raise."""
@@ -255,70 +298,71 @@ class GroupConsumer:
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._callback_failed:
             return
-        self._wait_until_settled()
-        positions = {} if self._stopping.is_set() else self._positions(consumer, partitions)
+        deadline = self._callback_deadline()
+        self._take_metadata(consumer)
+        if partitions:
+            self._on_loop(consumer, self._listener.assigning(), deadline, until_stopped=True)
+        positions = committed_positions(consumer, partitions, deadline, self._stopping)
         self._generation += 1
-        self._metadata = consumer.consumer_group_metadata()
-        self._on_loop(self._listener.assigned(self._generation, positions))
-        self._assigned = [
+        self._on_loop(consumer, self._listener.assigned(self._generation, positions), deadline)
+        self._assigned |= dict.fromkeys(positions, self._generation)
+        metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
+        added = [
             TopicPartition(*partition, OFFSET_BEGINNING if position.offset is None else position.offset)
             for partition, position in positions.items()
         ]
-        metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
-        consumer.assign(self._assigned)
+        (consumer.incremental_assign if self._cooperative else consumer.assign)(added)
+        if self._paused:
+            consumer.pause(added)
+        elif self._cooperative:
+            wake_fetchers(consumer)  # while it waits for a rebalance callback the client pauses what stays, too
 
-    def _release(self, consumer: Consumer, listener_call: Coroutine[Any, Any, None]) -> None:
+    def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._cooperative:
+            # The group is a generation on already, unlike in an eager rebalance: what is drained is committed in it.
+            self._take_metadata(consumer)
+        self._release(consumer, partitions, self._listener.revoked(_names(partitions)))
+
+    def _release(
+        self, consumer: Consumer, partitions: list[TopicPartition], listener_call: Coroutine[Any, Any, None]
+    ) -> None:
+        gone = [each for each in partitions if named(each) in self._assigned]
         try:
-            self._on_loop(listener_call)
+            self._on_loop(consumer, listener_call, self._callback_deadline())
         finally:
-            self._assigned = []
-            metrics.ASSIGNED_PARTITIONS.set(0)
+            for each in gone:
+                del self._assigned[named(each)]
+            metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
             try:
                 # librdkafka remembers a pause beyond unassign: a partition that came back would stay paused for ever.
-                consumer.resume(consumer.assignment())
+                consumer.resume(gone)
             finally:
-                consumer.unassign()
+                if self._cooperative:
+                    consumer.incremental_unassign(gone)
+                    wake_fetchers(consumer)
+                else:
+                    consumer.unassign()
 
-    def _wait_until_settled(self) -> None:
-        """Until the transaction of the last assignment, if one is open, can no longer change the committed offsets."""
-        settled = asyncio.run_coroutine_threadsafe(self._listener.assigning(), self._loop)
-        deadline = time.monotonic() + POSITIONS_TIMEOUT_SECONDS
-        while not wait([settled], 0.05).done:
-            if self._stopping.is_set():
-                settled.cancel()
+    def _callback_deadline(self) -> float:
+        return time.monotonic() + self._settings.callback_timeout_seconds
+
+    def _on_loop(
+        self, consumer: Consumer, call: Coroutine[Any, Any, None], deadline: float, until_stopped: bool = False
+    ) -> None:
+        """Wait for the event loop. Transactions that are open get the group metadata that they ask for meanwhile."""
+        outcome = asyncio.run_coroutine_threadsafe(call, self._loop)
+        while not wait([outcome], WAKE_SECONDS).done:
+            self._take_metadata_if_wanted(consumer)
+            if until_stopped and self._stopping.is_set():
+                outcome.cancel()
                 return
             if time.monotonic() > deadline:
-                raise FatalError(f"a transaction has not come to its end in {POSITIONS_TIMEOUT_SECONDS:.0f} s")
-        settled.result()
-
-    def _positions(
-        self, consumer: Consumer, partitions: list[TopicPartition]
-    ) -> dict[records.TopicPartition, StartPosition]:
-        """The committed offsets, once they are stable: a transaction of the last owner may still be pending."""
-        deadline = time.monotonic() + POSITIONS_TIMEOUT_SECONDS
-        while partitions:
-            try:
-                answer = consumer.committed(partitions, 5.0)
-                problem = next((each.error for each in answer if each.error), None)
-            except KafkaException as exception:
-                problem = cast("KafkaError", exception.args[0])
-            if problem is None:
-                return {
-                    records.TopicPartition(str(each.topic), each.partition): StartPosition(
-                        each.offset if each.offset >= 0 else None, each.metadata or ""
-                    )
-                    for each in answer
-                }
-            if self._stopping.is_set():
-                break
-            if time.monotonic() > deadline:
-                raise FatalError(f"could not read the committed offsets: {problem.str()}")
-            log.info("waiting for stable committed offsets: %s", problem.str())
-            self._stopping.wait(0.05)
-        return {}
-
-    def _on_loop(self, call: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(call, self._loop).result(CALLBACK_TIMEOUT_SECONDS)
+                outcome.cancel()
+                raise FatalError(
+                    f"a rebalance has not been dealt with in {self._settings.callback_timeout_seconds:.0f} s: a "
+                    "transaction or a piece of work does not come to its end"
+                )
+        outcome.result()
 
 
 def _partition_of(record: SourceRecord) -> records.TopicPartition:
@@ -326,7 +370,7 @@ def _partition_of(record: SourceRecord) -> records.TopicPartition:
 
 
 def _names(partitions: list[TopicPartition]) -> frozenset[records.TopicPartition]:
-    return frozenset(records.TopicPartition(str(each.topic), each.partition) for each in partitions)
+    return frozenset(map(named, partitions))
 
 
 _REFUSED = frozenset(

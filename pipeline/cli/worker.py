@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.config import Settings
+from headrace.pipeline.config_slot import HIGHEST_SLOT, SLOT_OF_HOST
+
+
+class SlotType(click.ParamType):
+    """A worker slot: its number, or the word that takes it from the host name."""
+
+    name = "slot"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == SLOT_OF_HOST:
+            return SLOT_OF_HOST
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and int(text) <= HIGHEST_SLOT):
+            self.fail(f"{text!r} is neither a number from 0 to {HIGHEST_SLOT} nor {SLOT_OF_HOST}.", param, ctx)
+        return int(text)
 
 
 @click.command()
 @settings_option
-@click.option("--slot", type=click.IntRange(0, 9999), help="This worker's slot; default worker.slot (0).")
+@click.option(
+    "--slot",
+    type=SlotType(),
+    metavar=f"N|{SLOT_OF_HOST}",
+    help=f"This worker's slot, 0 to {HIGHEST_SLOT}, or {SLOT_OF_HOST}: the ordinal at the end of the host name, as a "
+    "StatefulSet's pods have it; default worker.slot (0).",
+)
 @click.option("--http-port", type=click.IntRange(0, 65535), help="Port of /metrics, /livez, /readyz; 0: any free one.")
-def command(settings: Settings, slot: int | None, http_port: int | None) -> None:
+def command(settings: Settings, slot: int | str | None, http_port: int | None) -> None:
     """Run one worker: consume requests, infer, commit results exactly once.
 
     SIGTERM and Ctrl-C drain what is in flight (worker.drain_timeout_seconds), commit it, leave the group and exit 0.

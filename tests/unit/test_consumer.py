@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, cast
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from pydantic import ValidationError
 
 from headrace.connectors.kafka import consumer
-from headrace.connectors.kafka.consumer import (
-    CALLBACK_TIMEOUT_SECONDS,
-    MAX_POLL_INTERVAL_SECONDS,
-    POSITIONS_TIMEOUT_SECONDS,
-    ConsumerSettings,
-    GroupConsumer,
-)
+from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
 from headrace.pipeline.budget import Budget
-from headrace.pipeline.config import KafkaSettings, TopicSettings
+from headrace.pipeline.config import Assignment, KafkaSettings, Settings, TopicSettings
 from headrace.pipeline.flow import Flow
-from headrace.pipeline.records import RecordBatch
+from tests.unit.fake_group_client import ROOM, Bench, wait_until
 
+PARTITIONS = (0, 1)
 BROKER_NOTICES_SECONDS = 10
 """Kafka's ``transaction.abort.timed.out.transaction.cleanup.interval.ms``: after that a transaction's time is up."""
 FETCH_BYTES = 52_428_800
@@ -70,178 +63,108 @@ async def test_larger_response_may_be_allowed_for_topics_with_larger_records() -
     assert (await config_of(client={"receive.message.max.bytes": 2**30}))["receive.message.max.bytes"] == 2**30
 
 
-async def test_group_waits_longer_for_a_poll_than_a_rebalance_callback_takes() -> None:
-    longest = max(2 * POSITIONS_TIMEOUT_SECONDS, CALLBACK_TIMEOUT_SECONDS)
-    config = await config_of(client={"max.poll.interval.ms": 10_000})
-    assert longest < MAX_POLL_INTERVAL_SECONDS == config["max.poll.interval.ms"] / 1000
+@pytest.mark.parametrize(("session_seconds", "heartbeat_ms"), [(1.0, 250), (6.0, 500), (300.0, 500)])
+async def test_heartbeats_are_frequent_whatever_the_session(session_seconds: float, heartbeat_ms: int) -> None:
+    """The partitions of a worker that leaves wait for the others' next one."""
+    bench = Bench(session_timeout_seconds=session_seconds)
+    await bench.consumer.start(bench.flow)
+    await wait_until(lambda: bench.config)
+    await bench.consumer.stop()
+    assert bench.config["heartbeat.interval.ms"] == heartbeat_ms
 
 
-def test_positions_are_waited_for_longer_than_any_dead_workers_transaction_lasts() -> None:
-    longest = highest(KafkaSettings, "transaction_timeout_seconds") + BROKER_NOTICES_SECONDS
-    assert longest < POSITIONS_TIMEOUT_SECONDS
+@pytest.mark.parametrize("interval_seconds", [20.0, 300.0])
+async def test_group_waits_longer_for_a_poll_than_a_rebalance_callback_takes(interval_seconds: float) -> None:
+    bench = Bench(max_poll_interval_seconds=interval_seconds, client={"max.poll.interval.ms": 10_000})
+    bench.client.tell("on_assign", *PARTITIONS)
+    await bench.consumer.start(bench.flow)
+    await wait_until(lambda: bench.flow.partitions)
+    await bench.consumer.stop()
+    settings = ConsumerSettings("nowhere:9092", "mill", "mill-0", (), max_poll_interval_seconds=interval_seconds)
+    assert settings.callback_timeout_seconds < interval_seconds == bench.config["max.poll.interval.ms"] / 1000
 
 
-# --- pausing --------------------------------------------------------------------------------------------------------
-
-ROOM = 5
-PARTITIONS = [TopicPartition("requests", number) for number in (0, 1)]
-
-
-class FakeMessage:
-    def __init__(self, partition: int, offset: int) -> None:
-        self._partition, self._offset = partition, offset
-
-    def error(self) -> KafkaError | None:
-        return None
-
-    def topic(self) -> str:
-        return "requests"
-
-    def partition(self) -> int:
-        return self._partition
-
-    def offset(self) -> int:
-        return self._offset
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, 0
-
-    def key(self) -> bytes | None:
-        return None
-
-    def value(self) -> bytes | None:
-        return b"value"
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return None
+@pytest.mark.parametrize("interval_seconds", [20.0, 60.0, 300.0])
+def test_positions_are_waited_for_longer_than_any_dead_workers_transaction_lasts(interval_seconds: float) -> None:
+    """The longest transaction that the settings allow with this interval."""
+    waited = ConsumerSettings("", "", "", (), max_poll_interval_seconds=interval_seconds).callback_timeout_seconds
+    longest = min(waited - BROKER_NOTICES_SECONDS, highest(KafkaSettings, "transaction_timeout_seconds"))
+    KafkaSettings(max_poll_interval_seconds=interval_seconds, transaction_timeout_seconds=longest)
+    assert longest + BROKER_NOTICES_SECONDS <= waited
+    with pytest.raises(ValidationError, match="transaction_timeout_seconds"):
+        KafkaSettings(max_poll_interval_seconds=interval_seconds, transaction_timeout_seconds=longest + 0.1)
 
 
-class FakeClient:
-    """librdkafka's consumer as far as pausing goes: a partition stays paused when it goes and comes back.
-
-    Every partition has records without end. The group's news come from within ``poll``, in the order of ``news``,
-    those of one list in one poll.
-    """
-
-    def __init__(self) -> None:
-        self.news: deque[list[str]] = deque()
-        self.paused: set[int] = set()
-        self.polls_until_left: float = 2
-        self.closed_as: str | None = "open"
-        self._leaving = False
-        self._assigned: list[TopicPartition] = []
-        self._offsets = dict.fromkeys((each.partition for each in PARTITIONS), 0)
-
-    def subscribe(self, topics: list[str], **callbacks: Callable[[FakeClient, list[TopicPartition]], None]) -> None:
-        self._callbacks = callbacks
-
-    def unsubscribe(self) -> None:
-        self._leaving = True
-        self.news.append(["on_revoke"])
-
-    def memberid(self) -> str | None:
-        return "mill-0-uuid" if self.polls_until_left > 0 else None
-
-    def poll(self, timeout: float) -> FakeMessage | None:
-        for name in self.news.popleft() if self.news else ():
-            self._callbacks[name](self, PARTITIONS)
-        if self._leaving:
-            self.polls_until_left -= 1
-        found = self.consume(1, 0)
-        if not found:
-            time.sleep(timeout / 10)
-        return found[0] if found else None
-
-    def consume(self, count: int, timeout: float) -> list[FakeMessage]:
-        flowing = [each.partition for each in self._assigned if each.partition not in self.paused]
-        return [self._next(flowing[0]) for _ in range(count)] if flowing else []
-
-    def _next(self, partition: int) -> FakeMessage:
-        self._offsets[partition] += 1
-        return FakeMessage(partition, self._offsets[partition])
-
-    def pause(self, partitions: list[TopicPartition]) -> None:
-        self.paused |= {each.partition for each in partitions}
-
-    def resume(self, partitions: list[TopicPartition]) -> None:
-        self.paused -= {each.partition for each in partitions}
-
-    def assignment(self) -> list[TopicPartition]:
-        return self._assigned
-
-    def assign(self, partitions: list[TopicPartition]) -> None:
-        self._assigned = partitions
-
-    def unassign(self) -> None:
-        self._assigned = []
-
-    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        return partitions
-
-    def consumer_group_metadata(self) -> object:
-        return None
-
-    def close(self) -> None:
-        self.closed_as = self.memberid()
+def test_session_may_not_outlast_the_poll_interval() -> None:
+    """librdkafka would refuse it in words of its own."""
+    with pytest.raises(ValidationError, match="session_timeout_seconds must not be more than max_poll_interval"):
+        KafkaSettings(max_poll_interval_seconds=60, session_timeout_seconds=61)
 
 
-class Bench:
-    """A member that has been assigned all partitions, and whose records stay in flight."""
-
-    def __init__(self) -> None:
-        self.client = FakeClient()
-        self.client.news.append(["on_assign"])
-        self.budget = Budget(ROOM, 10**6)
-        self.delivered: list[RecordBatch] = []
-        self.flow = Flow(self.budget, self.delivered.append, 1.0)
-        self.consumer = GroupConsumer(
-            ConsumerSettings("nowhere:9092", "mill", "mill-0", ("requests",)),
-            self.budget,
-            cast("Callable[..., Consumer]", lambda config, logger: self.client),
-        )
-
-    @property
-    def received(self) -> list[tuple[int, int]]:
-        """Generation and number of records of each batch."""
-        return [(batch.generation, len(batch.records)) for batch in self.delivered]
+def test_drain_may_not_outlast_the_rebalance_callback() -> None:
+    kafka = {"max_poll_interval_seconds": 20, "transaction_timeout_seconds": 5}
+    Settings.model_validate({"kafka": kafka, "worker": {"drain_timeout_seconds": 15}})
+    with pytest.raises(ValidationError, match=r"worker.drain_timeout_seconds must be less than 16 \(0.8 x kafka.max"):
+        Settings.model_validate({"kafka": kafka, "worker": {"drain_timeout_seconds": 16}})
 
 
-async def wait_until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - it comes true on the consumer's thread
-            await asyncio.sleep(0.005)
+@pytest.mark.parametrize("assignment", list(Assignment))
+async def test_tombstones_are_records_as_all_others(assignment: Assignment) -> None:
+    """Of the client's messages those without a value are false."""
+    bench = Bench(assignment)
+    bench.client.value = None
+    bench.client.tell("on_assign", 0)
+    await bench.consumer.start(bench.flow)
+    try:
+        await wait_until(lambda: sum(count for _, count in bench.received) >= ROOM)
+        assert [offset for _, offset in bench.records_of(0)][:ROOM] == list(range(ROOM))
+    finally:
+        await bench.consumer.stop()
+        await bench.consumer.wait_ended()
 
 
-@pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
+# --- pausing, with either assignment ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=list(Assignment))
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     """Without room: what it has been assigned is paused."""
-    bench = Bench()
+    bench = Bench(request.param)
+    bench.client.tell("on_assign", *PARTITIONS)
     await bench.consumer.start(bench.flow)
     try:
         await wait_until(lambda: len(bench.client.paused) == len(PARTITIONS))
         yield bench
     finally:
         await bench.consumer.stop()
+        await bench.consumer.wait_ended()
 
 
 async def test_partitions_revoked_while_paused_are_consumed_when_they_come_back(bench: Bench) -> None:
-    bench.client.news.append(["on_revoke"])
+    bench.client.tell("on_revoke", *PARTITIONS)
     await wait_until(lambda: not bench.flow.partitions)
-    bench.client.news.append(["on_assign"])
+    bench.client.tell("on_assign", *PARTITIONS)
     await wait_until(lambda: len(bench.delivered) == 2)
     assert bench.received == [(1, ROOM), (2, ROOM)]
 
 
+async def test_fetching_is_woken_when_paused_partitions_are_resumed(bench: Bench) -> None:
+    """The client's fetching threads do not notice, and may sleep for another second."""
+    before = bench.client.history.count(("woken", PARTITIONS))
+    bench.budget.release(1, 0)
+    await wait_until(lambda: bench.client.history.count(("woken", PARTITIONS)) > before)
+
+
 async def test_partitions_lost_while_paused_are_consumed_when_they_come_back(bench: Bench) -> None:
-    bench.client.news.append(["on_lost"])
+    bench.client.tell("on_lost", *PARTITIONS)
     await wait_until(lambda: not bench.flow.partitions)
-    bench.client.news.append(["on_assign"])
+    bench.client.tell("on_assign", *PARTITIONS)
     await wait_until(lambda: len(bench.delivered) == 2)
     assert bench.received == [(1, ROOM), (2, ROOM)]
 
 
 async def test_partitions_that_come_back_at_once_are_paused_anew_when_there_is_no_room(bench: Bench) -> None:
-    bench.client.news.append(["on_revoke", "on_assign"])
+    bench.client.news.append([("on_revoke", PARTITIONS), ("on_assign", PARTITIONS)])
     await wait_until(lambda: len(bench.delivered) == 2)
     await wait_until(lambda: len(bench.client.paused) == len(PARTITIONS))
     assert bench.received == [(1, ROOM), (2, ROOM)]

@@ -1,0 +1,71 @@
+"""Where to start in a partition: the group's committed offsets, once they can no longer change."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import cast
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+
+from headrace.pipeline import records
+from headrace.pipeline.errors import FatalError
+from headrace.pipeline.ports import StartPosition
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS = 5.0
+BACKOFF_SECONDS = 0.05
+WAKE_TIMEOUT_SECONDS = 1.0
+"""A broker that takes longer has kept its fetching thread awake."""
+
+
+def committed_positions(
+    consumer: Consumer, partitions: list[TopicPartition], deadline: float, stopping: threading.Event
+) -> dict[records.TopicPartition, StartPosition]:
+    """The committed offsets, once they are stable: a transaction of the last owner may still be pending.
+
+    Args:
+        consumer: a member of the group.
+        partitions: any of the subscribed topics'; none is answered with none, at once.
+        deadline: in monotonic seconds.
+        stopping: ends the wait: then there are none.
+
+    Raises:
+        FatalError: they could not be read until the deadline.
+    """
+    while partitions and not stopping.is_set():
+        try:
+            answer = consumer.committed(partitions, READ_SECONDS)
+            problem = next((each.error for each in answer if each.error), None)
+        except KafkaException as exception:
+            problem = cast("KafkaError", exception.args[0])
+        if problem is None:
+            return {
+                named(each): StartPosition(each.offset if each.offset >= 0 else None, each.metadata or "")
+                for each in answer
+            }
+        if time.monotonic() > deadline:
+            raise FatalError(f"could not read the committed offsets: {problem.str()}")
+        log.info("waiting for stable committed offsets: %s", problem.str())
+        stopping.wait(BACKOFF_SECONDS)
+    return {}
+
+
+def wake_fetchers(consumer: Consumer) -> None:
+    """To be called when partitions were resumed.
+
+    librdkafka's fetching threads do not notice that, and may sleep for up to a second first. A request to the
+    partitions' leaders wakes them; what it asks for is of no interest.
+    """
+    asked = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in consumer.assignment()]
+    with contextlib.suppress(KafkaException):
+        if asked:
+            consumer.offsets_for_times(asked, WAKE_TIMEOUT_SECONDS)
+
+
+def named(partition: TopicPartition) -> records.TopicPartition:
+    """The client's partition as one of ours."""
+    return records.TopicPartition(str(partition.topic), partition.partition)
