@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 KEPT = {"HEADRACE_CACHE", "HEADRACE_MAVEN_URL", "HEADRACE_STACK", "HEADRACE_TRITON_IMAGE"}
-"""Where downloads come from and are kept, and which stack the tests run on: meant for the tests themselves."""
+KEPT |= {"HEADRACE_CHAOS_SEED", "HEADRACE_CHAOS_SECONDS", "HEADRACE_CHAOS_RATE"}
+"""Where downloads come from and are kept, which stack the tests run on, what the chaos suite does: meant for the tests
+themselves."""
 
 
 @pytest.fixture(scope="session", autouse=True)

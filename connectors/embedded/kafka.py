@@ -1,11 +1,11 @@
-"""Apache Kafka: one node in KRaft mode, broker and controller in one process."""
+"""Apache Kafka: a node in KRaft mode, broker and controller in one process; by default the only one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headrace.connectors.embedded.java import java_command
@@ -70,14 +70,29 @@ class KafkaServer(Server):
         classpath: the broker's jars.
         port: of the clients' listener.
         controller_port: of the controller's listener.
+        cluster_id: the same for all nodes of a cluster; by default one of its own.
+        settings: broker settings by Kafka's names, which go before those of a node that is alone.
+        name: what people call it, for messages.
     """
 
-    def __init__(self, data_dir: Path, classpath: Sequence[Path], port: int, controller_port: int) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        classpath: Sequence[Path],
+        port: int,
+        controller_port: int,
+        *,
+        cluster_id: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        name: str = "Kafka",
+    ) -> None:
         self._data_dir = data_dir
         self._classpath = os.pathsep.join(map(str, classpath))
         self._port = port
         self._controller_port = controller_port
-        super().__init__(ServerProcess("Kafka", data_dir / "kafka.log"))
+        self._cluster_id = cluster_id
+        self._settings = settings or {}
+        super().__init__(ServerProcess(name, data_dir / "kafka.log"))
 
     @property
     def bootstrap_servers(self) -> str:
@@ -87,7 +102,8 @@ class KafkaServer(Server):
         """Start without waiting. Raises StackError if its storage cannot be prepared."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
         properties = _PROPERTIES.format(port=self._port, controller_port=self._controller_port)
-        (self._data_dir / _SETTINGS).write_text(properties)
+        own = "".join(f"{name}={value}\n" for name, value in self._settings.items())
+        (self._data_dir / _SETTINGS).write_text(properties + own)  # of two lines with one name the last counts
         if not (self._data_dir / _LOG_FOLDER / "meta.properties").exists():
             self._format()
         self._process.spawn(self._java("kafka.Kafka", _SETTINGS), os.environ, self._data_dir)
@@ -110,7 +126,8 @@ class KafkaServer(Server):
         return java_command(["-cp", self._classpath, *main], _HEAP_MIB, self._data_dir / "tmp", flags)
 
     def _format(self) -> None:
-        command = self._java("kafka.tools.StorageTool", "format", "-t", str(uuid.uuid4()), "-c", _SETTINGS)
+        cluster_id = self._cluster_id or str(uuid.uuid4())
+        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", _SETTINGS)
         try:
             done = subprocess.run(
                 command, check=False, capture_output=True, text=True, timeout=_FORMAT_SECONDS, cwd=self._data_dir

@@ -114,6 +114,10 @@ class WorkerProcess:
         wait_until(lambda: not self.running, seconds, f"worker {self.slot} to end; its log:\n{self.log}")
         return cast("int", self._process.exit_code)
 
+    def stop(self, seconds: float) -> bool:
+        """SIGTERM, and SIGKILL if it has not ended in so many seconds. True if it has."""
+        return self._process.stop(seconds)
+
     def terminate(self, seconds: float = DRAIN_SECONDS + 5) -> int:
         """SIGTERM, and its exit code."""
         self.signal(signal.SIGTERM)

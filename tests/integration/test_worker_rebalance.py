@@ -10,7 +10,7 @@ from tests.integration.avro_ends import delayed
 from tests.integration.harness import Scene
 
 ROOM = 8
-EVENTS = 5 * ROOM
+EVENTS = 8 * ROOM
 DELAY_MS = 2500
 """Far longer than a worker waits for room before it pauses: nearly always its partitions are paused."""
 ONE_CALL_AT_A_TIME = [
