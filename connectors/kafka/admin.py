@@ -204,6 +204,9 @@ def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[To
 def mapped(error: KafkaException, bootstrap_servers: str, what: str) -> UnavailableError | FatalError:
     """What an administrative request's error is to us; ``what`` could not be done."""
     cause: KafkaError = error.args[0]
+    if cause.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        # Of a topic that is listed: it was made a moment ago, and the broker that was asked has not heard of it yet.
+        return UnavailableError(f"{what}: {cause.str()}")
     if cause.code() in PASSING:
         return UnavailableError(f"Kafka at {bootstrap_servers} does not answer: {what} ({cause.str()})")
     return FatalError(f"{what}: {cause.str()}")

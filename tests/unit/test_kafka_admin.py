@@ -19,6 +19,7 @@ def test_unknown_client_property_is_a_wrong_setting() -> None:
         (KafkaError._RESOLVE, UnavailableError),
         (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, UnavailableError),
         (KafkaError.NOT_CONTROLLER, UnavailableError),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, UnavailableError),
         (KafkaError.GROUP_AUTHORIZATION_FAILED, FatalError),
         (KafkaError.INVALID_REPLICATION_FACTOR, FatalError),
     ],
