@@ -12,7 +12,7 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration chaos lint format docs lock test-lowest wheel clean distclean
+.PHONY: help setup demo test unit integration chaos chaos-long lint format docs lock test-lowest wheel clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,8 +32,11 @@ unit: setup ## The fast tests: no server, under a minute
 integration: setup ## The tests on real servers: Kafka, schema registry, Triton
 	@$(PYTEST) tests/integration $(ARGS)
 
-chaos: setup ## The tests that kill workers and servers under load, and count every record (ARGS="-k ...")
+chaos: setup ## Break everything under load for ten minutes, count every record (HEADRACE_CHAOS_SEED=, ARGS="-k ...")
 	@$(PYTEST) tests/chaos $(ARGS)
+
+chaos-long: setup ## The random faults of `make chaos` for an hour, a million records: build/chaos.json tells
+	@HEADRACE_CHAOS_SECONDS=$${HEADRACE_CHAOS_SECONDS:-3600} $(PYTEST) tests/chaos/test_random_faults.py $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check $(SOURCES)

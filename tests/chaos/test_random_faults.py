@@ -33,6 +33,8 @@ LONG = 600.0
 LONG_SECONDS = 3600.0
 RATE = 350.0
 SETTLE_SECONDS = 120.0
+CHECKED_RATE = 1_500
+"""Inputs a second that the checker reads at least, with all that came of them."""
 STALL_SECONDS = 90.0
 """No partition may go without an answer for longer while an input of it has none (docs/guarantees.md says what adds up
 to it)."""
@@ -87,7 +89,7 @@ def run(stage: Stage, faults: list[Any], rng: random.Random, rate: float, second
         slowest = watcher.slowest_seconds
     for slot in SLOTS:
         stage.terminate_worker(slot, 15)
-    verdict = check(direct, registry_url, stage.topics, GROUP)
+    verdict = check(direct, registry_url, stage.topics, GROUP, read_seconds=240 + load.sent / CHECKED_RATE)
     counts = verdict.to_json()
     counts.pop("examples")
     errors = verdict.errors
