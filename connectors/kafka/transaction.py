@@ -34,6 +34,8 @@ _LOG_LEVEL = 4  # warnings and worse, of syslog's levels
 
 CALL_TIMEOUT_SECONDS = 5.0
 """One blocking call; a time-out is retried inside the unit's budget, so this only bounds how deaf the thread is."""
+COMMIT_TIMEOUT_SECONDS = 0.5
+"""Of a commit, repeated likewise: if a record fails, it waits all this time for those behind, which stay unsent."""
 STUCK_SECONDS = 30.0
 """A call that lasts this long will never return: librdkafka does not always keep to a time-out."""
 MAX_ABORTS = 20
@@ -52,6 +54,10 @@ LOST_SECONDS = 10.0
 RECOVERY = {"metadata.recovery.strategy": "none"}
 """librdkafka's own default forgets the brokers when all are down; then send_offsets_to_transaction, waiting for the
 forgotten coordinator's return, never ends, whatever its time-out (its issues 5456 and 5511)."""
+
+IDLE_SECONDS = 5.0
+"""Unused connections are closed after this. For a group coordinator that has gone, and that the brokers list no more,
+send_offsets_to_transaction waits until some connection comes or goes; then it asks for the new one (5511, too)."""
 
 GroupMetadata = object
 """librdkafka's opaque group metadata."""
@@ -140,10 +146,8 @@ class KafkaTransactions:
     # --- on the thread
 
     def _start(self) -> None:
-        self._producers = {name: self._new_producer(name) for name in self._names()}
-
-    def _names(self) -> list[str]:
-        return [str(number) for number in range(self._settings.producers)]
+        for number in range(self._settings.producers):
+            self._producer(str(number))
 
     def _next_name(self) -> str:
         self._turn = (self._turn + 1) % self._settings.producers
@@ -160,6 +164,7 @@ class KafkaTransactions:
         producer = self._make_producer(
             {
                 **RECOVERY,
+                "connections.max.idle.ms": int(IDLE_SECONDS * 1000),
                 **settings.client,
                 "bootstrap.servers": settings.bootstrap_servers,
                 "transactional.id": f"{settings.transactional_id}-{'0' if name == ALONE else name}",
@@ -221,11 +226,11 @@ class KafkaTransactions:
             try:
                 return self._attempt(producer, unit, refresh=stale_since is not None)
             except _Failed as failed:
+                unaborted = self._abort(producer) if failed.meaning in _ABORTED else None
                 # Of partitions that were lost it only says that this process itself has joined the group anew.
                 if failed.meaning is Meaning.MEMBER_FENCED and unit.still_owned():
                     raise SlotTakenError(f"another process has taken this worker's slot ({failed})") from failed
-                if failed.meaning in _ABORTED:
-                    failed = self._abort(producer) or failed
+                failed = unaborted or failed
                 metrics.TRANSACTION_RETRIES.labels(failed.meaning.value).inc()
                 log.warning("transaction of %d records: %s, %s", unit.records, failed.meaning.value, failed)
                 if failed.meaning is Meaning.FATAL:
@@ -267,16 +272,13 @@ class KafkaTransactions:
             if failed := self._abort(producer):
                 raise failed
             return False
-        offsets = [
-            TopicPartition(each.partition.topic, each.partition.partition, each.offset, each.metadata)
-            for each in unit.offsets
-        ]
+        offsets = [TopicPartition(*each.partition, each.offset, each.metadata) for each in unit.offsets]
         self._call(
             "send_offsets_to_transaction",
             lambda: producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_SECONDS),
             deadline,
         )
-        self._call("commit_transaction", lambda: producer.commit_transaction(CALL_TIMEOUT_SECONDS), deadline)
+        self._call("commit_transaction", lambda: producer.commit_transaction(COMMIT_TIMEOUT_SECONDS), deadline)
         producer.poll(0)  # the client's logs and errors come through here
         return True
 
@@ -359,10 +361,7 @@ class KafkaTransactions:
         finally:
             consumer.close()
         found = {(str(each.topic), int(each.partition)): (each.offset, each.metadata or "") for each in answer}
-        same = [
-            found[each.partition.topic, each.partition.partition] == (each.offset, each.metadata)
-            for each in unit.offsets
-        ]
+        same = [found[each.partition] == (each.offset, each.metadata) for each in unit.offsets]
         if any(same) and not all(same) and not self._is_lost(unit):
             raise FatalError(f"torn transaction: committed offsets are {found}, the unit's are {unit.offsets}")
         log.info("the transaction of unknown outcome was %s", "committed" if all(same) else "not committed")

@@ -212,7 +212,7 @@ async def test_fenced_member_has_lost_its_slot(call: str) -> None:
     bench.coordinator.answer(call, error(KafkaError.FENCED_INSTANCE_ID, "abortable"))
     with pytest.raises(SlotTakenError, match="another process has taken this worker's slot"):
         await bench.commit()
-    assert bench.visible == NOTHING
+    assert (bench.coordinator.count("abort"), bench.visible) == (1, NOTHING)
 
 
 async def test_member_fenced_by_its_own_return_drops_the_unit() -> None:

@@ -298,6 +298,15 @@ async def test_error_that_passes_for_others_but_is_fatal_ends_the_start() -> Non
         await bench.transactions.start()
 
 
+async def test_unused_connections_are_closed_unless_the_settings_say_otherwise() -> None:
+    """So that a client that waits for a coordinator that has gone looks for the new one: on real brokers in
+    tests/integration/test_transaction_faults.py."""
+    for client, expected in (({}, 5000), ({"connections.max.idle.ms": "60000"}, "60000")):
+        bench = Bench(client=client)
+        await bench.transactions.start()
+        assert bench.coordinator.configs[0]["connections.max.idle.ms"] == expected
+
+
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
