@@ -40,6 +40,9 @@ class _Held:
     ledger: PartitionLedger
     alive: bool = True
     draining: bool = False
+    """No infer call takes its records along any more."""
+    closed: bool = False
+    """No transaction does."""
     calls: int = 0
 
 
@@ -115,6 +118,11 @@ class Flow:
                 await self.flush()
         except TimeoutError:
             log.warning("revoked: not drained in %.1f s, the rest will be processed again", self._drain_timeout_seconds)
+            if self._held.keys() - partitions:
+                # A transaction may be under way with records of those that stay, too, which must not be dropped.
+                for each in held:
+                    each.closed = True
+                await self._settled.wait()
         self._drop(partitions)
         log.info("revoked %d partitions", len(partitions))
 
@@ -210,6 +218,8 @@ class Flow:
         records_left, bytes_left = max_records, max_bytes
         for partition in partitions[self._turn :] + partitions[: self._turn]:
             held = self._held[partition]
+            if held.closed:
+                continue
             if records_left > 0 and bytes_left > 0 and (some := held.ledger.take(records_left, bytes_left)):
                 records_left -= some.records
                 bytes_left -= sum(completion.size_bytes for completion in some.completions)

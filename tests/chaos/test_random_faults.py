@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from headrace.pipeline.config import Assignment
 from tests.chaos.checker import Watcher, check
 from tests.chaos.faults import Saboteur
 from tests.chaos.load import Load
@@ -51,9 +52,17 @@ def test_no_fault_loses_doubles_tears_or_reorders_an_answer(tmp_path: Path) -> N
     rate = float(os.environ.get("HEADRACE_CHAOS_RATE") or RATE)
     tell(f"\nHEADRACE_CHAOS_SEED={seed}")
     faults = schedule(seed, seconds, PAUSE_SECONDS if seconds < LONG else LONG_PAUSE_SECONDS)
-    report: dict[str, Any] = {"seed": seed, "seconds": seconds, "rate": rate, "passed": False}
+    assignment = list(Assignment)[seed % 2]
+    report: dict[str, Any] = {
+        "seed": seed,
+        "assignment": assignment.value,
+        "seconds": seconds,
+        "rate": rate,
+        "passed": False,
+    }
+    tell(f"kafka.assignment: {assignment.value}")
     try:
-        with Stage(tmp_path) as stage:
+        with Stage(tmp_path, kafka={"assignment": assignment.value}) as stage:
             report |= run(stage, faults, random.Random(seed), rate, seconds)
             report["passed"] = True
     finally:

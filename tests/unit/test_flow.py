@@ -6,11 +6,12 @@ import logging
 import pytest
 
 from headrace.pipeline.budget import Budget
+from headrace.pipeline.commit import GroupCommit
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.flow import Flow, RecordRef, Unit
 from headrace.pipeline.ports import StartPosition
 from headrace.pipeline.records import OutputRecord, RecordBatch, TopicPartition
-from tests.unit.fakes import FakeBroker, FakeSource, LoopClock, on_virtual_time, settle
+from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, on_virtual_time, settle
 
 P0, P1, P2 = (TopicPartition("requests", number) for number in range(3))
 DRAIN_SECONDS = 10.0
@@ -358,3 +359,33 @@ async def test_assignment_is_told(bench: Bench, caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO)
     await bench.begin(P0, P1)
     assert "assigned 2 partitions (generation 1)" in caplog.text
+
+
+# --- some partitions go, others stay (cooperative assignment) ---------------------------------------------------------
+
+
+@on_virtual_time
+async def test_transaction_of_what_goes_and_what_stays_is_waited_for_beyond_the_drain(bench: Bench) -> None:
+    transactions = FakeTransactions(bench.broker)
+    commit = asyncio.create_task(GroupCommit(bench.flow, transactions, LoopClock(), 100).run())
+    await bench.begin(P0, P1)
+    transactions.hold()
+    for partition in (P0, P1):
+        bench.complete(0, partition)
+    await settle()
+    assert transactions.pending is not None
+    assert len(transactions.pending.offsets) == 2
+    revoke = asyncio.create_task(bench.flow.revoked(frozenset({P0})))
+    await asyncio.sleep(2 * DRAIN_SECONDS)
+    assert not revoke.done()
+    for partition in (P0, P1):
+        bench.complete(1, partition)
+    transactions.let_go()
+    await revoke
+    await settle()
+    assert not commit.done()
+    assert bench.flow.partitions == {P1}
+    assert {each.value for each in bench.broker.outputs} == {b"0", b"1"}
+    assert bench.broker.committed[P0].offset == 1, "its second record is left to the next owner"
+    assert bench.broker.committed[P1].offset == 2
+    commit.cancel()
