@@ -227,9 +227,11 @@ class KafkaTransactions:
                 return self._attempt(producer, unit, refresh=stale_since is not None)
             except _Failed as failed:
                 unaborted = self._abort(producer) if failed.meaning in _ABORTED else None
-                # Of partitions that were lost it only says that this process itself has joined the group anew.
                 if failed.meaning is Meaning.MEMBER_FENCED and unit.still_owned():
-                    raise SlotTakenError(f"another process has taken this worker's slot ({failed})") from failed
+                    # Another, or this member itself as it joined anew: its consumer may know, and end the process.
+                    self._member.group_metadata(refresh=True)
+                    if not self._is_lost(unit):
+                        raise SlotTakenError(f"another process has taken this worker's slot ({failed})") from failed
                 failed = unaborted or failed
                 metrics.TRANSACTION_RETRIES.labels(failed.meaning.value).inc()
                 log.warning("transaction of %d records: %s, %s", unit.records, failed.meaning.value, failed)

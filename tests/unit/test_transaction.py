@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from confluent_kafka import KafkaError
@@ -207,12 +208,23 @@ async def test_generation_that_stays_stale_ends_the_process() -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_fenced_member_has_lost_its_slot(call: str) -> None:
+async def test_fenced_member_has_lost_its_slot(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its consumer is asked first: it may know that it was itself, as it joined anew."""
+    monkeypatch.setattr(transaction, "LOST_SECONDS", 0.05)
     bench = Bench()
     bench.coordinator.answer(call, error(KafkaError.FENCED_INSTANCE_ID, "abortable"))
     with pytest.raises(SlotTakenError, match="another process has taken this worker's slot"):
         await bench.commit()
-    assert (bench.coordinator.count("abort"), bench.visible) == (1, NOTHING)
+    assert bench.member.refreshes == 1
+    assert bench.visible == NOTHING
+
+
+async def test_fenced_member_whose_loss_is_told_late_drops_the_unit() -> None:
+    bench = Bench()
+    threading.Timer(0.05, bench.lose).start()
+    bench.coordinator.answer("send_offsets", error(KafkaError.FENCED_INSTANCE_ID, "abortable"))
+    assert not await bench.commit()
+    assert bench.visible == NOTHING
 
 
 async def test_member_fenced_by_its_own_return_drops_the_unit() -> None:
@@ -339,58 +351,3 @@ async def test_offsets_that_somebody_else_moved_on_drop_a_lost_unit() -> None:
     bench.coordinator.answer("commit", FENCED, before=others)
     assert not await bench.commit(1, P0, P1)
     assert bench.coordinator.outputs == []
-
-
-# --- waiting for the broker -----------------------------------------------------------------------------------------
-
-
-async def test_start_waits_for_a_broker_that_is_not_there() -> None:
-    bench = Bench()
-    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), times=2)
-    await bench.transactions.start()
-    assert bench.coordinator.count("init") == 3
-    assert bench.down == [True, False]
-
-
-async def test_committed_offsets_are_waited_for() -> None:
-    bench = Bench()
-    bench.coordinator.answer("commit", FENCED, applied=True)
-    bench.coordinator.answer("committed", error(KafkaError.UNSTABLE_OFFSET_COMMIT))
-    assert await bench.commit()
-    assert bench.coordinator.count("committed") == 2
-    assert bench.visible == ONCE
-
-
-@pytest.mark.parametrize("kind", ["", "fatal"])
-async def test_start_that_is_refused_is_fatal(kind: str) -> None:
-    bench = Bench()
-    bench.coordinator.answer("init", error(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, kind))
-    with pytest.raises(FatalError, match="refused init_transactions: why"):
-        await bench.transactions.start()
-
-
-async def test_close_ends_the_wait_for_a_broker() -> None:
-    bench = Bench()
-    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), before=bench.tell_when_reached())
-    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), times=100_000)
-    starting = asyncio.create_task(bench.transactions.start())
-    await bench.reached.wait()
-    async with asyncio.timeout(5):
-        await bench.transactions.close()
-    with pytest.raises(FatalError, match="stopped while waiting for Kafka to answer init_transactions"):
-        await starting
-
-
-async def test_close_ends_a_commit_that_is_retried() -> None:
-    bench = Bench()
-    await bench.transactions.start()
-    bench.coordinator.answer("commit", TIMED_OUT, before=bench.tell_when_reached())
-    bench.coordinator.answer("commit", TIMED_OUT, times=100_000)
-    bench.coordinator.answer("init", error(KafkaError._ALL_BROKERS_DOWN), times=100_000)
-    committing = asyncio.create_task(bench.transactions.commit(bench.unit()))
-    await bench.reached.wait()
-    async with asyncio.timeout(5):
-        await bench.transactions.close()
-    with pytest.raises(FatalError, match="stopped while waiting"):
-        await committing
-    assert bench.visible == NOTHING
