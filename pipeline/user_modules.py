@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 import traceback
@@ -39,17 +40,40 @@ def load_modules(settings: UserCodeSettings, app: Any) -> None:
             raise ConfigError(f"user_code.modules: setup of {name} failed: {_described(error)}") from error
 
 
+def check_modules(settings: UserCodeSettings) -> None:
+    """Whether each module is there. Does not run it, only the packages that it is in.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if settings.modules and settings.path and settings.path not in sys.path:
+        sys.path.insert(0, settings.path)
+    for name in settings.modules:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        except Exception as error:
+            raise ConfigError(f"user_code.modules: {name} cannot be looked for: {_described(error)}") from error
+        if found is None:
+            raise _missing(name, settings.path)
+
+
+def _missing(name: str, path: str) -> ConfigError:
+    where = f"in {path} or " if path else ""
+    return ConfigError(
+        f"user_code.modules: there is no module {name} {where}among the installed ones: check its name, "
+        "or set user_code.path"
+    )
+
+
 def _imported(name: str, path: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigError(f"user_code.modules: {name} cannot be imported: {_described(error)}") from error
-        where = f"in {path} or " if path else ""
-        raise ConfigError(
-            f"user_code.modules: there is no module {name} {where}among the installed ones: check its name, "
-            "or set user_code.path"
-        ) from error
+        raise _missing(name, path) from error
     except (Exception, SystemExit) as error:
         raise ConfigError(f"user_code.modules: {name} cannot be imported: {_described(error)}") from error
 

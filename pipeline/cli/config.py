@@ -13,6 +13,7 @@ from headrace.pipeline import settings_reference
 from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.config import Settings
 from headrace.pipeline.settings_file import load_settings
+from headrace.pipeline.user_modules import check_modules
 
 _SECRET_WORDS = ("password", "passphrase", "secret", "token", "jaas", ".pem")
 _MASK = "********"
@@ -26,8 +27,12 @@ def command() -> None:
 @command.command()
 @click.argument("file", required=False, envvar="HEADRACE_CONFIG", type=click.Path(path_type=Path))
 def check(file: Path | None) -> None:
-    """Check FILE and the environment; exit with 2 and a line for each problem."""
+    """Check FILE and the environment; exit with 2 and a line for each problem.
+
+    Modules of your own must be there; they are not run.
+    """
     settings = load_settings(file, os.environ)
+    check_modules(settings.user_code)
     routes = ", ".join(f"{route.name} ({route.model})" for route in settings.routes)
     click.echo(f"{file or 'defaults and environment'}: ok; routes in order: {routes}")
 

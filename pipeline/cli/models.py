@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.pipeline.cli.completion_values import models
-from headrace.pipeline.cli.options import config_option, settings_option
+from headrace.pipeline.cli.options import config_option, json_option, settings_option
 from headrace.pipeline.errors import HeadraceError, PoisonError, RetriableError
 from headrace.pipeline.exit_codes import ExitCode, epilog
 
@@ -39,7 +39,7 @@ def command(context: click.Context, config_file: Path | None, as_json: bool) -> 
 
 @command.command("show", short_help="Show all there is to say of one model.", epilog=epilog("models show"))
 @click.argument("name", shell_complete=models)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option("Print JSON.")
 @settings_option
 def show(settings: Settings, name: str, as_json: bool) -> int:
     """Show all there is to say of one model: inputs, outputs, batching, instances, statistics."""

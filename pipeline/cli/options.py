@@ -25,6 +25,15 @@ config_option = click.option(
 """``-c/--config FILE``, for commands that load the settings themselves."""
 
 
+def json_option(help_text: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """``--json`` of a command; also in force if the group that it is in was given it."""
+
+    def chosen(context: click.Context, _: click.Parameter, given: bool) -> bool:
+        return given or bool(context.parent and context.parent.params.get("as_json"))
+
+    return click.option("--json", "as_json", is_flag=True, callback=chosen, help=help_text)
+
+
 def settings_option(function: Callable[..., Result]) -> Callable[..., Result]:
     """Give a command ``-c/--config FILE`` (or ``HEADRACE_CONFIG``) and call it with ``settings``, a `Settings`.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.pipeline.cli.event_options import event_options
-from headrace.pipeline.cli.options import config_option, settings_option
+from headrace.pipeline.cli.options import config_option, json_option, settings_option
 from headrace.pipeline.exit_codes import ExitCode, epilog
 
 if TYPE_CHECKING:  # not needed by --help
@@ -35,7 +35,7 @@ def command(context: click.Context, config_file: Path | None, as_json: bool) -> 
 
 @command.command("try", short_help="Say which routes an event would take, and why.", epilog=epilog("routes try"))
 @event_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event.")
+@json_option("One JSON object a line for each event.")
 @settings_option
 def try_routes(settings: Settings, together: bool, make_input: Callable[[int], Input], as_json: bool) -> int:
     """Say for each part which route it would take, and why none before it.

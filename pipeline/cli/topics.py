@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.pipeline.cli.options import config_option, settings_option
+from headrace.pipeline.cli.options import config_option, json_option, settings_option
 from headrace.pipeline.exit_codes import ExitCode, epilog
 
 if TYPE_CHECKING:  # not needed by --help
@@ -34,7 +34,7 @@ def command(context: click.Context, config_file: Path | None, as_json: bool) -> 
 
 
 @command.command("create", short_help="Create the topics that are missing.", epilog=epilog("topics create"))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option("Print JSON.")
 @settings_option
 def create(settings: Settings, as_json: bool) -> int:
     """Create the topics that are missing, as the settings want them, and say what is wrong with the others.

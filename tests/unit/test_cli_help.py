@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from headrace.pipeline.cli import COMMANDS, cli
 from tests.unit.test_exit_codes import leaves
@@ -60,3 +62,9 @@ def test_help_imports_no_client_and_nothing_heavy(arguments: list[str]) -> None:
 def test_help_of_the_whole_lists_every_command() -> None:
     shown = help_text("", 80)
     assert [name for name in COMMANDS if f"\n  {name} " not in shown] == []
+
+
+def test_json_of_a_group_is_that_of_its_commands() -> None:
+    done = CliRunner().invoke(cli, ["routes", "--json", "try", "words"])
+    assert json.loads(done.stdout)
+    assert done.stdout == CliRunner().invoke(cli, ["routes", "try", "--json", "words"]).stdout

@@ -12,6 +12,7 @@ from headrace.pipeline import settings_reference
 from headrace.pipeline.cli import cli
 from headrace.pipeline.config import Settings, default_routes
 from headrace.pipeline.config_base import Section
+from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.records import Modality
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -64,6 +65,18 @@ def test_reference_page_names_every_setting() -> None:
 def test_defaults_route_every_modality() -> None:
     routed = {modality for route in default_routes() if not route.match.explicit for modality in route.match.modality}
     assert routed == set(Modality)
+
+
+def test_module_that_is_not_there_is_told_without_running_any(runner: CliRunner) -> None:
+    folder = Path.cwd()
+    (folder / "there.py").write_text("raise SystemExit('it was run')")
+    file = folder / "pipeline.yaml"
+    file.write_text("user_code: {modules: [there]}")
+    assert runner.invoke(cli, ["config", "check", str(file)]).exit_code == 0
+    file.write_text("user_code: {modules: [there, nowhere.mine]}")
+    done = runner.invoke(cli, ["config", "check", str(file)])
+    assert isinstance(done.exception, ConfigError)
+    assert f"there is no module nowhere.mine in {folder}" in str(done.exception)
 
 
 def test_shown_settings_load_as_the_same_settings(runner: CliRunner) -> None:
