@@ -49,7 +49,7 @@ def command() -> None:
 @command.command("list")
 @click.option("--max", "-n", "limit", type=click.IntRange(1), default=20, show_default=True, help="The newest so many.")
 @click.option("--code", help="Only with this reason code.")
-@click.option("--stage", help="Only from this stage: decode, route, admit, prepare, infer or encode.")
+@click.option("--stage", help="Only from this stage: decode, route, admit, prepare, infer, user_code or encode.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, bytes in base64.")
 @settings_option
 def list_letters(settings: Settings, limit: int, code: str | None, stage: str | None, as_json: bool) -> None:
