@@ -64,5 +64,12 @@ class SlotTakenError(FatalError):
     exit_code = 3
 
 
+class FencedError(FatalError):
+    """The group holds another for this member: a second process, or itself, if an answer of the group was lost.
+
+    Started again, the worker finds out which: it waits for its slot, and ends with SlotTakenError if that is held.
+    """
+
+
 class StackError(FatalError):
     """The embedded stack could not be set up, started or stopped."""

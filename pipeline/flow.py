@@ -143,6 +143,8 @@ class Flow:
             admitted = tuple(record for record in batch.records if self._admit(held, record))
             if admitted:
                 self._deliver(RecordBatch(batch.partition, batch.generation, admitted))
+            if len(admitted) < len(batch.records):
+                self.completed.set()  # the metadata that said so may have nothing to say any more
 
     def _admit(self, held: _Held, record: SourceRecord) -> bool:
         if held.ledger.admit(record.provenance.offset, record.size_bytes):
@@ -220,7 +222,11 @@ class Flow:
             held = self._held[partition]
             if held.closed:
                 continue
-            if records_left > 0 and bytes_left > 0 and (some := held.ledger.take(records_left, bytes_left)):
+            if (
+                records_left > 0
+                and bytes_left > 0
+                and (some := held.ledger.take(records_left, bytes_left, at_least_one=not taken))
+            ):
                 records_left -= some.records
                 bytes_left -= sum(completion.size_bytes for completion in some.completions)
                 taken.append((held, some))

@@ -45,7 +45,9 @@ class PartitionReport:
     @property
     def owed(self) -> int:
         """Offsets up to the end that are not done. Markers of transactions are among them."""
-        return max(0, self.end - max(self.start, self.committed or 0)) - self.done_above
+        low = max(self.start, self.committed or 0)
+        done = sum(max(0, min(end, self.end) - max(first, low)) for first, end in self.runs)
+        return max(0, self.end - low) - done
 
 
 def report(

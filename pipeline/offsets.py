@@ -100,9 +100,16 @@ class OffsetBitmap:
         """How many offsets are in it."""
         return int.from_bytes(self._bits).bit_count()
 
-    def runs(self, start: int) -> Iterator[tuple[int, int]]:
-        """Runs of consecutive offsets from ``start`` on, ascending: first offset, and the one after the last."""
+    def runs(self, start: int, void: OffsetBitmap | None = None) -> Iterator[tuple[int, int]]:
+        """Runs of consecutive offsets from ``start`` on, ascending: first offset, and the one after the last.
+
+        Args:
+            start: not below where either bitmap begins.
+            void: offsets without a record: those behind a run belong to it, so that they part none, nor make any.
+        """
         bits = self._from(start)
+        if void is not None:
+            bits = _with_void(bits, void._from(start))
         edges = (bits ^ bits << 1).to_bytes((bits.bit_length() + 8) // 8, "little")
         places = (
             start + 8 * (found.start() + index) + bit
@@ -113,7 +120,7 @@ class OffsetBitmap:
         )
         return zip(places, places, strict=True)
 
-    def runs_with(self, start: int, more: Iterable[int]) -> int:
+    def runs_with(self, start: int, more: Iterable[int], void: OffsetBitmap | None = None) -> int:
         """How many runs there would be from ``start`` on if these offsets, none of them below it, were added."""
         added = bytearray()
         for offset in more:
@@ -122,6 +129,8 @@ class OffsetBitmap:
                 added.extend(bytes(index + 1 - len(added)))
             added[index] |= 1 << bit
         bits = self._from(start) | int.from_bytes(added, "little")
+        if void is not None:
+            bits = _with_void(bits, void._from(start))
         return (bits & ~(bits << 1)).bit_count()
 
     def _from(self, start: int) -> int:
@@ -129,8 +138,8 @@ class OffsetBitmap:
         index, bit = divmod(start - self._origin, 8)
         return int.from_bytes(self._bits[index:], "little") >> bit
 
-    def encode(self, base: int) -> str:
-        """The metadata for committed offset ``base``; empty if nothing above it is done."""
+    def encode(self, base: int, void: OffsetBitmap | None = None) -> str:
+        """The metadata for committed offset ``base``; empty if nothing above it is done. ``void`` is as in ``runs``."""
         self.rebase(base)
         bits = self._bits.rstrip(b"\0")
         if not bits:
@@ -140,10 +149,16 @@ class OffsetBitmap:
             return f"{MetadataFormat.H1}:{base}:{near}"
         far = bytearray()
         last = self._origin + 8 * _NEAR_BYTES
-        for first, end in self.runs(last):
+        for first, end in self.runs(last, void):
             far += _leb128(first - last) + _leb128(end - first)
             last = end
         return f"{MetadataFormat.H2}:{base}:{near}:{base64.b64encode(far).decode('ascii')}"
+
+
+def _with_void(bits: int, void: int) -> int:
+    """``bits``, and those of ``void`` that follow them without a break: a carry runs through to the end of each."""
+    void &= ~bits
+    return bits | (void + (bits << 1 & void) ^ void) & void
 
 
 def decode_metadata(base: int, metadata: str) -> tuple[OffsetBitmap, str | None]:

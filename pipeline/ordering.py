@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
+from itertools import chain
 
 from headrace.pipeline.offsets import OffsetBitmap, Window
 from headrace.pipeline.records import OutputRecord
@@ -107,9 +108,11 @@ class PartitionLedger:
 
     def __init__(self, start: int, done: OffsetBitmap, window: Window = Window()) -> None:  # noqa: B008 - frozen
         self._done = done
+        self._void = OffsetBitmap(start)
         self._window = window
         self._gaps: deque[tuple[int, int]] = deque()
         self._next = start
+        self._said = done.count() > 0
         self._open: deque[_Entry] = deque()
         self._entries: dict[int, _Entry] = {}
         self._lanes: dict[Lane, deque[_Entry]] = {}
@@ -193,34 +196,23 @@ class PartitionLedger:
                     del self._lanes[lane]
         return released
 
-    def take(self, max_records: int, max_bytes: int = sys.maxsize) -> Taken | None:
-        """Move up to ``max_records`` ready records into a transaction; None if there is none.
+    def take(self, max_records: int, max_bytes: int = sys.maxsize, *, at_least_one: bool = True) -> Taken | None:
+        """Move up to ``max_records`` ready records into a transaction; None if there is nothing to commit.
 
-        Their outputs have ``max_bytes`` at most, unless those of the first alone have more.
+        Their outputs have ``max_bytes`` at most, unless ``at_least_one`` is asked for and the first alone has more.
 
         A taken record stays taken: if its transaction is aborted the same unit is tried again, or the partition has
         been revoked and the whole ledger is dropped.
         """
         base = self.base
         self._done.rebase(base)  # a topic's first retained offset may be billions above where the ledger started
+        self._void.rebase(base)
         self._pass_gaps(base)
-        limit = self._limit(base)
-        taken: list[_Entry] = []
-        held: list[_Entry] = []
-        bytes_left = max_bytes
-        while self._ready and len(taken) < max_records and (bytes_left > 0 or not taken):
-            entry = self._ready.popleft()
-            if entry.offset >= limit:
-                held.append(entry)
-                continue
-            bytes_left -= entry.completion.size_bytes
-            if bytes_left < 0 and taken:
-                held.append(entry)
-                break
-            taken.append(entry)
-        self._ready.extendleft(reversed(held))
+        chosen = self._choose(base, max_records, max_bytes, at_least_one)
+        taken = [entry for entry in self._ready if entry.offset in chosen]
         if not taken:
-            return None
+            return self._passed(base)
+        self._ready = deque(entry for entry in self._ready if entry.offset not in chosen)
         size_bytes = 0
         for entry in taken:
             entry.become(EntryState.TAKEN)
@@ -231,30 +223,52 @@ class PartitionLedger:
         while self._open and self._open[0].state is EntryState.TAKEN:
             self._open.popleft()
         base = self.base
-        return Taken(tuple(entry.completion for entry in taken), base, self._done.encode(base), size_bytes)
+        metadata = self._done.encode(base, self._void)
+        self._said = bool(metadata)
+        return Taken(tuple(entry.completion for entry in taken), base, metadata, size_bytes)
+
+    def _passed(self, base: int) -> Taken | None:
+        """All that the metadata said was done has been read and skipped, and nothing is left to do: that alone."""
+        if self._entries or not self._said or self._done.encode(base, self._void):
+            return None
+        self._said = False
+        return Taken((), base, "", 0)
 
     def _pass_gaps(self, base: int) -> None:
-        """Offsets without a record (transaction markers, compaction) count as done: they must not part the runs."""
+        """Offsets without a record (transaction markers, compaction) must not part the runs, nor make any."""
         limit = base + self._window.far
         while self._gaps and self._gaps[0][0] < limit:
             start, end = self._gaps.popleft()
             if end > limit:
                 self._gaps.appendleft((limit, end))
             for offset in range(max(start, base), min(end, limit)):
-                self._done.add(offset)
+                self._void.add(offset)
 
-    def _limit(self, base: int) -> int:
-        """What is below it, of all that is ready, may be committed: its offsets fit the metadata."""
+    def _choose(self, base: int, max_records: int, max_bytes: int, at_least_one: bool) -> frozenset[int]:
+        """Offsets of ready records that one transaction can commit: within its limits, and such that the metadata fits.
+
+        Whoever comes before one of them in a lane is among them, for it is ready and its offset is lower.
+        """
         near = base + self._window.near
         far = base + self._window.far
-        beyond = nsmallest(_FAR_RECORDS, (entry.offset for entry in self._ready if near <= entry.offset < far))
-        if not beyond:
-            return near
+        beyond = nsmallest(
+            _FAR_RECORDS, (entry for entry in self._ready if near <= entry.offset < far), key=lambda entry: entry.offset
+        )
+        chosen: list[int] = []
+        for entry in chain((entry for entry in self._ready if entry.offset < near), beyond):
+            max_bytes -= entry.completion.size_bytes
+            if len(chosen) == max_records or (max_bytes < 0 and (chosen or not at_least_one)):
+                break
+            chosen.append(entry.offset)
+        fits = self._fitting(near, [offset for offset in chosen if offset >= near])
+        return frozenset(offset for offset in chosen if offset < near).union(fits)
 
-        def runs(first: int) -> int:
-            return self._done.runs_with(near, beyond[:first])
+    def _fitting(self, near: int, offsets: Sequence[int]) -> Sequence[int]:
+        """The first of these ascending offsets beyond the near window, as many as leave few enough runs there."""
 
-        if runs(len(beyond)) <= self._window.far_runs:
-            return beyond[-1] + 1
-        first = bisect_right(range(len(beyond)), self._window.far_runs, key=runs) - 1
-        return beyond[first - 1] + 1 if first > 0 else near
+        def runs(count: int) -> int:
+            return self._done.runs_with(near, offsets[:count], self._void)
+
+        if not offsets or runs(len(offsets)) <= self._window.far_runs:
+            return offsets
+        return offsets[: max(0, bisect_right(range(len(offsets)), self._window.far_runs, key=runs) - 1)]

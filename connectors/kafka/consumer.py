@@ -25,7 +25,7 @@ from headrace.connectors.kafka.transaction import RECOVERY, GroupMetadata
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import CALLBACK_SHARE, Assignment
-from headrace.pipeline.errors import FatalError, SlotTakenError
+from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.ports import AssignmentListener
 from headrace.pipeline.records import RecordBatch, SourceRecord
 
@@ -266,8 +266,8 @@ class GroupConsumer:
         self._metadata, self._member_id = metadata, member_id
 
     def _check(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED):
-            raise SlotTakenError(f"another process has joined the group as {self._settings.instance_id}: {error.str()}")
+        if error.code() in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED) or _FENCED_WORDS in error.str():
+            raise FencedError(f"another has joined the group as {self._settings.instance_id}: {error.str()}")
         if error.fatal() or error.code() in _REFUSED:
             raise FatalError(f"Kafka refused to consume: {error.str()} ({error.name()})")
         log.warning("consume: %s (%s)", error.str(), error.name())
@@ -380,5 +380,9 @@ _REFUSED = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.SASL_AUTHENTICATION_FAILED,
         KafkaError._AUTHENTICATION,
+        KafkaError._FATAL,
+        KafkaError._BAD_MSG,  # of a batch with a wrong checksum: records would be passed over
     }
 )
+_FENCED_WORDS = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
+"""In a fatal error of a consumer, whose own code is always ``_FATAL`` (and whose ``fatal()`` is false)."""

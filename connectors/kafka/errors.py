@@ -19,7 +19,7 @@ class Meaning(enum.Enum):
     INDEFINITE = "indefinite"
     """The producer or the call's fate is lost: replace the producer, then read from the broker what happened."""
     MEMBER_FENCED = "member_fenced"
-    """Another process has joined the group as this worker slot: this process must end."""
+    """The group holds another for this member: a second process, or itself, as it joined anew."""
     TOO_LARGE = "too_large"
     """A record, or the batch that it was sent in, is larger than its topic takes: abort, then find out which."""
     FATAL = "fatal"

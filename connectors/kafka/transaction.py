@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
 from headrace.pipeline import metrics
-from headrace.pipeline.errors import FatalError, OutputRefusedError, SlotTakenError
+from headrace.pipeline.errors import FatalError, FencedError, OutputRefusedError
 from headrace.pipeline.ports import CommitUnit
 from headrace.pipeline.records import OutputRecord
 
@@ -228,10 +228,10 @@ class KafkaTransactions:
             except _Failed as failed:
                 unaborted = self._abort(producer) if failed.meaning in _ABORTED else None
                 if failed.meaning is Meaning.MEMBER_FENCED and unit.still_owned():
-                    # Another, or this member itself as it joined anew: its consumer may know, and end the process.
+                    # Or its partitions are lost, and it has joined anew: then the consumer will say so.
                     self._member.group_metadata(refresh=True)
                     if not self._is_lost(unit):
-                        raise SlotTakenError(f"another process has taken this worker's slot ({failed})") from failed
+                        raise FencedError(f"another has joined the group as this worker: {failed}") from failed
                 failed = unaborted or failed
                 metrics.TRANSACTION_RETRIES.labels(failed.meaning.value).inc()
                 log.warning("transaction of %d records: %s, %s", unit.records, failed.meaning.value, failed)

@@ -47,7 +47,8 @@ class Verdict:
         torn: inputs with a result and no twin, a twin and no result, or a dead letter beside either.
         foreign: outputs whose position is no input's.
         order_violations: outputs after one of a later input that they had to come before.
-        wrong: first outputs whose content is not that of their input: id, tensor, key, route; bytes and reason.
+        wrong: first outputs whose content is not that of their input: id, tensor, key, route; bytes and reason;
+            or that are in the topic of another kind.
         uncommitted: committed offset is not the end, or has metadata there.
         unended: an open transaction did not end in time, so what it hides is not counted.
         longest_stall_s: in seconds; the ``Watcher`` knows it.
@@ -172,7 +173,8 @@ class Tally:
             return
         counts[said.offset] = 1
         code, route = divmod(inputs.kinds[said.offset] - 1, 4)
-        if said.code != _CODES[code] or said.identity != inputs.identities[said.offset]:
+        at_home = (kind == DEAD) == bool(said.code)
+        if not at_home or said.code != _CODES[code] or said.identity != inputs.identities[said.offset]:
             self._error("wrong", kind, partition, offset, said)
         if not self._in_order(kind, partition, said, route):
             self._error("order_violations", kind, partition, offset, said)

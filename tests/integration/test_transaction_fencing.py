@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 
 from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.kafka import transaction
-from headrace.pipeline.errors import FatalError, OutputRefusedError, SlotTakenError
+from headrace.pipeline.errors import FatalError, FencedError, OutputRefusedError
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from tests.integration.transaction_rig import Member, Rig, drop_records, fence_it
@@ -164,7 +164,7 @@ async def test_unit_of_a_member_whose_slot_was_taken_is_not_there(
         await rig.start()
         identity = {"group.instance.id": f"{names('t')}-0"}
         rig.strikes.before("send_offsets_to_transaction", lambda _: join(rig.group, rig.requests, **identity).join())
-        with pytest.raises(SlotTakenError, match="FENCED_INSTANCE_ID"):
+        with pytest.raises(FencedError, match="FENCED_INSTANCE_ID"):
             await rig.commit(1)
         await rig.check()
 

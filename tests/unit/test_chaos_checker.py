@@ -110,6 +110,14 @@ def test_answer_of_another_content_or_reason_is_wrong(code: str, wrong: Said) ->
     assert tally.verdict().errors["wrong"] == 1
 
 
+@pytest.mark.parametrize(("code", "kinds"), [("", [DEAD]), ("CORRUPT", [RESULT, TWIN])])
+def test_answer_in_the_topic_of_another_kind_is_wrong(code: str, kinds: list[int]) -> None:
+    tally = tally_of(1, code=code)
+    for kind in kinds:
+        tally.add_output(kind, 0, 0, said(0, code=code))
+    assert tally.verdict().errors == {"wrong": len(kinds)}
+
+
 @pytest.mark.parametrize("kind", [RESULT, TWIN, DEAD])
 def test_results_twins_and_dead_letters_are_each_kept_in_order(kind: int) -> None:
     code = "INVALID_INPUT" if kind == DEAD else ""

@@ -8,6 +8,8 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.commit import GroupCommit
 from headrace.pipeline.errors import FatalError, OutputRefusedError
 from headrace.pipeline.flow import Flow, RecordRef
+from headrace.pipeline.offsets import OffsetBitmap
+from headrace.pipeline.ports import StartPosition
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, on_virtual_time, settle
 
@@ -217,4 +219,29 @@ async def test_outputs_of_one_transaction_are_bounded_in_bytes(bench: Bench) -> 
     running = asyncio.create_task(commit.run())
     await settle()
     assert bench.sizes == [2, 1, 1, 2]
+    running.cancel()
+
+
+@on_virtual_time
+async def test_what_was_done_before_and_is_skipped_at_the_end_is_committed_without_metadata(bench: Bench) -> None:
+    """A transaction of offsets alone: else the group would seem to lag until the next record comes."""
+    done = OffsetBitmap(0)
+    for offset in (1, 2):
+        done.add(offset)
+    bench.broker.committed[P0] = StartPosition(0, done.encode(0))
+    running = asyncio.create_task(bench.commit.run())
+    for _ in range(3):
+        bench.broker.send(P0, value=b"v")
+    await bench.source.start(bench.flow)
+    await bench.source.assign(P0)
+    bench.source.poll(1)
+    bench.complete(0)
+    await settle()
+    assert bench.broker.committed[P0].offset == 1
+    assert bench.broker.committed[P0].metadata != ""
+    bench.source.poll()
+    await settle()
+    assert bench.broker.committed[P0] == StartPosition(3, "")
+    assert bench.sizes == [1, 0]
+    assert bench.budget.records == 0
     running.cancel()

@@ -8,20 +8,31 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 from pydantic import ValidationError
 
 from headrace.connectors.kafka import consumer
 from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Assignment, KafkaSettings, Settings, TopicSettings
+from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.flow import Flow
-from tests.unit.fake_group_client import ROOM, Bench, wait_until
+from tests.unit.fake_group_client import ROOM, Bench, FakeMessage, wait_until
 
 PARTITIONS = (0, 1)
 BROKER_NOTICES_SECONDS = 10
 """Kafka's ``transaction.abort.timed.out.transaction.cleanup.interval.ms``: after that a transaction's time is up."""
 FETCH_BYTES = 52_428_800
 """librdkafka's ``fetch.max.bytes``: what one response holds of records, if not of a single one that is larger."""
+
+
+class FailedMessage(FakeMessage):
+    def __init__(self, partition: int, offset: int, *, error: KafkaError) -> None:
+        super().__init__(partition, offset)
+        self._error = error
+
+    def error(self) -> KafkaError:
+        return self._error
 
 
 class Refusal(Exception):
@@ -61,6 +72,23 @@ async def test_record_of_the_allowed_size_fits_a_response(max_message_bytes: int
 
 async def test_larger_response_may_be_allowed_for_topics_with_larger_records() -> None:
     assert (await config_of(client={"receive.message.max.bytes": 2**30}))["receive.message.max.bytes"] == 2**30
+
+
+@pytest.mark.parametrize(
+    ("words", "raised"),
+    [(KafkaError(KafkaError.FENCED_INSTANCE_ID).str(), FencedError), ("Local: something else", FatalError)],
+)
+async def test_error_that_the_client_calls_fatal_ends_it(words: str, raised: type[FatalError]) -> None:
+    """As confluent-kafka 2.16 hands it over: the code says no more than that, and ``fatal()`` is false."""
+    error = KafkaError(KafkaError._FATAL, f"Fatal error: {words}: Fatal consumer error: {words}")
+    assert not error.fatal()
+    bench = Bench()
+    bench.client.poll = lambda timeout: FailedMessage(0, 0, error=error)  # type: ignore[method-assign]
+    await bench.consumer.start(bench.flow)
+    async with asyncio.timeout(5):
+        with pytest.raises(FatalError) as ended:
+            await bench.consumer.wait_ended()
+    assert type(ended.value) is raised
 
 
 @pytest.mark.parametrize(("session_seconds", "heartbeat_ms"), [(1.0, 250), (6.0, 500), (300.0, 500)])

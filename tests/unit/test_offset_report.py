@@ -53,3 +53,10 @@ def test_metadata_that_a_worker_would_refuse_is_a_problem() -> None:
 
 def test_offset_below_the_oldest_record_owes_only_what_is_retained() -> None:
     assert reported(CommittedOffset(10, ""), start=50, end=60).owed == 10
+
+
+def test_what_is_done_beyond_the_end_that_was_seen_or_is_no_longer_retained_is_not_taken_off() -> None:
+    """Ends are asked for before the committed offsets, which go on meanwhile; retention does not wait for the group."""
+    assert reported(CommittedOffset(10, metadata(10, range(12, 30))), end=20).owed == 2
+    assert reported(CommittedOffset(25, metadata(25, range(27, 30))), end=20).owed == 0
+    assert reported(CommittedOffset(10, metadata(10, range(12, 30))), start=25, end=40).owed == 10

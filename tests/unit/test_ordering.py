@@ -10,6 +10,9 @@ from headrace.pipeline.ordering import PartitionLedger, Taken
 from headrace.pipeline.records import OutputRecord
 from tests.unit.done_offsets import done_from
 
+METADATA_LIMIT_BYTES = 4096
+"""Kafka's default for ``offset.metadata.max.bytes``."""
+
 
 def output(offset: int) -> list[OutputRecord]:
     return [OutputRecord("results", None, str(offset).encode())]
@@ -155,6 +158,38 @@ def test_gaps_without_records_part_no_runs() -> None:
         if offset % 5:
             ledger.complete(offset, output(offset))
     assert offsets_in(ledger.take(1000)) == [offset for offset in range(2, 900) if offset % 5]
+
+
+def test_what_a_transaction_leaves_behind_counts_as_parting_the_runs() -> None:
+    """All that is ready would be one run, but what one transaction takes of it must be few runs by itself."""
+    records = NEAR + 1000
+    ledger = PartitionLedger(0, OffsetBitmap(0), MetadataFormat.H2.window)
+    for offset in range(records):
+        ledger.admit(offset, 10)
+    for offset in [*range(1, NEAR), *range(NEAR + 1, records, 2), *range(NEAR, records, 2)]:
+        ledger.complete(offset, output(offset))
+    done: list[int] = []
+    while taken := ledger.take(300):
+        done += offsets_in(taken)
+        successor, _ = decode_metadata(0, taken.metadata)
+        assert successor.count() == len(done)
+    assert sorted(done) == list(range(1, records))
+
+
+@pytest.mark.parametrize("waiting", [300, 8000], ids=["unreadable", "too large for the broker"])
+def test_gaps_between_records_that_wait_make_no_runs(waiting: int) -> None:
+    """Requests that were written in transactions of one record each; the first two are slow."""
+    ledger = PartitionLedger(0, OffsetBitmap(0), MetadataFormat.H2.window)
+    for offset in range(0, NEAR + waiting, 2):
+        ledger.admit(offset, 10)
+    for offset in range(4, NEAR, 2):
+        ledger.complete(offset, output(offset))
+    taken = ledger.take(NEAR)
+    assert taken is not None
+    assert len(taken.metadata) < METADATA_LIMIT_BYTES
+    done, _ = decode_metadata(0, taken.metadata)
+    assert set(done_from(done, 0, NEAR + waiting)) >= set(range(4, NEAR, 2))
+    assert not any(offset in done for offset in range(NEAR + 10, NEAR + waiting))
 
 
 def test_older_format_commits_no_further_than_it_can_say() -> None:

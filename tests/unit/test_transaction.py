@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError
 
 from headrace.connectors.kafka import transaction
 from headrace.connectors.kafka.transaction import TransactionSettings
-from headrace.pipeline.errors import FatalError, SlotTakenError
+from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord
 from tests.unit.fake_coordinator import error
@@ -208,12 +208,12 @@ async def test_generation_that_stays_stale_ends_the_process() -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_fenced_member_has_lost_its_slot(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fenced_member_ends_the_process(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its consumer is asked first: it may know that it was itself, as it joined anew."""
     monkeypatch.setattr(transaction, "LOST_SECONDS", 0.05)
     bench = Bench()
     bench.coordinator.answer(call, error(KafkaError.FENCED_INSTANCE_ID, "abortable"))
-    with pytest.raises(SlotTakenError, match="another process has taken this worker's slot"):
+    with pytest.raises(FencedError, match="another has joined the group as this worker"):
         await bench.commit()
     assert bench.member.refreshes == 1
     assert bench.visible == NOTHING
