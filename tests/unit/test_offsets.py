@@ -19,6 +19,7 @@ def far(*text: int) -> str:
     return base64.b64encode(bytes(text)).decode()
 
 
+@settings(max_examples=50, deadline=None)
 @given(base=st.integers(0, 2**62), above=st.sets(st.integers(1, NEAR - 1), max_size=200))
 def test_metadata_round_trips(base: int, above: set[int]) -> None:
     done = {base + each for each in above}
@@ -30,6 +31,7 @@ def test_metadata_round_trips(base: int, above: set[int]) -> None:
     assert set(done_from(found, base, NEAR)) == done
 
 
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_metadata_of_a_full_incompressible_window_fits_the_broker(seed: int) -> None:
     bits = random.Random(seed).randbytes(NEAR // 8)
@@ -38,6 +40,7 @@ def test_metadata_of_a_full_incompressible_window_fits_the_broker(seed: int) -> 
     assert len(bitmap.encode(base)) < METADATA_LIMIT_BYTES
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     base=st.integers(0, 2**40),
     gaps=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 500)), min_size=1, max_size=FAR_RUNS),
@@ -61,7 +64,7 @@ def test_metadata_with_far_runs_round_trips(base: int, gaps: list[tuple[int, int
     assert [offset for run in found.runs(base) for offset in range(*run)] == sorted(done)
 
 
-@settings(deadline=None)  # a busy machine
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_longest_metadata_fits_the_broker(seed: int) -> None:
     random_ = random.Random(seed)
@@ -74,6 +77,7 @@ def test_longest_metadata_fits_the_broker(seed: int) -> None:
     assert len(bitmap.encode(base)) < METADATA_LIMIT_BYTES
 
 
+@settings(max_examples=50, deadline=None)
 @given(have=st.sets(st.integers(0, 300)), more=st.sets(st.integers(0, 300)), start=st.integers(0, 300))
 def test_runs_are_counted_before_they_are_made(have: set[int], more: set[int], start: int) -> None:
     bitmap = OffsetBitmap(0)

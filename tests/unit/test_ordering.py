@@ -332,7 +332,7 @@ class Crashes(RuleBasedStateMachine):
 
 
 TestCrashes = Crashes.TestCase
-TestCrashes.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestCrashes.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 @given(order=st.permutations(range(30)), budget=st.integers(1, 40))
