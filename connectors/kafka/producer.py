@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -30,9 +30,15 @@ class EventTooLargeError(HeadraceError):
     """The event would be refused by the topic: nothing was sent."""
 
 
+UNKNOWN_OFFSET = -1
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """Where the broker put a record: the position by which everything later is accounted for."""
+    """Where the broker put a record: the position by which everything later is accounted for.
+
+    ``offset`` is ``UNKNOWN_OFFSET`` if the broker had the record already when it was sent again.
+    """
 
     topic: str
     partition: int
@@ -213,7 +219,10 @@ class EventSender:
 
 
 def _delivery(message: Message) -> DeliveryReport:
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    if topic is None or partition is None or offset is None:
-        raise KafkaException(KafkaError(KafkaError._INCONSISTENT, "a delivery report without a position"))
-    return DeliveryReport(topic, partition, offset, message.timestamp()[1])
+    offset = message.offset()
+    return DeliveryReport(
+        cast("str", message.topic()),
+        cast("int", message.partition()),
+        UNKNOWN_OFFSET if offset is None else offset,
+        message.timestamp()[1],
+    )
