@@ -54,6 +54,15 @@ def committed_positions(
     return {}
 
 
+def committed_now(consumer: Consumer, partitions: list[TopicPartition], timeout_seconds: float) -> list[TopicPartition]:
+    """The committed offsets. Raises KafkaException, also for one of them that cannot be read now."""
+    answer = consumer.committed(partitions, timeout_seconds)
+    for each in answer:
+        if each.error:
+            raise KafkaException(each.error)
+    return answer
+
+
 def wake_fetchers(consumer: Consumer) -> None:
     """To be called when partitions were resumed.
 

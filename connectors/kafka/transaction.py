@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
+from headrace.connectors.kafka.positions import committed_now
 from headrace.pipeline import metrics
 from headrace.pipeline.errors import FatalError, FencedError, OutputRefusedError
 from headrace.pipeline.ports import CommitUnit
@@ -224,9 +225,10 @@ class KafkaTransactions:
             name = ALONE if alone else self._next_name()
             producer = self._producer(name)
             try:
-                return self._attempt(producer, unit, refresh=stale_since is not None)
+                return self._attempt(producer, unit, refresh=stale_since is not None) or self._discard(name)
             except _Failed as failed:
                 unaborted = self._abort(producer) if failed.meaning in _ABORTED else None
+                self._discard(name)
                 if failed.meaning is Meaning.MEMBER_FENCED and unit.still_owned():
                     # Or its partitions are lost, and it has joined anew: then the consumer will say so.
                     self._member.group_metadata(refresh=True)
@@ -243,7 +245,7 @@ class KafkaTransactions:
                     alone = True  # a topic's limit goes for whole batches: the records may be small enough
                 elif failed.meaning is Meaning.INDEFINITE:
                     replacements += 1
-                    self._producers[name] = self._new_producer(name)
+                    self._producer(name)  # a new one, which brings the old one's transaction to its end
                     if self._was_committed(unit):
                         return True
                 elif failed.meaning is Meaning.STALE_GENERATION:
@@ -259,6 +261,13 @@ class KafkaTransactions:
                 tries += 1
                 if self._stopping.wait(min(0.01 * 2 ** min(tries, 8), MAX_BACKOFF_SECONDS)):
                     raise FatalError(f"stopped before a transaction could be tried again: {failed}") from failed
+        return False
+
+    def _discard(self, name: str) -> bool:
+        """After an abort librdkafka takes records that were in flight for never sent: the next ones get their sequence
+        numbers, which the broker confirms as duplicates and does not write. So no producer is used after one.
+        """
+        self._producers.pop(name, None)
         return False
 
     def _attempt(self, producer: Producer, unit: CommitUnit, refresh: bool) -> bool:
@@ -328,13 +337,12 @@ class KafkaTransactions:
                 raise _Failed(meaning, name, error) from exception
 
     def _abort(self, producer: Producer) -> _Failed | None:
-        """Abort. Returns what is wrong if that fails: then the producer is of no more use."""
+        """Abort. Returns what is wrong if that fails."""
         deadline = time.monotonic() + self._settings.transaction_timeout_seconds * 0.8
         try:
             self._call("abort_transaction", lambda: producer.abort_transaction(CALL_TIMEOUT_SECONDS), deadline)
         except _Failed as failed:
-            if failed.meaning is not Meaning.FATAL:
-                failed.meaning = Meaning.INDEFINITE
+            failed.meaning = Meaning.FATAL if failed.meaning is Meaning.FATAL else Meaning.INDEFINITE
             return failed
         return None
 
@@ -359,7 +367,9 @@ class KafkaTransactions:
         )
         try:
             asked = [TopicPartition(each.partition.topic, each.partition.partition) for each in unit.offsets]
-            answer = self._wait_for_broker(lambda: _committed(consumer, asked), "committed offsets")
+            answer = self._wait_for_broker(
+                lambda: committed_now(consumer, asked, CALL_TIMEOUT_SECONDS), "committed offsets"
+            )
         finally:
             consumer.close()
         found = {(str(each.topic), int(each.partition)): (each.offset, each.metadata or "") for each in answer}
@@ -377,14 +387,6 @@ class KafkaTransactions:
         return not unit.still_owned()
 
 
-def _committed(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:
-    answer = consumer.committed(asked, CALL_TIMEOUT_SECONDS)
-    for each in answer:
-        if each.error:
-            raise KafkaException(each.error)
-    return answer
-
-
 def _delivery_meaning(error: KafkaError) -> Meaning:
     meaning = meaning_of(error)
     return meaning if meaning in (Meaning.FATAL, Meaning.TOO_LARGE) else Meaning.ABORT
@@ -392,7 +394,6 @@ def _delivery_meaning(error: KafkaError) -> Meaning:
 
 def _count_error(error: KafkaError) -> None:
     metrics.KAFKA_ERRORS.labels("transactions").inc()
-    log.debug("kafka: %s", error.str())
 
 
 _ABORTED = frozenset({Meaning.ABORT, Meaning.TOO_LARGE, Meaning.STALE_GENERATION, Meaning.RETRY, Meaning.MEMBER_FENCED})
