@@ -112,7 +112,7 @@ class FakeProducer:
         self._id: str = config["transactional.id"]
         self._on_delivery: Callable[[KafkaError | None, FakeMessage], None] = config["on_delivery"]
         self._epoch = -1
-        self._open = False
+        self._open = self._aborted = False
         self._alone = config["batch.num.messages"] == 1
         self._messages: list[FakeMessage] = []
         self._offsets: dict[tuple[str, int], tuple[int, str]] = {}
@@ -126,6 +126,7 @@ class FakeProducer:
 
     def begin_transaction(self) -> None:
         def effect() -> None:
+            assert not self._aborted, "after an abort librdkafka may lose what is produced next, without a word"
             if self._open:
                 raise KafkaException(error(KafkaError._STATE))
             self._open = True
@@ -184,6 +185,7 @@ class FakeProducer:
         def effect() -> None:
             self._check()
             self._open = False
+            self._aborted = True
 
         self._coordinator.run("abort", effect)
 
