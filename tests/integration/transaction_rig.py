@@ -219,7 +219,7 @@ class Rig:
                     found.append(record.value() or b"")
                     continue
                 assert error.code() == KafkaError._PARTITION_EOF, error
-                if (record.offset() or 0) >= self._end():
+                if (record.offset() or 0) >= self.end():
                     return found
         finally:
             reader.close()
@@ -247,7 +247,7 @@ class Rig:
             "log_level": 0,
         }
 
-    def _end(self) -> int:
+    def end(self) -> int:
         """Where the next record will be written, read_uncommitted."""
         reader = Consumer({**self._reader("end"), "isolation.level": "read_uncommitted"}, logger=_client_log)
         try:
