@@ -189,7 +189,8 @@ class KafkaTransactions:
         return producer
 
     def _note_undelivered(self, error: KafkaError | None, record: Message) -> None:
-        if error is not None and self._undelivered is None:
+        # With one that is too large all others fail, and those may be told of first.
+        if error is not None and (self._undelivered is None or meaning_of(error) is Meaning.TOO_LARGE):
             self._undelivered = _Undelivered(error, (record.topic(), record.key(), record.value()))
 
     def _wait_for_broker(self, call: Callable[[], T], name: str) -> T:

@@ -11,7 +11,7 @@ from headrace.connectors.kafka import transaction
 from headrace.pipeline.errors import FatalError, OutputRefusedError
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord
-from tests.unit.fake_coordinator import error
+from tests.unit.fake_coordinator import FakeMessage, error
 from tests.unit.transaction_bench import FENCED, NOTHING, ONCE, P0, TIMED_OUT, Bench
 
 LASTING_TIME_OUT = error(KafkaError._TIMED_OUT)
@@ -174,6 +174,22 @@ async def test_oversized_record_refused_by_the_broker_is_named() -> None:
     assert (bench.coordinator.count("abort"), bench.visible) == (2, NOTHING)
     assert await bench.transactions.commit(unit_of(bench, b"1", b"2", b"4"))
     assert bench.coordinator.outputs == [b"1", b"2", b"4"]
+
+
+async def test_oversized_record_is_named_although_others_failed_with_it_and_were_told_of_first() -> None:
+    bench = Bench(producers=1)
+    await bench.transactions.start()
+
+    codes = {b"1": KafkaError._PURGE_QUEUE, b"2": KafkaError.MSG_SIZE_TOO_LARGE, b"3": KafkaError._PURGE_QUEUE}
+
+    def report() -> None:
+        for value, code in codes.items():
+            bench.coordinator.configs[-1]["on_delivery"](error(code), FakeMessage("results", b"k", value))
+
+    bench.coordinator.answer("commit", error(KafkaError.MSG_SIZE_TOO_LARGE, "abortable"), times=2, before=report)
+    with pytest.raises(OutputRefusedError, match="results refused the record") as refused:
+        await bench.transactions.commit(unit_of(bench, b"1", b"2", b"3"))
+    assert refused.value.index == 1
 
 
 async def test_batch_that_is_too_large_although_its_records_are_not_is_sent_record_by_record() -> None:
