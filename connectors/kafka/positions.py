@@ -38,11 +38,10 @@ def committed_positions(
     """
     while partitions and not stopping.is_set():
         try:
-            answer = consumer.committed(partitions, READ_SECONDS)
-            problem = next((each.error for each in answer if each.error), None)
+            answer = committed_now(consumer, partitions, READ_SECONDS)
         except KafkaException as exception:
             problem = cast("KafkaError", exception.args[0])
-        if problem is None:
+        else:
             return {
                 named(each): StartPosition(each.offset if each.offset >= 0 else None, each.metadata or "")
                 for each in answer

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from headrace.connectors.kafka.errors import PASSING
+from headrace.connectors.kafka.positions import committed_now
 from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
 from headrace.pipeline import records
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
@@ -260,10 +261,7 @@ class Rig:
 def _committed(reader: Consumer, asked: list[TopicPartition]) -> dict[int, tuple[int, str]] | None:
     """None if the broker has to be asked again."""
     try:
-        answer = reader.committed(asked, 5.0)
-        for each in answer:
-            if each.error:
-                raise KafkaException(each.error)
+        answer = committed_now(reader, asked, 5.0)
     except KafkaException as exception:
         if exception.args[0].code() in PASSING:
             return None
