@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headrace.pipeline.errors import StackError
 
-KAFKA_VERSION = "4.3.1"
+KAFKA_VERSION = "4.2.2"
 REGISTRY_VERSION = "3.0.9"
 PYTHON_VERSION = "3.12.1"
 

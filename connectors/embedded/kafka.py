@@ -55,10 +55,7 @@ log.segment.bytes=134217728
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 unstable.api.versions.enable=false
-controlled.shutdown.enable=false
 """
-# Alone, a broker has nobody to hand its partitions to: in a controlled shutdown they have no leader, and Kafka 4.3 then
-# writes a transaction down as complete without its markers, so that its offsets stay pending for ever.
 # A restarted broker waits until the session of its killed predecessor has expired (9 s by default).
 
 

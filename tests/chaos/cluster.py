@@ -35,7 +35,6 @@ _SETTINGS = {
     "share.coordinator.state.topic.replication.factor": "3",
     "share.coordinator.state.topic.min.isr": "2",
     "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
-    "controlled.shutdown.enable": "true",  # unlike a node that is alone it has others to hand its partitions to
     "replica.lag.time.max.ms": "5000",  # 30 s by default: so long acks=all waits for a follower that is stuck
     "replica.socket.timeout.ms": "5000",  # 30 s by default: so long a follower waits for a leader that is stuck
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",  # 10 s by default

@@ -49,7 +49,6 @@ def kafka(network: Network, port: int) -> DockerContainer:
     """A KRaft node with a listener for this machine and one for the other containers."""
     settings = {
         "KAFKA_NODE_ID": "1",
-        "KAFKA_CONTROLLED_SHUTDOWN_ENABLE": "false",  # see connectors/embedded/kafka.py
         "KAFKA_PROCESS_ROLES": "broker,controller",
         "KAFKA_LISTENERS": f"HOST://:{port},INSIDE://:{_INSIDE_PORT},CONTROLLER://:9093",
         "KAFKA_ADVERTISED_LISTENERS": f"HOST://localhost:{port},INSIDE://{_KAFKA_ALIAS}:{_INSIDE_PORT}",

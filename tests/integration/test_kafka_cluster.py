@@ -207,3 +207,25 @@ def test_killing_each_broker_in_turn_loses_and_doubles_no_record(cluster: KafkaC
     found = Counter(read_committed(cluster.bootstrap_servers, topic))
     assert found == Counter(load.acknowledged)
     assert set(found.values()) == {1}
+
+
+def test_transaction_that_ends_while_its_partitions_have_no_leader_is_seen_when_they_have_one(
+    cluster: KafkaCluster, names: Callable[[str], str]
+) -> None:
+    """Kafka 4.3.0 to 4.4.0 write it down as complete without its markers (KAFKA-20734): its records, and all that come
+    after them, stay invisible to read_committed readers for ever. Such a broker must not become the pinned one."""
+    topic = names("single")
+    ensure_topics(cluster.bootstrap_servers, [TopicSpec(topic, PARTITIONS, 1, {"min.insync.replicas": "1"})])
+    wait_until(lambda: leaders(cluster, topic) == {*NODES}, 20, "leaders")
+    producer = Producer({**CLIENT, "bootstrap.servers": cluster.bootstrap_servers, "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for partition in range(PARTITIONS):
+        producer.produce(topic, b"%d" % partition, partition=partition)
+    assert producer.flush(10) == 0
+    node = cluster.leader(topic, 0)
+    cluster.kill(node)
+    wait_until(lambda: 0 in leaders(cluster, topic), 30, "partitions without a leader")
+    producer.commit_transaction(30)
+    cluster.start(node)
+    assert sorted(read_committed(cluster.bootstrap_servers, topic)) == [b"%d" % each for each in range(PARTITIONS)]
