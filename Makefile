@@ -57,7 +57,7 @@ lock: ## Resolve the version locks again, for both Python versions (PYTHON311=, 
 test-lowest: setup ## Run the fast tests on the lowest versions that pyproject.toml allows
 	@rm -rf $(LOWEST)
 	@$(BIN)/python -m venv $(LOWEST)
-	@$(LOWEST)/bin/python -m pip install --quiet --only-binary :all: -c requirements/lowest.txt -e '.[triton,embedded,dev]'
+	@$(LOWEST)/bin/python -m pip install --quiet --only-binary :all: -c requirements/lowest.txt -e '.[triton,embedded,evaluate,dev]'
 	@$(LOWEST)/bin/python -m pytest tests/unit $(ARGS)
 
 wheel: setup ## Build the wheel into dist/

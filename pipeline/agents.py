@@ -27,6 +27,7 @@ from headrace.pipeline.journey import PartTask
 from headrace.pipeline.metrics import registry
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import RecordBatch
+from headrace.pipeline.replay.rules import ReplayRules
 from headrace.pipeline.user_agents import AgentFunction, Handed, host
 from headrace.pipeline.user_code import AfterHook, BeforeHook, Record, UserCode
 from headrace.pipeline.user_modules import load_modules
@@ -208,8 +209,10 @@ class InferenceApp(faust.App):
         await super().crash(reason)
 
 
-def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clock) -> InferenceApp:
-    """The Faust application of one worker.
+def build_app(
+    settings: Settings, connect: Callable[[], Connections], clock: Clock, rules: ReplayRules | None = None
+) -> InferenceApp:
+    """The Faust application of one worker, or, with ``rules``, of a replay, which serves no pages.
 
     Raises:
         ConfigError: a user's module cannot be loaded.
@@ -223,6 +226,7 @@ def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clo
         web_host=worker_settings.http_host,
         web_bind=worker_settings.http_host,
         web_port=worker_settings.http_port,
+        web_enabled=rules is None,
         stream_wait_empty=False,
         Topic=_NotSent,
     )
@@ -237,7 +241,7 @@ def build_app(settings: Settings, connect: Callable[[], Connections], clock: Clo
     async def send_tasks(route: str, some: list[PartTask]) -> None:
         await tasks[route].put(some)
 
-    worker = app.inference = Worker(settings, connect, clock, batches.put, send_tasks, app.user_code)
+    worker = app.inference = Worker(settings, connect, clock, batches.put, send_tasks, app.user_code, rules)
 
     async def route_batches(stream: AsyncIterable[RecordBatch]) -> None:
         await _consume(app, stream, worker.route_batch)

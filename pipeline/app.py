@@ -22,7 +22,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.health import Health
 from headrace.pipeline.http_port import listenable
 from headrace.pipeline.ports import FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
-from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, topic_specs
+from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds, register_contracts, topic_specs
 from headrace.pipeline.slot import slot_number
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ class KafkaTritonConnections:
         specs = topic_specs(settings)
         ensure_topics(kafka.bootstrap_servers, specs, kafka.client)
         return partition_counts(kafka.bootstrap_servers, [spec.name for spec in specs], kafka.client)
+
+    def contracts(self) -> ContractIds:
+        return register_contracts(self.registry, self._settings)
 
     def kafka_answers(self) -> bool:
         return self._probe.answers()

@@ -41,6 +41,8 @@ class Contract(enum.Enum):
     REQUEST = "inference_request"
     RESULT = "inference_result"
     DEAD_LETTER = "dead_letter"
+    REPLAY_RUN = "replay_run"
+    REPLAY_PROGRESS = "replay_progress"
 
 
 class UnusableSchemaError(Exception):

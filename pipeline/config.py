@@ -127,6 +127,9 @@ class TopicSettings(Section):
     dead_letters: TopicName = Field(
         default="inference.dead-letters", description="Where records go that cannot be processed."
     )
+    runs: TopicName = Field(
+        default="inference.runs", description="Where replays keep what they do and how far they are."
+    )
     emitted: dict[TopicName, ValueKind] = Field(
         default_factory=dict,
         description="Topics that user code may emit to; their values: `result`, `request`, `json` or `bytes`.",
@@ -347,6 +350,8 @@ class Settings(Section):
             topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic
         }
         kinds = _kinds(self, replies)
+        if self.topics.runs in {*inputs, *replies, *kinds, self.topics.dead_letters}:
+            raise ValueError(f"topics: {self.topics.runs} is the topic of runs (topics.runs), and nothing else's")
         if self.topics.dead_letters in replies:
             problem = "is both for dead letters and for results: their schemas differ"
             raise ValueError(f"topics: {self.topics.dead_letters} {problem}")

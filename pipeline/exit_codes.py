@@ -69,6 +69,15 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
         ExitCode.OK: "all that is committed can be read",
         ExitCode.FAILED: "a worker would refuse some metadata, a topic is missing, or Kafka does not answer",
     },
+    "replay": {
+        ExitCode.OK: "every event of the range has its outcome in the run",
+        ExitCode.FAILED: "broken off: --resume goes on with it",
+        ExitCode.WRONG_INPUT: "wrong arguments or settings, or the run cannot be as asked for",
+        ExitCode.INTERRUPTED: "stopped by Ctrl-C or SIGTERM: --resume goes on with it",
+    },
+    "runs list": {},
+    "runs show": {ExitCode.WRONG_INPUT: "there is no such run"},
+    "runs rm": {ExitCode.WRONG_INPUT: "there is no such run, or it may be under way"},
     "metrics": {ExitCode.FAILED: "a worker does not answer", ExitCode.WRONG_INPUT: "no worker runs, and no --url"},
     "routes": {},
     "routes try": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from headrace.pipeline import metrics
@@ -33,6 +33,7 @@ from headrace.pipeline.records import (
     SourceRecord,
     Stage,
 )
+from headrace.pipeline.replay.rules import ReplayRules
 from headrace.pipeline.routing import Assignment, Router, reply_topic
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.turns import give_way
@@ -64,6 +65,7 @@ class Processor:
         ids: of the contracts' schemas.
         partitions: of each topic that is written to, to check what a record asks for against.
         user_code: what user modules have added.
+        rules: of a replay, if this is one.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Processor:
         flow: Flow,
         clock: Clock,
         user_code: UserCode,
+        rules: ReplayRules | None = None,
     ) -> None:
         self._settings = settings
+        self._rules = rules
         self._decoder = decoder
         self._partitions = partitions
         self._flow = flow
@@ -170,6 +174,12 @@ class Processor:
         record, request = decoded.record, decoded.request
         delivery = delivery_of(record.headers)
         plan = self._router.plan(request, record.headers)
+        if self._rules is not None:
+            request, plan = self._rules.apply(request, plan)
+            if not plan:
+                self._flow.complete(decoded.ref, [])
+                return []
+            delivery = replace(delivery, deadline_ms=None)
         lead = plan[0].route
         journey = Journey(
             ref=decoded.ref,
@@ -254,7 +264,7 @@ class Processor:
         journey = task.journey
         try:
             outputs = [self._answers.result_record(journey, result)]
-            if journey.lead.also_to:
+            if journey.lead.also_to and self._rules is None:
                 answered = Answered(journey.record, journey.request, journey.delivery, result)
                 outputs += also_outputs(journey.lead, answered, self._emitter, self._settings.name)
         except PoisonError as error:
@@ -265,7 +275,8 @@ class Processor:
             self._fail(task, PoisonError(Stage.ENCODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000]))
             return
         if journey.view is not None:
-            outputs += journey.view.close()
+            emitted = journey.view.close()
+            outputs += emitted if self._rules is None else ()
         metrics.RESULTS.labels(task.route).inc()
         self._flow.complete(journey.ref, outputs, partial(self._refused, task))
 

@@ -21,7 +21,8 @@ from headrace.pipeline.journey import PartTask
 from headrace.pipeline.ports import Clock, FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
 from headrace.pipeline.processor import Processor
 from headrace.pipeline.records import RecordBatch
-from headrace.pipeline.setup import register_contracts
+from headrace.pipeline.replay.rules import ReplayRules
+from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.slot import SlotLock
 from headrace.pipeline.user_code import UserCode
 
@@ -51,6 +52,14 @@ class Connections(Protocol):
             FatalError: the slot is taken, or a topic is not as it must be.
         """
 
+    def contracts(self) -> ContractIds:
+        """Register the contracts' schemas, or find them. Blocks.
+
+        Raises:
+            UnavailableError: the registry does not answer.
+            FatalError: it holds a version that ours is not fully compatible with.
+        """
+
     def kafka_answers(self) -> bool:
         """Whether a broker answers now. Blocks for a second at most; never raises for one that is down."""
 
@@ -65,6 +74,7 @@ class Worker:
         send_batch, send_tasks: hand work to whoever hosts the processing (Faust's channels), which calls
             ``route_batch`` and ``submit`` with it.
         user_code: what user modules have added.
+        rules: of a replay, if this is one.
     """
 
     def __init__(
@@ -75,8 +85,10 @@ class Worker:
         send_batch: Callable[[RecordBatch], Awaitable[object]],
         send_tasks: Callable[[str, list[PartTask]], Awaitable[object]],
         user_code: UserCode | None = None,
+        rules: ReplayRules | None = None,
     ) -> None:
         self._settings = settings
+        self._rules = rules
         self._user_code = user_code or UserCode(settings.user_code.timeout_seconds)
         self._connect = connect
         self._clock = clock
@@ -148,6 +160,11 @@ class Worker:
             self._slot.release()
             self._done.set()
 
+    @property
+    def done(self) -> bool:
+        """It has ended, by itself or because it was told to."""
+        return self._done.is_set()
+
     async def stop(self) -> None:
         """Drain, commit, leave the group; returns when that is done."""
         self._stop.set()
@@ -158,7 +175,7 @@ class Worker:
         self._slot.acquire()
         self._connections = connections = self._connect()
         partitions = await self._until_available("kafka", connections.prepare)
-        ids = await self._until_available("registry", lambda: register_contracts(connections.registry, settings))
+        ids = await self._until_available("registry", connections.contracts)
         self._processor = Processor(
             settings,
             f"{settings.name}-{settings.worker.slot}",
@@ -168,6 +185,7 @@ class Worker:
             self._flow,
             self._clock,
             self._user_code,
+            self._rules,
         )
         self._dispatchers = {
             route.name: RouteDispatcher(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = "triton,embedded,dev"
+EXTRAS = "triton,embedded,evaluate,dev"
 MAX_GLIBC_MINOR = 35
 
 

@@ -22,8 +22,8 @@ from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import TopicSpec
 
 _PROBE_SECONDS = 1.0
-_METADATA_SECONDS = 5.0
-_REQUEST_SECONDS = 15.0
+METADATA_SECONDS = 5.0
+REQUEST_SECONDS = 15.0
 _TROUBLES = 16
 """So many of the client's last words are looked at."""
 
@@ -139,7 +139,7 @@ def with_reason(error: KafkaException, troubles: Iterable[KafkaError]) -> KafkaE
 
 def _topics(client: AdminClient, bootstrap_servers: str) -> Mapping[str, TopicMetadata]:
     try:
-        return client.list_topics(timeout=_METADATA_SECONDS).topics
+        return client.list_topics(timeout=METADATA_SECONDS).topics
     except KafkaException as error:
         raise mapped(error, bootstrap_servers, "topics could not be listed") from error
 
@@ -151,9 +151,7 @@ def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> boo
         replication_factor=spec.replication_factor,
         config=dict(spec.config),
     )
-    future = client.create_topics([new], operation_timeout=_REQUEST_SECONDS, request_timeout=_REQUEST_SECONDS)[
-        spec.name
-    ]
+    future = client.create_topics([new], operation_timeout=REQUEST_SECONDS, request_timeout=REQUEST_SECONDS)[spec.name]
     try:
         future.result()
     except KafkaException as error:
@@ -165,7 +163,7 @@ def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> boo
 
 def _wait_until_known(client: AdminClient, bootstrap_servers: str, names: Sequence[str]) -> Mapping[str, TopicMetadata]:
     """A topic that was created a moment ago, by us or another worker, is not in every broker's metadata yet."""
-    deadline = time.monotonic() + _REQUEST_SECONDS
+    deadline = time.monotonic() + REQUEST_SECONDS
     while missing := [name for name in names if name not in (known := _topics(client, bootstrap_servers))]:
         if time.monotonic() > deadline:
             raise UnavailableError(f"Kafka at {bootstrap_servers} does not list the topics {', '.join(missing)}")
@@ -188,7 +186,7 @@ def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[To
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted]
     if not resources:
         return
-    for resource, future in client.describe_configs(resources, request_timeout=_REQUEST_SECONDS).items():
+    for resource, future in client.describe_configs(resources, request_timeout=REQUEST_SECONDS).items():
         try:
             entries: Mapping[str, ConfigEntry] = future.result()
         except KafkaException as error:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -60,8 +61,7 @@ IDLE_SECONDS = 5.0
 """Unused connections are closed after this. For a group coordinator that has gone, and that the brokers list no more,
 send_offsets_to_transaction waits until some connection comes or goes; then it asks for the new one (5511, too)."""
 
-GroupMetadata = object
-"""librdkafka's opaque group metadata."""
+GroupMetadata = object  # librdkafka's, opaque
 
 
 class GroupMember(Protocol):
@@ -284,15 +284,15 @@ class KafkaTransactions:
             if failed := self._abort(producer):
                 raise failed
             return False
-        offsets = [TopicPartition(*each.partition, each.offset, each.metadata) for each in unit.offsets]
-        self._call(
-            "send_offsets_to_transaction",
-            lambda: producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_SECONDS),
-            deadline,
-        )
+        self._send_offsets(producer, unit, metadata, deadline)
         self._call("commit_transaction", lambda: producer.commit_transaction(COMMIT_TIMEOUT_SECONDS), deadline)
         producer.poll(0)  # the client's logs and errors come through here
         return True
+
+    def _send_offsets(self, producer: Producer, unit: CommitUnit, metadata: GroupMetadata, deadline: float) -> None:
+        offsets = [TopicPartition(*each.partition, each.offset, each.metadata) for each in unit.offsets]
+        send = partial(producer.send_offsets_to_transaction, offsets, metadata, CALL_TIMEOUT_SECONDS)
+        self._call("send_offsets_to_transaction", send, deadline)
 
     def _produce(self, producer: Producer, index: int, output: OutputRecord, deadline: float) -> None:
         partition = -1 if output.partition is None else output.partition

@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "models": "Show what Triton serves, and whether routes can use it.",
     "topics": "Show the topics that the settings name, and create those that are missing.",
     "offsets": "Show what the group has committed, and what is done above that.",
+    "replay": "Answer a range of history again, into a run of its own.",
+    "runs": "List, show and remove replays.",
     "metrics": "Print what workers measure.",
     "completion": "Print the script that makes bash, zsh or fish complete commands and names.",
     "config": "Check a pipeline.yaml, print the settings in force or their JSON Schema.",

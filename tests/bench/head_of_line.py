@@ -33,13 +33,13 @@ TAIL_SECONDS = 3.0
 """After the last record is sent: for the answers of the slow ones."""
 
 
-def settings(ordering: str) -> dict[str, Any]:
+def settings(ordering: str, batch_records: int) -> dict[str, Any]:
     route = {
         "name": "delay",
         "model": "delay",
         "match": {"modality": ["TENSOR"]},
         "ordering": ordering,
-        "batch": {"max_records": 32},
+        "batch": {"max_records": batch_records},
         "max_concurrency": 4,  # as many as the model has instances
     }
     return {"routes": [route]}
@@ -98,7 +98,9 @@ def percentile(latencies: list[float], share: float) -> float:
     return sorted(latencies)[int(share * (len(latencies) - 1))]
 
 
-def measure(endpoints: Endpoints, folder: Path, seconds: float, repetitions: int) -> dict[str, dict[bool, list[float]]]:
+def measure(
+    endpoints: Endpoints, folder: Path, seconds: float, repetitions: int, batch_records: int
+) -> dict[str, dict[bool, list[float]]]:
     """p99 in milliseconds of each repetition, by ordering and whether it was disturbed."""
     found: dict[str, dict[bool, list[float]]] = {name: {False: [], True: []} for name in ORDERINGS}
     medians: dict[str, dict[bool, list[float]]] = {name: {False: [], True: []} for name in ORDERINGS}
@@ -106,7 +108,7 @@ def measure(endpoints: Endpoints, folder: Path, seconds: float, repetitions: int
     for ordering in ORDERINGS:
         place = folder / ordering
         place.mkdir()
-        with Scene(endpoints, f"line-{ordering}", place, **settings(ordering)) as scene:
+        with Scene(endpoints, f"line-{ordering}", place, **settings(ordering, batch_records)) as scene:
             scene.worker()
             producer = Producer(
                 {"bootstrap.servers": endpoints.bootstrap_servers, "enable.idempotence": True, "linger.ms": 0}
@@ -132,9 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20, help="of each run")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--batch-records", type=int, default=1, help="1: a quick record never shares a slow one's call")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Stack() as stack:
-        measure(stack.endpoints, Path(folder), options.seconds, options.repetitions)
+        measure(stack.endpoints, Path(folder), options.seconds, options.repetitions, options.batch_records)
 
 
 if __name__ == "__main__":

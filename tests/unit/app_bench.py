@@ -53,7 +53,7 @@ class Bench:
         )
         self.url = f"http://127.0.0.1:{port}"
         self.broker = FakeBroker()
-        self.connections = FakeConnections(self.broker)
+        self.connections = FakeConnections(self.broker, settings)
         self.connections.inference.latency_seconds = 0.0
         self.connections.to_assign = (P0,)
         self.committed = asyncio.Event()

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.budget import Budget
+from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import HeadraceError, UnavailableError
 from headrace.pipeline.health import Health
 from headrace.pipeline.ports import RecordSource, Transactions
 from headrace.pipeline.records import TopicPartition
+from headrace.pipeline.setup import ContractIds, register_contracts
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     REQUEST_SCHEMA,
@@ -56,8 +58,9 @@ class FakeRegistry:
 class FakeConnections:
     """`worker.Connections` on the fakes. ``down`` counts the calls of ``prepare`` that find Kafka unreachable."""
 
-    def __init__(self, broker: FakeBroker, partitions: Mapping[str, int] | None = None) -> None:
+    def __init__(self, broker: FakeBroker, settings: Settings) -> None:
         self.broker = broker
+        self._settings = settings
         self.registry = FakeRegistry()
         self.inference = FakeInference()
         self.sampler = FakeSampler()
@@ -68,7 +71,7 @@ class FakeConnections:
         self.answers = True
         self.source: FakeSource | None = None
         self.consuming = asyncio.Event()
-        self._partitions = dict(partitions or {"requests": 2, "results": 2, "dead": 2, "replies": 2})
+        self._partitions = {"requests": 2, "results": 2, "dead": 2, "replies": 2}
 
     def prepare(self) -> Mapping[str, int]:
         if self.prepare_failure:
@@ -77,6 +80,9 @@ class FakeConnections:
             self.down -= 1
             raise UnavailableError("Kafka is down")
         return self._partitions
+
+    def contracts(self) -> ContractIds:
+        return register_contracts(self.registry, self._settings)
 
     def kafka_answers(self) -> bool:
         return self.answers

@@ -20,6 +20,7 @@ from headrace.pipeline.records import (
     RecordBatch,
     TopicPartition,
 )
+from headrace.pipeline.replay.rules import ReplayRules
 from headrace.pipeline.setup import ContractIds, emitted_kinds
 from headrace.pipeline.user_code import UserCode
 from tests.unit.fakes import (
@@ -42,7 +43,7 @@ PARTITIONS = {"requests": 1, "results": 4, "replies": 2, "dead": 1}
 class Bench:
     """A processor over one partition; its outputs, decoded."""
 
-    def __init__(self, *routes: dict[str, Any], **topics: Any) -> None:
+    def __init__(self, *routes: dict[str, Any], rules: ReplayRules | None = None, **topics: Any) -> None:
         settings = Settings.model_validate(
             {"name": "mill", "topics": {**TOPICS, **topics}, "routes": list(routes or (ROUTE,))}
         )
@@ -63,6 +64,7 @@ class Bench:
             self.flow,
             LoopClock(),
             self.user_code,
+            rules,
         )
 
     async def open(self, *records: tuple[bytes | None, bytes | None, Headers]) -> dict[str, list[PartTask]]:

@@ -6,6 +6,7 @@ from math import prod
 
 from hypothesis import strategies as st
 
+from headrace.pipeline.ports import StartPosition
 from headrace.pipeline.records import (
     DeadLetter,
     Headers,
@@ -23,6 +24,8 @@ from headrace.pipeline.records import (
     Tensor,
     Timings,
 )
+from headrace.pipeline.replay.manifest import Pin, Plan, Progress, Run, RunState
+from headrace.pipeline.replay.ranges import PartitionRange
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -109,4 +112,47 @@ DEAD_LETTERS = st.builds(
     model=OPTIONAL_TEXT,
     trace_id=OPTIONAL_TEXT,
     omitted_bytes=INT64,
+)
+
+PLANS = st.builds(
+    Plan,
+    run=NAME,
+    topic=NAME,
+    ranges=st.lists(st.builds(PartitionRange, INT32, INT64, INT64), max_size=3).map(tuple),
+    filters=st.lists(TEXT, max_size=3).map(tuple),
+    limit=st.none() | INT64,
+    routes=st.lists(NAME, max_size=3).map(tuple),
+    models=st.lists(st.builds(Pin, NAME, NAME, TEXT, st.booleans()), max_size=3).map(tuple),
+    results_topic=NAME,
+    dead_letters_topic=NAME,
+    progress_topic=NAME,
+    partitions=INT32,
+    settings_sha256=TEXT,
+    git_revision=OPTIONAL_TEXT,
+    headrace_version=TEXT,
+    created_ms=INT64,
+)
+
+RUNS = st.builds(
+    Run,
+    plan=PLANS,
+    state=st.sampled_from(RunState),
+    updated_ms=INT64,
+    results=INT64,
+    dead_letters=INT64,
+    resumed=INT32,
+    active_seconds=DOUBLE,
+)
+
+PROGRESSES = st.builds(
+    Progress,
+    run=NAME,
+    writer=TEXT,
+    number=INT64,
+    positions=st.dictionaries(INT32, st.builds(StartPosition, INT64, TEXT), max_size=4),
+    results=INT64,
+    dead_letters=INT64,
+    resumed=INT32,
+    updated_ms=INT64,
+    active_seconds=DOUBLE,
 )

@@ -32,7 +32,7 @@ ONLY_IN = {
     "mode": FAUST_HOSTS,
 }
 """Package → the only places of the product that may import it."""
-COMPOSITION = ("pipeline/app.py", "pipeline/cli/", "pipeline/demo/")
+COMPOSITION = ("pipeline/app.py", "pipeline/cli/", "pipeline/demo/", "pipeline/replay/connect.py")
 """Where the pipeline meets its connectors, in its own folder. ``headrace/sdk/`` is the other place."""
 PARTS_OF = {"annotated_types": "pydantic", "pydantic_core": "pydantic"}
 """Imported packages that come with a declared one, which holds them to its own versions."""
@@ -165,7 +165,7 @@ def test_every_imported_package_is_declared() -> None:
     """Of the models alone it is not asked: they run in Triton's interpreter, which has a lock of its own."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["triton"], *extras["embedded"]]
+    requirements = [*project["dependencies"], *extras["triton"], *extras["embedded"], *extras["evaluate"]]
     declared = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
     undeclared = {
         f"{name_of(path)}: {package}"

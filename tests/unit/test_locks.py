@@ -40,7 +40,7 @@ def pins(file: str) -> dict[str, str]:
 def test_lock_pins_every_requirement_within_its_bounds(file: str) -> None:
     locked = pins(file)
     build = [Requirement(line) for line in PROJECT["build-system"]["requires"]]
-    for requirement in [*requirements("triton", "embedded", "dev"), *build]:
+    for requirement in [*requirements("triton", "embedded", "evaluate", "dev"), *build]:
         version = locked.get(canonicalize_name(requirement.name))
         assert version, f"{file} lacks {requirement.name}: run make lock"
         assert requirement.specifier.contains(version), f"{file}: {requirement}, not {version}: run make lock"
@@ -53,13 +53,13 @@ def test_locks_of_both_pythons_hold_the_same_packages() -> None:
 
 def test_lowest_versions_are_the_lower_bounds() -> None:
     bounds = {}
-    for requirement in requirements("triton", "embedded"):
+    for requirement in requirements("triton", "embedded", "evaluate"):
         [lowest] = [item.version for item in requirement.specifier if item.operator in (">=", "==")]
         bounds[canonicalize_name(requirement.name)] = lowest
     assert pins("lowest.txt") == bounds
 
 
 def test_every_requirement_has_an_upper_bound() -> None:
-    for requirement in requirements("triton", "embedded", "dev"):
+    for requirement in requirements("triton", "embedded", "evaluate", "dev"):
         [bound] = [item for item in requirement.specifier if item.operator in ("<", "==")]
         assert bound.operator == "==" or Version(bound.version).release

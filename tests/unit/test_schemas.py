@@ -27,9 +27,10 @@ from headrace.pipeline.envelope import (
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.fields import request_fields
 from headrace.pipeline.records import InferenceRequest, Modality, Part
+from headrace.pipeline.replay.manifest import ProgressDecoder, RunDecoder, encode_progress, encode_run
 from headrace.pipeline.setup import register_contracts, topic_specs
 from headrace.pipeline.wire import HEADER_BYTES, Decoder
-from tests.unit.strategies import DEAD_LETTERS, REQUESTS, RESULTS
+from tests.unit.strategies import DEAD_LETTERS, PROGRESSES, REQUESTS, RESULTS, RUNS
 
 SCHEMA_ID = 7
 REQUEST = InferenceRequest(
@@ -44,16 +45,22 @@ DECODERS: dict[Contract, Callable[[], Decoder[Any]]] = {
     Contract.REQUEST: RequestDecoder,
     Contract.RESULT: ResultDecoder,
     Contract.DEAD_LETTER: DeadLetterDecoder,
+    Contract.REPLAY_RUN: RunDecoder,
+    Contract.REPLAY_PROGRESS: ProgressDecoder,
 }
 ENCODERS: dict[Contract, Callable[[Any, int], bytes]] = {
     Contract.REQUEST: encode_request,
     Contract.RESULT: encode_result,
     Contract.DEAD_LETTER: encode_dead_letter,
+    Contract.REPLAY_RUN: encode_run,
+    Contract.REPLAY_PROGRESS: encode_progress,
 }
 RECORDS: dict[Contract, st.SearchStrategy[Any]] = {
     Contract.REQUEST: REQUESTS,
     Contract.RESULT: RESULTS,
     Contract.DEAD_LETTER: DEAD_LETTERS,
+    Contract.REPLAY_RUN: RUNS,
+    Contract.REPLAY_PROGRESS: PROGRESSES,
 }
 
 
@@ -135,7 +142,7 @@ def test_released_and_current_schema_read_each_other(contract: Contract, schema:
     assert mismatch(own_schema(contract), parse(schema)) is None
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine
 @given(st.data())
 @pytest.mark.parametrize(("contract", "schema"), released())
 def test_what_a_released_version_wrote_is_read_now_and_the_other_way_round(

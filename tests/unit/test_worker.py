@@ -35,7 +35,7 @@ class Bench:
     def __init__(self, **worker: Any) -> None:
         self.settings = worker_settings(**worker)
         self.broker = FakeBroker()
-        self.connections = FakeConnections(self.broker)
+        self.connections = FakeConnections(self.broker, self.settings)
         self.connections.to_assign = (P0, P1)
         self.worker = Worker(
             self.settings, lambda: cast("Connections", self.connections), LoopClock(), self.route_batch, self._submit

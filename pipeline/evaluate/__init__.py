@@ -1,0 +1,1 @@
+"""Two sets of answers to the same records compared: measures, and whether they are good enough."""

@@ -1,0 +1,268 @@
+"""The composition root of a replay: settings + plan + connectors → a Faust app that runs until the range is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from headrace.connectors.kafka.admin import BrokerProbe, partition_counts
+from headrace.connectors.kafka.range_source import RangeSettings, RangeSource
+from headrace.connectors.kafka.run_transactions import KafkaRunTransactions, newest_value
+from headrace.connectors.kafka.runs import RunStore
+from headrace.connectors.kafka.transaction import BATCH_BYTES, TransactionSettings
+from headrace.connectors.registry import ConfluentRegistry
+from headrace.connectors.triton import TritonInferenceClient
+from headrace.connectors.video.sampler import ProcessSampler
+from headrace.pipeline.agents import InferenceApp, build_app
+from headrace.pipeline.budget import Budget
+from headrace.pipeline.clock import SystemClock
+from headrace.pipeline.config import Settings
+from headrace.pipeline.envelope import RequestDecoder
+from headrace.pipeline.errors import FatalError, FencedError, HeadraceError, PoisonError, SlotTakenError
+from headrace.pipeline.health import Health
+from headrace.pipeline.ports import (
+    FrameSampler,
+    InferenceClient,
+    RecordSource,
+    SchemaRegistry,
+    StartPosition,
+    Transactions,
+)
+from headrace.pipeline.records import InferenceRequest, SourceRecord
+from headrace.pipeline.replay.chosen import Choice, chosen
+from headrace.pipeline.replay.counting import CountedTransactions
+from headrace.pipeline.replay.manifest import Plan, Progress, Run, RunState, encode_progress
+from headrace.pipeline.replay.pacing import Rate, pacing
+from headrace.pipeline.replay.rules import ReplayRules
+from headrace.pipeline.replay.settings import RECORD_BYTES, identity, replay_settings
+from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds, emitted_kinds, register_contracts
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+SIGN_OF_LIFE_SECONDS = 20.0
+
+
+def decoding(registry: SchemaRegistry, live: Settings) -> Callable[[SourceRecord], InferenceRequest | None]:
+    """What reads a record's request; None for one that is none. Asks the registry for schemas, and so blocks."""
+    decoder = RequestDecoder(max_value_bytes=live.topics.max_message_bytes)
+
+    def decode(record: SourceRecord) -> InferenceRequest | None:
+        for schema_id in decoder.missing([record.value]):
+            decoder.add_schema(schema_id, registry.schema(schema_id))
+        try:
+            return decoder.decode(record.value)
+        except PoisonError:
+            return None
+
+    return decode
+
+
+class ReplayConnections:
+    """``worker.Connections`` of one run.
+
+    Args:
+        live: the pipeline's settings.
+        plan: what the run is to do.
+        rate: how fast.
+        resume: whether this goes on with what another process began.
+    """
+
+    registry: SchemaRegistry
+    inference: InferenceClient
+    sampler: FrameSampler
+
+    def __init__(self, live: Settings, plan: Plan, rate: Rate, resume: bool) -> None:
+        self._live = live
+        self._plan = plan
+        self._rate = rate
+        self._resume = resume
+        self.registry = ConfluentRegistry(live.registry.url, live.registry.timeout_seconds)
+        self.inference = TritonInferenceClient(live.triton.url)
+        self.sampler = ProcessSampler(live.worker.video_decoders)
+        self.store = RunStore(live, self.registry)
+        self._probe = BrokerProbe(live.kafka.bootstrap_servers, live.kafka.client)
+        self._progress_schema = 0
+        self.source: RangeSource | None = None
+        self.transactions: CountedTransactions | None = None
+
+    def prepare(self) -> Mapping[str, int]:
+        kafka, plan = self._live.kafka, self._plan
+        own = (plan.results_topic, plan.dead_letters_topic, plan.progress_topic)
+        asked = [plan.topic, *own, *emitted_kinds(self._live)]
+        counts = partition_counts(kafka.bootstrap_servers, asked, kafka.client)
+        if not counts[plan.topic]:
+            raise FatalError(f"topic {plan.topic} does not exist at {kafka.bootstrap_servers}")
+        if missing := [topic for topic in own if not counts[topic]]:
+            raise FatalError(
+                f"run {plan.run} has lost its topics ({', '.join(missing)}): remove it, and begin a new one"
+            )
+        return counts
+
+    def contracts(self) -> ContractIds:
+        self._progress_schema = self.store.register_progress()
+        # Under live's subjects: a schema's id is the same for every subject, and runs come and go.
+        return register_contracts(self.registry, self._live)
+
+    def kafka_answers(self) -> bool:
+        return self._probe.answers()
+
+    def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
+        live, plan, kafka = self._live, self._plan, self._live.kafka
+        source = RangeSource(
+            RangeSettings(
+                bootstrap_servers=kafka.bootstrap_servers,
+                topic=plan.topic,
+                ranges=plan.ranges,
+                max_message_bytes=live.topics.max_message_bytes,
+                client=kafka.client,
+            ),
+            budget,
+            self._positions,
+            Choice(chosen(plan.filters), decoding(self.registry, live)).takes,
+            pacing(self._rate, time.monotonic()),
+        )
+        inner = KafkaRunTransactions(
+            TransactionSettings(
+                bootstrap_servers=kafka.bootstrap_servers,
+                group_id="",
+                transactional_id=identity(live, plan.run),
+                producers=1,
+                transaction_timeout_seconds=kafka.transaction_timeout_seconds,
+                max_message_bytes=max(live.topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES, RECORD_BYTES),
+                max_batch_bytes=min(BATCH_BYTES, live.topics.max_message_bytes),
+                client=kafka.client,
+            ),
+            plan.run,
+            partial(newest_value, kafka, plan.progress_topic),
+            lambda down: health.report("kafka", not down, "transactions are not answered"),
+        )
+        self.source = source
+        self.transactions = CountedTransactions(
+            inner,
+            plan,
+            self.store.decode_progress,
+            lambda progress: encode_progress(progress, self._progress_schema),
+            SystemClock(),
+            resume=self._resume,
+        )
+        return source, self.transactions
+
+    def _positions(self) -> Mapping[int, StartPosition]:
+        assert self.transactions is not None
+        assert self.transactions.progress is not None  # they are started before the source
+        return self.transactions.progress.positions
+
+
+class Replay:
+    """One run, by this process.
+
+    Args:
+        live: the pipeline's settings.
+        run: must be in the runs topic already.
+        rate: how fast.
+        max_concurrency: infer calls in flight on each route; the routes' own if None.
+        resume: whether to go on with what another process began.
+    """
+
+    def __init__(
+        self,
+        live: Settings,
+        run: Run,
+        rate: Rate = None,
+        max_concurrency: int | None = None,
+        *,
+        resume: bool = False,
+    ) -> None:
+        plan = run.plan
+        self._plan = plan
+        self._connections: ReplayConnections | None = None
+        self._rules = ReplayRules(frozenset(plan.routes), {pin.route: pin for pin in plan.models})
+        self._settings = replay_settings(live, plan, max_concurrency)
+        self._connect = partial(ReplayConnections, live, plan, rate, resume)
+        self._told_at = -math.inf
+        self.waiting_for: tuple[str, ...] = ()
+        """What does not answer now."""
+
+    @property
+    def progress(self) -> Progress | None:
+        """As it is committed; None before it is known."""
+        transactions = self._connections.transactions if self._connections else None
+        return transactions.progress if transactions else None
+
+    @property
+    def remaining(self) -> int | None:
+        """Offsets of the range that are not done; None before it is known."""
+        source = self._connections.source if self._connections else None
+        return source.remaining if source and self.progress else None
+
+    async def perform(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> Run:
+        """Replay until the range is done or ``stop`` is set.
+
+        Args:
+            stop: ends it early; the run can be resumed.
+            tell: called five times a second.
+
+        Returns:
+            The run as it is left.
+
+        Raises:
+            FatalError: it cannot go on; what is committed stays, and the run can be resumed.
+        """
+
+        def connect() -> ReplayConnections:
+            self._connections = self._connect()
+            return self._connections
+
+        app = build_app(self._settings, connect, SystemClock(), self._rules)
+        try:
+            await app.start()
+            await self._wait(app, stop, tell)
+        finally:
+            await app.stop()
+        failure = app.failure
+        if isinstance(failure, SlotTakenError):
+            raise FatalError(f"another process of this machine is at run {self._plan.run}") from failure
+        source = self._connections.source if self._connections else None
+        complete = failure is None and source is not None and source.exhausted
+        run = self._run(RunState.COMPLETE if complete else RunState.STOPPED)
+        if self.progress is not None and not isinstance(failure, FencedError):  # else it is, or may be, another's
+            await self._write(run)
+        if failure is not None:
+            raise failure if isinstance(failure, FatalError) else FatalError(f"the replay failed: {failure}")
+        return run
+
+    async def _write(self, run: Run) -> None:
+        assert self._connections is not None
+        try:
+            await asyncio.to_thread(self._connections.store.write, run)
+        except HeadraceError as error:
+            log.warning("how the run is could not be written: %s", error)
+
+    def _run(self, state: RunState) -> Run:
+        progress = self.progress or Progress(self._plan.run)
+        return Run(
+            self._plan,
+            state,
+            SystemClock().epoch_ms(),
+            results=progress.results,
+            dead_letters=progress.dead_letters,
+            resumed=progress.resumed,
+            active_seconds=progress.active_seconds,
+        )
+
+    async def _wait(self, app: InferenceApp, stop: asyncio.Event, tell: Callable[[], None]) -> None:
+        while not (stop.is_set() or app.failure or app.inference.done):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await stop.wait()
+            self.waiting_for = tuple(app.inference.health.waiting_for)
+            tell()
+            if self.progress is not None and time.monotonic() - self._told_at > SIGN_OF_LIFE_SECONDS:
+                self._told_at = time.monotonic()
+                await self._write(self._run(RunState.RUNNING))

@@ -1,0 +1,102 @@
+"""Processes at one run, on a fake coordinator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import cast
+
+from confluent_kafka import Producer
+
+from headrace.connectors.kafka.run_transactions import KafkaRunTransactions
+from headrace.connectors.kafka.transaction import TransactionSettings
+from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
+from headrace.pipeline.records import OutputRecord, TopicPartition
+from headrace.pipeline.replay.counting import CountedTransactions
+from headrace.pipeline.replay.manifest import Plan, Progress
+from tests.unit.fake_coordinator import FakeCoordinator
+from tests.unit.fakes import LoopClock
+
+P0 = TopicPartition("requests", 0)
+PLAN = Plan(
+    run="r",
+    topic="requests",
+    ranges=(),
+    filters=(),
+    limit=None,
+    routes=(),
+    models=(),
+    results_topic="runs.r.results",
+    dead_letters_topic="runs.r.dead-letters",
+    progress_topic="runs.r.progress",
+    partitions=1,
+    settings_sha256="",
+    git_revision=None,
+    headrace_version="",
+    created_ms=0,
+)
+
+
+def encode(progress: Progress) -> bytes:
+    positions = {str(partition): [at.offset, at.metadata] for partition, at in progress.positions.items()}
+    kept = [progress.writer, progress.number, positions, progress.results, progress.dead_letters, progress.resumed]
+    return json.dumps(kept).encode()
+
+
+def decode(value: bytes) -> Progress:
+    writer, number, positions, results, dead_letters, resumed = json.loads(value)
+    found = {int(partition): StartPosition(*at) for partition, at in positions.items()}
+    return Progress("r", writer, number, found, results, dead_letters, resumed)
+
+
+class RunBench:
+    """What is committed in the run."""
+
+    def __init__(self) -> None:
+        self.coordinator = FakeCoordinator()
+
+    @property
+    def newest(self) -> bytes | None:
+        progress = [value for value in self.coordinator.outputs if value and value.startswith(b"[")]
+        return progress[-1] if progress else None
+
+    @property
+    def results(self) -> list[bytes | None]:
+        return [value for value in self.coordinator.outputs if value and not value.startswith(b"[")]
+
+    @property
+    def progress(self) -> Progress:
+        assert self.newest is not None
+        return decode(self.newest)
+
+    def process(self) -> Process:
+        return Process(self)
+
+
+class Process:
+    """Answers one record after the other, from where the run is when it starts."""
+
+    def __init__(self, bench: RunBench) -> None:
+        inner = KafkaRunTransactions(
+            TransactionSettings("nowhere:9092", "", "runs.r", 1),
+            "r",
+            lambda: bench.newest,
+            make_producer=cast("Callable[..., Producer]", bench.coordinator.producer),
+        )
+        self.transactions = CountedTransactions(inner, PLAN, decode, encode, LoopClock(), resume=False)
+        self._next = 0
+
+    async def start(self) -> None:
+        await self.transactions.start()
+        assert self.transactions.progress is not None
+        at = self.transactions.progress.positions.get(0)
+        self._next = at.offset or 0 if at else 0
+
+    async def step(self) -> bool:
+        """Answer the next record. Raises FencedError if the run is another's."""
+        offset = self._next
+        outputs = (OutputRecord(PLAN.results_topic, None, b"r%d" % offset),)
+        unit = CommitUnit(outputs, (OffsetCommit(P0, offset + 1, ""),), 1, lambda: True)
+        committed = await self.transactions.commit(unit)
+        self._next += committed
+        return committed
