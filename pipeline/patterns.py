@@ -6,6 +6,8 @@ import fnmatch
 import re
 from collections.abc import Sequence
 
+from headrace.pipeline.records import Headers
+
 
 class Patterns:
     """A list of texts with ``*`` and ``?``, any of which may match. No texts: everything matches."""
@@ -29,3 +31,19 @@ def _has_wildcard(pattern: str) -> bool:
 
 def _translate(pattern: str) -> str:
     return fnmatch.translate(pattern.replace("[", "[[]"))  # only * and ? are wildcards here
+
+
+def key_matches(patterns: Patterns, key: bytes | None) -> bool:
+    """Whether a record's key, undecodable bytes escaped, is one of the patterns; none is only if everything is."""
+    return patterns.anything or (key is not None and patterns.match(key.decode(errors="backslashreplace")))
+
+
+def headers_match(wanted: Sequence[tuple[str, Patterns]], headers: Headers) -> bool:
+    """Whether each of these headers is there and matches; of one that stands more than once the last counts."""
+    if not wanted:
+        return True
+    found = dict(headers)
+    return all(
+        (value := found.get(name)) is not None and patterns.match(value.decode(errors="replace"))
+        for name, patterns in wanted
+    )

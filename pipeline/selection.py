@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.outcomes import Outcome
-from headrace.pipeline.patterns import Patterns
+from headrace.pipeline.patterns import Patterns, headers_match, key_matches
 from headrace.pipeline.records import DeadLetter, InferenceResult, Modality, PartOutput
 
 
@@ -77,14 +77,7 @@ class Selection:
         return tuple(output for output in result.outputs if self._part_matches(output))
 
     def _record_matches(self, outcome: Outcome) -> bool:
-        key = outcome.record.key
-        if not (self._keys.anything or (key is not None and self._keys.match(key.decode(errors="backslashreplace")))):
-            return False
-        found = dict(outcome.record.headers)
-        return all(
-            (value := found.get(name)) is not None and patterns.match(value.decode(errors="replace"))
-            for name, patterns in self._headers
-        )
+        return key_matches(self._keys, outcome.record.key) and headers_match(self._headers, outcome.record.headers)
 
     def _part_matches(self, output: PartOutput) -> bool:
         return (

@@ -22,7 +22,7 @@ from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import TopicSpec
 
 _PROBE_SECONDS = 1.0
-METADATA_SECONDS = 5.0
+_METADATA_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
 _TROUBLES = 16
 """So many of the client's last words are looked at."""
@@ -75,7 +75,7 @@ def ensure_topics(
     if not topics:
         return ()
     client = admin_client(bootstrap_servers, client_config)
-    known = _topics(client, bootstrap_servers)
+    known = listed_topics(client, bootstrap_servers)
     missing = [spec for spec in topics if spec.name not in known]
     created = tuple(spec.name for spec in missing if _create(client, bootstrap_servers, spec))
     known = _wait_until_known(client, bootstrap_servers, [spec.name for spec in topics])
@@ -90,7 +90,7 @@ def partition_counts(
     bootstrap_servers: str, topics: Sequence[str], client_config: Mapping[str, str | int | float | bool] | None = None
 ) -> dict[str, int]:
     """Partitions of each of these topics; 0 if there is no such topic. Raises UnavailableError."""
-    known = _topics(admin_client(bootstrap_servers, client_config), bootstrap_servers)
+    known = listed_topics(admin_client(bootstrap_servers, client_config), bootstrap_servers)
     return {name: len(known[name].partitions) if name in known else 0 for name in topics}
 
 
@@ -137,9 +137,10 @@ def with_reason(error: KafkaException, troubles: Iterable[KafkaError]) -> KafkaE
     return KafkaException(KafkaError(error.args[0].code(), told[-1].str())) if told else error
 
 
-def _topics(client: AdminClient, bootstrap_servers: str) -> Mapping[str, TopicMetadata]:
+def listed_topics(client: AdminClient, bootstrap_servers: str) -> Mapping[str, TopicMetadata]:
+    """Every topic there is; one asked for by its name a broker may make. Raises UnavailableError or FatalError."""
     try:
-        return client.list_topics(timeout=METADATA_SECONDS).topics
+        return client.list_topics(timeout=_METADATA_SECONDS).topics
     except KafkaException as error:
         raise mapped(error, bootstrap_servers, "topics could not be listed") from error
 
@@ -164,7 +165,7 @@ def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> boo
 def _wait_until_known(client: AdminClient, bootstrap_servers: str, names: Sequence[str]) -> Mapping[str, TopicMetadata]:
     """A topic that was created a moment ago, by us or another worker, is not in every broker's metadata yet."""
     deadline = time.monotonic() + REQUEST_SECONDS
-    while missing := [name for name in names if name not in (known := _topics(client, bootstrap_servers))]:
+    while missing := [name for name in names if name not in (known := listed_topics(client, bootstrap_servers))]:
         if time.monotonic() > deadline:
             raise UnavailableError(f"Kafka at {bootstrap_servers} does not list the topics {', '.join(missing)}")
         time.sleep(0.05)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as TooLateError
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # it re-exports this without saying so
 
-from headrace.connectors.kafka.admin import METADATA_SECONDS, REQUEST_SECONDS, admin_client, mapped
+from headrace.connectors.kafka.admin import REQUEST_SECONDS, admin_client, listed_topics, mapped
 from headrace.pipeline.errors import FatalError, UnavailableError
 from headrace.pipeline.replay.ranges import Retained
 
@@ -48,19 +49,16 @@ class KafkaTopicHistory:
         """Where each partition ends, what is not committed included. Raises as ``retained``."""
         return self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
 
-    def _partitions(self) -> list[int]:
-        try:
-            known = self._client.list_topics(timeout=METADATA_SECONDS).topics.get(
-                self._topic
-            )  # asked by name it is made
-        except KafkaException as error:
-            raise mapped(error, self._where, f"topic {self._topic} could not be looked up") from error
+    @functools.cached_property
+    def partitions(self) -> tuple[int, ...]:
+        """Of the topic, when it was first asked. Raises as ``retained``."""
+        known = listed_topics(self._client, self._where).get(self._topic)
         if known is None or known.error is not None or not known.partitions:
             raise FatalError(f"topic {self._topic} does not exist at {self._where}")
-        return sorted(known.partitions)
+        return tuple(sorted(known.partitions))
 
     def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED) -> dict[int, int]:
-        asked = {TopicPartition(self._topic, partition): spec for partition in self._partitions()}
+        asked = {TopicPartition(self._topic, partition): spec for partition in self.partitions}
         futures = self._client.list_offsets(asked, isolation_level=isolation, request_timeout=REQUEST_SECONDS)
         try:
             return {place.partition: future.result(REQUEST_SECONDS + 1).offset for place, future in futures.items()}

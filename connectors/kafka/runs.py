@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 READ_SECONDS = 30.0
 
 
+def unknown_run(run_id: str) -> ConfigError:
+    """There is no run of this id."""
+    return ConfigError(f"there is no run {run_id}: `headrace runs list` shows them")
+
+
 class RunStore:
     """Finds, writes and removes runs.
 
@@ -69,9 +74,24 @@ class RunStore:
 
     def all(self) -> tuple[Run, ...]:
         """Every run, the oldest first; counts are exact if they can be read. Raises UnavailableError or FatalError."""
+        return tuple(map(self._exact, self._listed()))
+
+    def find(self, run_id: str) -> Run | None:
+        """The run with this id, if there is one. Raises as ``all``."""
+        return next((self._exact(run) for run in self._listed() if run.plan.run == run_id), None)
+
+    def named(self, run_id: str) -> Run:
+        """The run with this id. Raises as ``all``, and ConfigError if there is none."""
+        run = self.find(run_id)
+        if run is None:
+            raise unknown_run(run_id)
+        return run
+
+    def _listed(self) -> list[Run]:
+        """As their processes last said they are."""
         kafka = self._live.kafka
         if not self._is_there(self._topic):
-            return ()
+            return []
         newest: dict[bytes, bytes | None] = {}
         with CommittedReader(kafka, [self._topic], Beginning()) as reader:
             for record in reader.records(READ_SECONDS, until_end=True):
@@ -86,11 +106,7 @@ class RunStore:
                     found.append(decoder.decode(value))
                 except PoisonError:
                     continue  # somebody else's record
-        return tuple(map(self._exact, sorted(found, key=lambda run: (run.plan.created_ms, run.plan.run))))
-
-    def find(self, run_id: str) -> Run | None:
-        """The run with this id, if there is one. Raises as ``all``."""
-        return next((run for run in self.all() if run.plan.run == run_id), None)
+        return sorted(found, key=lambda run: (run.plan.created_ms, run.plan.run))
 
     def begin(self, run: Run) -> None:
         """Put a run there that is new.

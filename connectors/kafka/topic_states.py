@@ -17,11 +17,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
     TopicMetadata,
 )
 
-from headrace.connectors.kafka.admin import admin_client, mapped
+from headrace.connectors.kafka.admin import admin_client, listed_topics, mapped
 from headrace.pipeline import records
 from headrace.pipeline.overviews import CommittedOffset, GroupProgress, TopicState
 
-METADATA_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
 """Far above what a broker that answers needs: see ``group``."""
 LEADER_PAUSE_SECONDS = 0.1
@@ -54,7 +53,7 @@ class TopicStates:
             UnavailableError: the cluster does not answer.
             FatalError: it does not let us look.
         """
-        known = self._known()
+        known = listed_topics(self._client, self._where)
         there = [name for name in topics if name in known and known[name].error is None]
         limits = self._max_message_bytes(there)
         ends = self._offsets(there, known, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # the client declares no types there
@@ -106,12 +105,6 @@ class TopicStates:
             for name, state in states.items()
             if state is not None
         }
-
-    def _known(self) -> Mapping[str, TopicMetadata]:
-        try:
-            return self._client.list_topics(timeout=METADATA_SECONDS).topics
-        except KafkaException as error:
-            raise mapped(error, self._where, "topics could not be listed") from error
 
     def _max_message_bytes(self, topics: Sequence[str]) -> dict[str, int]:
         if not topics:

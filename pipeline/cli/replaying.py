@@ -84,7 +84,7 @@ def begin_run(settings: Settings, wishes: Wishes) -> Run:
             results_topic=results,
             dead_letters_topic=dead_letters,
             progress_topic=progress,
-            partitions=len(history.retained()),
+            partitions=len(history.partitions),
             settings_sha256=settings_sha256(settings),
             git_revision=git_revision(Path.cwd()),
             headrace_version=__version__,
@@ -103,9 +103,7 @@ def resume_run(settings: Settings, run_id: str) -> Run:
         UnavailableError, FatalError: Kafka or the registry does not let us.
     """
     with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
-        run = RunStore(settings, registry).find(run_id)
-    if run is None:
-        raise ConfigError(f"there is no run {run_id}: `headrace runs list` shows them")
+        run = RunStore(settings, registry).named(run_id)
     if run.state is RunState.COMPLETE:
         raise ConfigError(f"run {run_id} is complete: there is nothing to go on with")
     plan = run.plan
@@ -186,7 +184,7 @@ class _View:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._offsets = total(plan.ranges)
-        self._began = self._told = time.monotonic()
+        self._told = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._first_answered = 0
 

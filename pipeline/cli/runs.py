@@ -15,7 +15,6 @@ from headrace.pipeline.exit_codes import ExitCode, epilog
 if TYPE_CHECKING:  # not needed by --help
     from headrace.connectors.kafka.runs import RunStore
     from headrace.pipeline.config import Settings
-    from headrace.pipeline.errors import ConfigError
     from headrace.pipeline.replay.manifest import Run
 
 UNDER_WAY_SECONDS = 60.0
@@ -62,7 +61,7 @@ def list_runs(settings: Settings, as_json: bool) -> int:
 @settings_option
 def show(settings: Settings, run_id: str) -> int:
     """Show all there is to know of a run, as JSON."""
-    click.echo(json.dumps(_fields(_found(_store(settings), run_id)), indent=2))
+    click.echo(json.dumps(_fields(_store(settings).named(run_id)), indent=2))
     return ExitCode.OK
 
 
@@ -72,6 +71,7 @@ def show(settings: Settings, run_id: str) -> int:
 @settings_option
 def remove(settings: Settings, run_ids: tuple[str, ...], force: bool) -> int:
     """Remove runs: their results, their dead letters, and that they were."""
+    from headrace.connectors.kafka.runs import unknown_run
     from headrace.pipeline.errors import ConfigError
     from headrace.pipeline.replay.manifest import RunState, check_run_id
 
@@ -85,7 +85,7 @@ def remove(settings: Settings, run_ids: tuple[str, ...], force: bool) -> int:
                     f"run {run_id} was written to {age_seconds:.0f} s ago and may be under way: stop it, or --force"
                 )
         if not store.remove(run_id) and run is None:  # of one that was broken off as it began only topics are there
-            raise _unknown(run_id)
+            raise unknown_run(run_id)
         click.echo(f"removed {run_id}")
     return ExitCode.OK
 
@@ -95,19 +95,6 @@ def _store(settings: Settings) -> RunStore:
     from headrace.connectors.registry import ConfluentRegistry
 
     return RunStore(settings, ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds))
-
-
-def _found(store: RunStore, run_id: str) -> Run:
-    run = store.find(run_id)
-    if run is None:
-        raise _unknown(run_id)
-    return run
-
-
-def _unknown(run_id: str) -> ConfigError:
-    from headrace.pipeline.errors import ConfigError
-
-    return ConfigError(f"there is no run {run_id}: `headrace runs list` shows them")
 
 
 def _time(epoch_ms: int) -> str:

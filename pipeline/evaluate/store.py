@@ -85,13 +85,11 @@ class TableWriter:
         self._names = schema.names
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._columns: list[list[Any]] = [[] for _ in self._names]
-        self.rows = 0
 
     def add(self, *values: Any) -> None:
         """One row, in the order of the schema."""
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
-        self.rows += 1
         if len(self._columns[0]) >= GROUP_ROWS:
             self._write()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.pipeline.errors import ConfigError
-from headrace.pipeline.patterns import Patterns
+from headrace.pipeline.patterns import Patterns, headers_match, key_matches
 from headrace.pipeline.records import InferenceRequest, Modality, SourceRecord
 
 NAMES = ("modality", "type", "source", "key", "header.NAME", "sample")
@@ -119,7 +119,7 @@ class Choice:
 
     def takes(self, record: SourceRecord) -> bool:
         """Whether the record is replayed. One that cannot be decoded is not, if its content matters."""
-        if not (self._key_matches(record) and self._headers_match(record)):
+        if not (key_matches(self._keys, record.key) and headers_match(self._headers, record.headers)):
             return False
         if not self._by_content:
             return True
@@ -130,20 +130,6 @@ class Choice:
             and self._sources.match(request.source)
             and (not self._wanted.modalities or any(part.modality in self._wanted.modalities for part in request.parts))
             and sampled(request.id, self._wanted.sample)
-        )
-
-    def _key_matches(self, record: SourceRecord) -> bool:
-        if self._keys.anything:
-            return True
-        return record.key is not None and self._keys.match(record.key.decode(errors="backslashreplace"))
-
-    def _headers_match(self, record: SourceRecord) -> bool:
-        if not self._headers:
-            return True
-        found = dict(record.headers)
-        return all(
-            (value := found.get(name)) is not None and patterns.match(value.decode(errors="replace"))
-            for name, patterns in self._headers
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 from confluent_kafka import Producer
@@ -13,28 +14,13 @@ from headrace.connectors.kafka.transaction import TransactionSettings
 from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from headrace.pipeline.replay.counting import CountedTransactions
-from headrace.pipeline.replay.manifest import Plan, Progress
+from headrace.pipeline.replay.manifest import Progress
+from tests.unit import replay_bench
 from tests.unit.fake_coordinator import FakeCoordinator
 from tests.unit.fakes import LoopClock
 
 P0 = TopicPartition("requests", 0)
-PLAN = Plan(
-    run="r",
-    topic="requests",
-    ranges=(),
-    filters=(),
-    limit=None,
-    routes=(),
-    models=(),
-    results_topic="runs.r.results",
-    dead_letters_topic="runs.r.dead-letters",
-    progress_topic="runs.r.progress",
-    partitions=1,
-    settings_sha256="",
-    git_revision=None,
-    headrace_version="",
-    created_ms=0,
-)
+PLAN = replace(replay_bench.PLAN, run="r")
 
 
 def encode(progress: Progress) -> bytes:
