@@ -62,6 +62,8 @@ class Stage:
         self.config.write_text(yaml.safe_dump(whole))
         self.exits: Counter[int] = Counter()
         """Workers that ended by themselves, by exit code."""
+        self.last_words: list[str] = []
+        """The last line of each one's log."""
 
     def __enter__(self) -> Self:
         try:
@@ -158,6 +160,8 @@ class Stage:
                     worker = self.workers[slot]
                     if not worker.running:
                         self.exits[worker.wait_ended(0)] += 1
+                        last_line = worker.log.rstrip().rpartition("\n")[2]
+                        self.last_words.append(f"worker {slot}: {last_line}")
                         worker.start()
 
     def settle(self) -> None:

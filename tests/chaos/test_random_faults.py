@@ -116,5 +116,6 @@ def run(stage: Stage, faults: list[Any], rng: random.Random, rate: float, second
         "faults": dict(sorted(saboteur.done.items())),
         "fault_count": sum(saboteur.done.values()),
         "worker_exits": dict(Counter(stage.exits)),
+        "worker_last_words": stage.last_words,
         "wall_s": round(time.monotonic() - began, 1),
     }
