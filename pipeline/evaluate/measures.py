@@ -28,7 +28,7 @@ class Measure:
 
     Attributes:
         name: what is measured: ``agreement``, ``accuracy``, ``cosine.EMBEDDING``, …
-        route: whose answers.
+        route: whose answers; ``*`` of what is of whole events, whatever their routes (``failed``).
         slice: of which records; None for all.
         records: how many it is of.
         candidate: of the answers that are judged.

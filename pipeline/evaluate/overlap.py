@@ -1,53 +1,67 @@
-"""How much two lists of spans of time have in common."""
+"""How much lists of spans of time have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
-Spans = Iterable[Mapping[str, Any]]
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
-def overlap(mine: Spans | None, theirs: Spans | None) -> float:
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Those of many rows, one after the other.
+
+    Attributes:
+        row: whose, int64 [spans], from 0.
+        label: of each, as a number, int64 [spans].
+        start, end: in seconds, float64 [spans].
+    """
+
+    row: Integers
+    label: Integers
+    start: Floats
+    end: Floats
+
+
+def overlaps(mine: Spans, theirs: Spans, rows: int) -> Floats:
     """Intersection over union of the time that both say something of, label by label; 1.0 if neither says anything.
 
+    Spans of one row and label that overlap count once; one that ends before it starts is none.
+
     Args:
-        mine: each with ``start`` and ``end`` in seconds, and a ``label`` or none. Those of one label that overlap count
-            once.
-        theirs: likewise.
+        mine: of one side.
+        theirs: of the other; the same label has the same number in both.
+        rows: how many there are.
+
+    Returns:
+        Of each row, float64 [rows].
     """
-    one, other = _by_label(mine or ()), _by_label(theirs or ())
-    common = total = 0.0
-    for label in one.keys() | other.keys():
-        a, b = one.get(label, []), other.get(label, [])
-        both = _common(a, b)
-        common += both
-        total += _length(a) + _length(b) - both
-    return common / total if total else 1.0
+    row, label, time = (np.concatenate(both) for both in zip(_ends(mine), _ends(theirs), strict=True))
+    opened = np.concatenate([_opened(mine), _opened(theirs)])
+    is_mine = np.arange(len(row)) < 2 * len(mine.row)
+    order = np.lexsort((time, label, row))
+    row, time = row[order], time[order]
+    # Each row and label opens as many spans as it closes, so both counts are 0 where the next row or label begins.
+    in_mine, in_theirs = (np.cumsum(np.where(side, opened, 0)[order])[:-1] > 0 for side in (is_mine, ~is_mine))
+    lasts = np.diff(time)
+    common = np.bincount(row[:-1], np.where(in_mine & in_theirs, lasts, 0.0), rows)
+    total = np.bincount(row[:-1], np.where(in_mine | in_theirs, lasts, 0.0), rows)
+    return np.divide(common, total, out=np.ones(rows), where=total > 0)
 
 
-def _by_label(spans: Spans) -> dict[str | None, list[tuple[float, float]]]:
-    found: dict[str | None, list[tuple[float, float]]] = {}
-    for span in sorted(spans, key=lambda each: (each["start"], each["end"])):
-        merged = found.setdefault(span["label"], [])
-        if merged and span["start"] <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(merged[-1][1], span["end"])
-        else:
-            merged.append((span["start"], span["end"]))
-    return found
+def _ends(spans: Spans) -> tuple[Integers, Integers, Floats]:
+    """Row, label and time of both ends of each span: all starts, then all ends."""
+    return (
+        np.tile(spans.row, 2),
+        np.tile(spans.label, 2),
+        np.concatenate([spans.start, np.maximum(spans.start, spans.end)]),
+    )
 
 
-def _length(spans: list[tuple[float, float]]) -> float:
-    return sum(end - start for start, end in spans)
-
-
-def _common(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> float:
-    """Of spans in order that do not overlap among themselves."""
-    shared, i, j = 0.0, 0, 0
-    while i < len(one) and j < len(other):
-        shared += max(0.0, min(one[i][1], other[j][1]) - max(one[i][0], other[j][0]))
-        if one[i][1] <= other[j][1]:
-            i += 1
-        else:
-            j += 1
-    return shared
+def _opened(spans: Spans) -> Integers:
+    """How many more spans there are from each end on: 1 at starts, -1 at ends."""
+    return np.repeat(np.array([1, -1], np.int64), len(spans.row))

@@ -28,6 +28,8 @@ from headrace.pipeline.records import (
 )
 
 GROUP_ROWS = 5_000
+GROUP_BYTES = 8 * 2**20
+"""Of large values: what reads the table has a group in memory at least."""
 MEMORY_LIMIT = "512MB"
 THREADS = 2
 
@@ -46,7 +48,7 @@ EVENTS = pa.schema(
         ("headers", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""One row a part of an event."""
+"""One row a part of an event; of a record that cannot be decoded one without part."""
 ANSWERS = pa.schema(
     [
         *_POSITION,
@@ -63,6 +65,7 @@ ANSWERS = pa.schema(
         ("tensors", pa.list_(pa.struct([("name", pa.string()), ("values", pa.list_(pa.float32()))]))),
         ("waiting_ms", pa.float64()),
         ("inference_ms", pa.float64()),
+        ("batch_size", pa.int32()),
     ]
 )
 """One row a part that was answered. Of tensors those that are of numbers, row-major, as 32-bit floats."""
@@ -85,12 +88,14 @@ class TableWriter:
         self._names = schema.names
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._columns: list[list[Any]] = [[] for _ in self._names]
+        self._bytes = 0
 
-    def add(self, *values: Any) -> None:
-        """One row, in the order of the schema."""
+    def add(self, *values: Any, size_bytes: int = 0) -> None:
+        """One row, in the order of the schema. ``size_bytes``: of its large values, about."""
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
-        if len(self._columns[0]) >= GROUP_ROWS:
+        self._bytes += size_bytes
+        if len(self._columns[0]) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._write()
 
     def close(self) -> None:
@@ -109,10 +114,11 @@ class TableWriter:
             arrays = [pa.array(column, field.type) for column, field in zip(self._columns, self._schema, strict=True)]
             self._writer.write_table(pa.table(arrays, schema=self._schema))
             self._columns = [[] for _ in self._names]
+            self._bytes = 0
 
 
-def write_event(table: TableWriter, record: SourceRecord, request: InferenceRequest) -> None:
-    """A row for each part of an event."""
+def write_event(table: TableWriter, record: SourceRecord, request: InferenceRequest | None) -> None:
+    """A row for each part of an event; one without part, at the record's time, if there is no request in it."""
     at = record.provenance
     key = None if record.key is None else record.key.decode(errors="backslashreplace")
     headers = [
@@ -120,6 +126,9 @@ def write_event(table: TableWriter, record: SourceRecord, request: InferenceRequ
         for name, value in dict(record.headers).items()
         if value is not None
     ]
+    if request is None:
+        table.add(*_place(at), None, None, None, None, None, None, key, at.timestamp_ms, headers)
+        return
     for part in request.parts:
         table.add(
             *_place(at),
@@ -138,6 +147,7 @@ def write_event(table: TableWriter, record: SourceRecord, request: InferenceRequ
 def write_result(table: TableWriter, result: InferenceResult) -> None:
     """A row for each part of a result."""
     for output in result.outputs:
+        tensors = list(_tensors(output))
         table.add(
             *_place(result.provenance),
             output.part,
@@ -147,9 +157,11 @@ def write_result(table: TableWriter, result: InferenceResult) -> None:
             [{"name": label.name, "score": label.score} for label in output.labels],
             output.text,
             [{"start": each.start_seconds, "end": each.end_seconds, "label": each.label} for each in output.segments],
-            list(_tensors(output)),
+            tensors,
             result.timings.waiting_ms,
             result.timings.inference_ms,
+            output.batch_size,
+            size_bytes=sum(each["values"].nbytes for each in tensors) + len(output.text or ""),
         )
 
 
@@ -189,6 +201,7 @@ def connect(spill: Path) -> duckdb.DuckDBPyConnection:
         "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(spill),
         "threads": THREADS,
+        "preserve_insertion_order": False,  # which costs memory
         "autoinstall_known_extensions": False,  # nothing is fetched from anywhere
     }
     return duckdb.connect(config=config)

@@ -2,136 +2,68 @@
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from headrace.pipeline.errors import ConfigError
-from headrace.pipeline.evaluate.compare import Comparison, Files
+from headrace.pipeline.evaluate.analysis import AnalysisRequest
 from headrace.pipeline.evaluate.labels import Truth
-from headrace.pipeline.evaluate.measures import Measure, Slice
-from headrace.pipeline.evaluate.overlap import overlap
-from headrace.pipeline.evaluate.store import (
-    ANSWERS,
-    EVENTS,
-    TRUTHS,
-    TableWriter,
-    connect,
-    numbers,
-    write_event,
-    write_result,
-    write_truth,
-)
-from headrace.pipeline.records import (
-    InferenceRequest,
-    InferenceResult,
-    Label,
-    Modality,
-    NamedTensor,
-    Part,
-    PartOutput,
-    Provenance,
-    Segment,
-    SourceRecord,
-    Tensor,
-    Timings,
+from headrace.pipeline.evaluate.measures import Slice
+from headrace.pipeline.evaluate.slices import PERIODS_MS, period_ms
+from headrace.pipeline.evaluate.store import GROUP_BYTES, TRUTHS, TableWriter, numbers, write_truth
+from headrace.pipeline.records import Segment, Tensor, Timings
+from tests.unit.evaluate_tables import (
+    EVENTS_COUNT,
+    Answer,
+    Tables,
+    at,
+    by_name,
+    labelled,
+    output,
+    tables,
+    tensor,
+    true,
 )
 
-EVENTS_COUNT = 200
-Answer = Callable[[int], PartOutput]
-
-
-def at(number: int) -> Provenance:
-    return Provenance("in", number % 4, number // 4, 1_700_000_000_000 + number)
-
-
-def output(number: int, **fields: object) -> PartOutput:
-    return PartOutput("p", "image", "m", "1", **fields)  # type: ignore[arg-type]
-
-
-def labelled(name: Callable[[int], str], score: float = 0.8) -> Answer:
-    return lambda number: output(number, labels=(Label(name(number), score), Label("other", 0.1)))
-
-
-class Tables:
-    """Writes what is compared."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with TableWriter(folder / "events", EVENTS) as table:
-            for number in range(EVENTS_COUNT):
-                request = InferenceRequest(
-                    str(uuid.UUID(int=number)),
-                    "t",
-                    "/cam/night" if number % 10 == 0 else "/cam/day",
-                    1_700_000_000_000,
-                    (Part("p", Modality.IMAGE, "image/jpeg", b""),),
-                )
-                headers = (("tenant", b"acme" if number % 2 else b"duck"),)
-                write_event(table, SourceRecord(at(number), b"k", b"", headers), request)
-
-    def answers(self, name: str, answer: Answer, among: Sequence[int] = range(EVENTS_COUNT)) -> Path:
-        with TableWriter(self.folder / name, ANSWERS) as table:
-            for number in among:
-                write_result(
-                    table,
-                    InferenceResult("", "OK", (answer(number),), at(number), Timings(0, 1.0, 5.0), 1, "w", 0),
-                )
-        return self.folder / name
-
-    def truths(self, label: Callable[[int], str]) -> Path:
-        with TableWriter(self.folder / "truths", TRUTHS) as table:
-            for number in range(EVENTS_COUNT):
-                event = str(uuid.UUID(int=number)) if number % 2 else None
-                place = at(number)
-                position = None if event else (place.topic, place.partition, place.offset)
-                write_truth(table, Truth(label(number), event, position, "p" if number % 3 else ""))
-        return self.folder / "truths"
-
-    def compare(
-        self, candidate: Path, baseline: Path | None = None, truths: Path | None = None, slices: Sequence[str] = ()
-    ) -> dict[tuple[str, Slice | None], Measure]:
-        files = Files(self.folder / "events", candidate, baseline, truths)
-        with connect(self.folder / "spill") as database:
-            comparison = Comparison(database, files, self.folder, slices)
-            return {(each.name, each.slice): each for each in comparison.measures()}
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path)
-
-
-def true(number: int) -> str:
-    return f"c{number % 3}"
+__all__ = ["tables"]
 
 
 def night_wrong(number: int) -> str:
-    return "wrong" if number % 10 == 0 and number % 20 else true(number)
+    return "wrong" if number % 20 == 10 else true(number)
 
 
 def test_candidate_that_is_worse_on_one_slice_is_seen_there(tables: Tables) -> None:
-    found = tables.compare(
-        tables.answers("c", labelled(night_wrong)), tables.answers("b", labelled(true)), tables.truths(true)
+    found = by_name(
+        tables.analyse(
+            tables.answers("c", labelled(night_wrong)), tables.answers("b", labelled(true)), tables.truths(true)
+        )
     )
     whole = found["accuracy", None]
     assert whole.records == EVENTS_COUNT
-    assert whole.candidate.value == pytest.approx(0.95)
+    assert whole.candidate.value == 0.95
     assert whole.baseline is not None
     assert whole.baseline.value == 1.0
     assert whole.difference is not None
-    assert whole.difference.value == pytest.approx(-0.05)
+    assert whole.difference.value == -0.05
     assert whole.difference.high < 0
     assert whole.p_value == pytest.approx(2 * 0.5**10)
-    assert found["accuracy", Slice("source", "/cam/night")].candidate.value == pytest.approx(0.5)
+    assert found["accuracy", Slice("source", "/cam/night")].candidate.value == 0.5
     day = found["accuracy", Slice("source", "/cam/day")]
     assert day.candidate.value == 1.0
     assert day.p_value == 1.0
-    assert found["agreement", None].candidate.value == pytest.approx(0.95)
+    assert found["agreement", None].candidate.value == 0.95
     assert found["agreement", None].baseline is None
+
+
+def test_numbers_are_told_as_they_are(tables: Tables) -> None:
+    """A mean of equal scores is that score, and so is its interval: thresholds are held to it."""
+    score = by_name(tables.analyse(tables.answers("c", labelled(true, 0.8))))["score", None]
+    assert (score.candidate.low, score.candidate.value, score.candidate.high) == (0.8, 0.8, 0.8)
 
 
 def test_label_of_a_part_goes_before_that_of_its_event(tables: Tables) -> None:
@@ -141,7 +73,7 @@ def test_label_of_a_part_goes_before_that_of_its_event(tables: Tables) -> None:
             position = place.topic, place.partition, place.offset
             write_truth(table, Truth("wrong", None, position))
             write_truth(table, Truth(true(number), None, position, "p"))
-    found = tables.compare(tables.answers("c", labelled(true)), truths=tables.folder / "truths")
+    found = by_name(tables.analyse(tables.answers("c", labelled(true)), truths=tables.folder / "truths"))
     assert (found["accuracy", None].candidate.value, found["accuracy", None].records) == (1.0, EVENTS_COUNT)
 
 
@@ -151,14 +83,14 @@ def test_labels_that_contradict_each_other_are_refused(tables: Tables) -> None:
         write_truth(table, Truth("cat", None, ("in", 0, 0)))
         write_truth(table, Truth("dog", str(uuid.UUID(int=0)), None))
     with pytest.raises(ConfigError, match="labels: in:0:0 is to be both 'cat' and 'dog'"):
-        tables.compare(tables.answers("c", labelled(true)), truths=tables.folder / "truths")
+        tables.analyse(tables.answers("c", labelled(true)), truths=tables.folder / "truths")
 
 
 def test_answers_meet_at_their_position_alone(tables: Tables) -> None:
     """Of the baseline every other is missing, and those that are there differ at one place."""
-    even = [number for number in range(EVENTS_COUNT) if number % 2 == 0]
+    even = range(0, EVENTS_COUNT, 2)
     baseline = tables.answers("b", labelled(lambda number: "x" if number == 8 else true(number)), even)
-    found = tables.compare(tables.answers("c", labelled(true)), baseline)
+    found = by_name(tables.analyse(tables.answers("c", labelled(true)), baseline))
     agreement = found["agreement", None]
     assert agreement.records == len(even)
     assert agreement.candidate.value == pytest.approx(1 - 1 / len(even))
@@ -168,31 +100,46 @@ def test_answers_meet_at_their_position_alone(tables: Tables) -> None:
     assert "accuracy" not in {name for name, _ in found}
 
 
-def test_headers_and_times_make_slices(tables: Tables) -> None:
-    found = tables.compare(tables.answers("c", labelled(true)), slices=["header.tenant"])
+def test_headers_and_sources_make_slices(tables: Tables) -> None:
+    candidate = tables.answers("c", labelled(true))
+    found = by_name(tables.analyse(candidate, request=AnalysisRequest("c", slices=("header.tenant",))))
     slices = {each for name, each in found if name == "score" and each is not None}
     assert {each for each in slices if each.by == "header.tenant"} == {
         Slice("header.tenant", "acme"),
         Slice("header.tenant", "duck"),
     }
-    assert Slice("hour", "2023-11-14T22:00Z") in slices
     assert Slice("modality", "IMAGE") in slices
 
 
+def test_time_is_sliced_by_periods_that_fit(tables: Tables) -> None:
+    found = by_name(tables.analyse(tables.answers("c", labelled(true))))
+    seconds = [each.value for name, each in found if name == "score" and each is not None and each.by == "time"]
+    assert seconds == [f"2023-11-14T22:13:{second}Z" for second in range(20, 24)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "period_seconds"),
+    [(0, 1), (47, 1), (48, 10), (1_000, 60), (3600, 300), (86_400, 3600), (9 * 86_400, 6 * 3600), (1e9, 7 * 86_400)],
+)
+def test_period_is_the_shortest_of_which_few_cover_the_time(seconds: float, period_seconds: int) -> None:
+    assert period_ms(0, int(seconds * 1000)) == period_seconds * 1000
+    assert period_seconds * 1000 in PERIODS_MS
+
+
 def test_small_slices_are_left_out(tables: Tables) -> None:
-    found = tables.compare(tables.answers("c", labelled(true), range(40)))
-    assert {each.value for name, each in found if each is not None and each.by == "source"} == {"/cam/day"}
+    found = by_name(tables.analyse(tables.answers("c", labelled(true), range(40))))
+    assert {each.value for _, each in found if each is not None and each.by == "source"} == {"/cam/day"}
+
+
+def said(text: str, end: float, vector: Sequence[float]) -> Answer:
+    return lambda number: output(number, text=text, segments=(Segment(0.0, end),), tensors=(tensor(vector),))
 
 
 def test_texts_spans_and_tensors_are_measured(tables: Tables) -> None:
-    def answer(text: str, end: float, vector: Sequence[float]) -> Answer:
-        tensor = Tensor("FP32", (len(vector),), np.asarray(vector, "<f4").tobytes())
-        return lambda number: output(
-            number, text=text, segments=(Segment(0.0, end),), tensors=(NamedTensor("E", tensor),)
+    found = by_name(
+        tables.analyse(
+            tables.answers("c", said("kitten", 2.0, [1, 0])), tables.answers("b", said("sitting", 1.0, [1, 1]))
         )
-
-    found = tables.compare(
-        tables.answers("c", answer("kitten", 2.0, [1, 0])), tables.answers("b", answer("sitting", 1.0, [1, 1]))
     )
     values = {name: each.candidate.value for (name, of), each in found.items() if of is None}
     assert values["text_agreement"] == 0.0
@@ -202,25 +149,74 @@ def test_texts_spans_and_tensors_are_measured(tables: Tables) -> None:
     assert values["max_abs.E"] == pytest.approx(1.0)
     assert values["mean_abs.E"] == pytest.approx(0.5)
     assert values["inference_ms"] == 5.0
+    assert found["cosine.E", Slice("source", "/cam/night")].records == EVENTS_COUNT // 10
 
 
-@pytest.mark.parametrize(
-    ("mine", "theirs", "value"),
-    [
-        ([], [], 1.0),
-        ([(0, 1, None)], [], 0.0),
-        ([(0, 2, None)], [(1, 3, None)], 1 / 3),
-        ([(0, 2, "a")], [(0, 2, "b")], 0.0),
-        ([(0, 1, "a"), (0.5, 2, "a")], [(0, 2, "a")], 1.0),
-        ([(0, 1, "a"), (2, 3, "a")], [(0, 3, "a")], 2 / 3),
-    ],
-)
-def test_overlap_is_intersection_over_union(
-    mine: list[tuple[float, float, str | None]], theirs: list[tuple[float, float, str | None]], value: float
-) -> None:
-    one, other = ([{"start": a, "end": b, "label": label} for a, b, label in each] for each in (mine, theirs))
-    assert overlap(one, other) == pytest.approx(value)
-    assert overlap(other, one) == pytest.approx(value)
+def test_tensors_meet_by_name_and_length(tables: Tables) -> None:
+    """Of different lengths in different events; one is longer on one side; one is there on one side alone."""
+
+    def answer(sign: int) -> Answer:
+        def made(number: int) -> object:
+            vector = [1.0] * (1 + number % 7)
+            more = [tensor([1.0] * (3 + sign), "LONGER")] + ([tensor([1.0], "MINE")] if sign == 1 else [])
+            return output(number, tensors=(tensor([sign * each for each in vector]), *more))
+
+        return made  # type: ignore[return-value]
+
+    found = by_name(tables.analyse(tables.answers("c", answer(1)), tables.answers("b", answer(-1))))
+    assert found["cosine.E", None].records == EVENTS_COUNT
+    assert found["cosine.E", None].candidate.value == -1.0
+    assert not {name for name, _ in found} & {"cosine.LONGER", "cosine.MINE"}
+
+
+def test_vectors_that_are_no_numbers_are_told_as_such(tables: Tables) -> None:
+    """They must hold no threshold. A vector of zeros has no direction, and no cosine."""
+
+    def answer(odd: float) -> Answer:
+        return lambda number: output(number, tensors=(tensor([odd if number == 7 else 1.0, 2.0], "E"),))
+
+    found = by_name(tables.analyse(tables.answers("c", answer(math.nan)), tables.answers("b", answer(1.0))))
+    assert math.isnan(found["cosine.E", None].candidate.value)
+    assert math.isnan(found["max_abs.E", None].candidate.low)
+    zero = by_name(tables.analyse(tables.answers("c", said("", 0, [0, 0])), tables.answers("b", said("", 0, [1, 0]))))
+    assert "cosine.E" not in {name for name, _ in zero}
+    assert zero["max_abs.E", None].candidate.value == 1.0
+
+
+def test_cost_is_the_share_of_a_batch(tables: Tables) -> None:
+    candidate = tables.answers("c", lambda number: output(number, batch_size=4))
+    cost = by_name(tables.analyse(candidate, tables.answers("b", output)))["cost_ms", None]
+    assert cost.candidate.value == 1.25
+    assert cost.difference is not None
+    assert cost.difference.value == -3.75
+
+
+def test_percentiles_are_of_the_values_themselves(tables: Tables) -> None:
+    def slower(number: int) -> Timings:
+        return Timings(0, 0.0, float(number + 11))
+
+    candidate = tables.answers("c", output, timings=slower)
+    baseline = tables.answers("b", output, timings=lambda number: Timings(0, 0.0, float(number + 1)))
+    found = by_name(tables.analyse(candidate, baseline))
+    middle = found["inference_ms.p50", None]
+    assert middle.candidate.value == 110.0
+    assert middle.candidate.low < 110.0 < middle.candidate.high
+    assert middle.baseline is not None
+    assert middle.baseline.value == 100.0
+    assert middle.difference is not None
+    assert middle.difference.value == 10.0
+    assert middle.p_value is None
+    assert found["inference_ms.p95", None].candidate.value == 200.0
+    assert math.isnan(found["inference_ms.p99", None].candidate.high)
+    night = found["inference_ms.p95", Slice("source", "/cam/night")]
+    assert (night.records, night.candidate.value) == (20, 191.0)
+
+
+def test_groups_of_rows_are_bounded_in_bytes_too(tables: Tables) -> None:
+    large = tensor(np.zeros(GROUP_BYTES // 8).tolist())
+    path = tables.answers("c", lambda number: output(number, tensors=(large,)), range(4))
+    groups = pq.ParquetFile(path).metadata
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [2, 2]
 
 
 def test_tensors_are_read_as_numbers_if_they_are_some() -> None:

@@ -1,0 +1,208 @@
+"""What a reviewer has to know, drawn from an evaluation; as HTML and as Markdown it reads the same. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from headrace.pipeline.evaluate.evaluation import Analysis, Confusion, Evaluation, Side
+from headrace.pipeline.evaluate.gate import Check, Judged, Threshold
+from headrace.pipeline.evaluate.measures import Measure
+from headrace.pipeline.evaluate.report.wording import counted, is_any_route, is_known
+
+FAILURES_NAMED = 3
+"""Failed checks that the verdict itself names."""
+
+_MORE_IS_BETTER = {"accuracy", "agreement", "text_accuracy", "text_agreement", "segments_overlap", "cosine"}
+_LESS_IS_BETTER = {"failed", "flips", "text_distance", "max_abs", "mean_abs", "calibration_error"}
+_TELLING = ("accuracy", "text_accuracy", "agreement", "text_agreement", "segments_overlap", "cosine")
+"""Of a route's measures the first of these says most."""
+
+
+class Verdict(enum.Enum):
+    """What comes of the gate: how it is said in two words, and the sign beside it."""
+
+    PASS = "Gate passed", "✓"
+    FAIL = "Gate failed", "✗"
+    NONE = "No gate", "–"
+
+    @property
+    def words(self) -> str:
+        return self.value[0]
+
+    @property
+    def sign(self) -> str:
+        return self.value[1]
+
+
+class Trend(enum.Enum):
+    """What a difference says. It is clear if its 95 % interval leaves zero out."""
+
+    WORSE = "worse", "▼"
+    BETTER = "better", "▲"
+    CHANGED = "changed", "◆"
+    """Clearly, but whether to the better is not known: the measure is a user's, or a score."""
+    UNCLEAR = "no clear change", "·"
+
+    @property
+    def words(self) -> str:
+        return self.value[0]
+
+    @property
+    def sign(self) -> str:
+        return self.value[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Answers that were one label and are another."""
+
+    before: str
+    after: str
+    records: int
+
+
+def verdict(evaluation: Evaluation) -> Verdict:
+    """The gate's."""
+    return {True: Verdict.PASS, False: Verdict.FAIL, None: Verdict.NONE}[evaluation.passed]
+
+
+def reason(evaluation: Evaluation) -> str:
+    """The verdict's reason in one sentence, but for the names of the checks that failed."""
+    checks = evaluation.checks
+    failed = len(failed_checks(checks))
+    if evaluation.gate is None:
+        return "No thresholds were given, so nothing is judged."
+    if failed:
+        return f"{failed:,} of {counted(len(checks), 'check')} {'does' if failed == 1 else 'do'} not hold"
+    return f"All {len(checks):,} checks hold." if len(checks) != 1 else "The one check holds."
+
+
+def failed_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Those with a problem, in their order."""
+    return tuple(check for check in checks if check.problem is not None)
+
+
+def passed_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Those without one, in theirs."""
+    return tuple(check for check in checks if check.problem is None)
+
+
+def bounds(threshold: Threshold) -> str:
+    """What a threshold asks for: ``≥ 0.9, drop ≤ 0.02, whole interval``."""
+    told = (("≥", threshold.min), ("≤", threshold.max), ("drop ≤", threshold.max_drop), ("rise ≤", threshold.max_rise))
+    asked = [f"{word} {bound:g}" for word, bound in told if bound is not None]
+    return ", ".join([*asked, "whole interval"] if threshold.judged is Judged.INTERVAL else asked)
+
+
+def warnings(evaluation: Evaluation) -> list[str]:
+    """What makes the numbers say less than they seem to."""
+    analysis = evaluation.analysis
+    found = [] if analysis.events else ["There is no event in the range, so there is nothing to compare."]
+    for name, side in (("candidate", analysis.candidate), ("baseline", analysis.baseline)):
+        found += [] if side is None else _warnings_of(name, side)
+    return found
+
+
+def _warnings_of(name: str, side: Side) -> list[str]:
+    found = []
+    if side.duplicates:
+        found.append(f"{counted(side.duplicates, 'outcome')} of the {name} beyond the first: exactly-once is broken.")
+    if side.missing:
+        found.append(f"{counted(side.missing, 'event')} without an outcome of the {name}: the numbers leave them out.")
+    return found
+
+
+# --- measures
+
+
+def stem(name: str) -> str:
+    """Of ``cosine.EMBEDDING`` and ``inference_ms.p99``: what is measured."""
+    return name.split(".", 1)[0]
+
+
+def is_timing(name: str) -> bool:
+    """Whether a measure depends on how fast it went: its name ends in ``_ms``, but for the part behind a dot."""
+    return stem(name).endswith("_ms")
+
+
+def direction(name: str) -> int:
+    """1 if more of it is better, -1 if less is, 0 if that is not known."""
+    if stem(name) in _MORE_IS_BETTER:
+        return 1
+    return -1 if is_timing(name) or stem(name) in _LESS_IS_BETTER else 0
+
+
+def trend(measure: Measure) -> Trend | None:
+    """What its difference from the baseline says; None if it has none."""
+    difference = measure.difference
+    if difference is None:
+        return None
+    if not is_known(difference) or difference.low <= 0 <= difference.high:
+        return Trend.UNCLEAR
+    sign = direction(measure.name) * (1 if difference.low > 0 else -1)
+    return {1: Trend.BETTER, -1: Trend.WORSE, 0: Trend.CHANGED}[sign]
+
+
+def headline(measures: Iterable[Measure], *, timing: bool) -> list[Measure]:
+    """Those of all records, by route; either how good, or how fast."""
+    chosen = [each for each in measures if each.slice is None and is_timing(each.name) == timing]
+    return sorted(chosen, key=lambda each: (is_any_route(each.route), each.route))
+
+
+def telling(measures: Iterable[Measure]) -> list[Measure]:
+    """One of each route: the one that says most of how good its answers are."""
+    found: dict[str, Measure] = {}
+    ranked = (each for each in measures if each.slice is None and stem(each.name) in _TELLING)
+    for measure in sorted(ranked, key=lambda each: (each.route, _TELLING.index(stem(each.name)), each.name)):
+        found.setdefault(measure.route, measure)
+    return list(found.values())
+
+
+def changes(measures: Iterable[Measure]) -> dict[Trend, int]:
+    """How many of the measures of all records went which way."""
+    found = dict.fromkeys(Trend, 0)
+    for measure in measures:
+        way = trend(measure) if measure.slice is None else None
+        if way is not None:
+            found[way] += 1
+    return found
+
+
+def worst_slices(measures: Sequence[Measure]) -> list[Measure]:
+    """Measures of slices, the worst first; slices of time are left out, for drift is drawn.
+
+    How good goes before how fast, what is clearly worse before what may be chance, then the larger part of the
+    baseline's number before the smaller. Where there is no baseline, a slice is held against its whole route.
+    """
+    whole = {(each.route, each.name): each for each in measures if each.slice is None}
+    sliced = [each for each in measures if each.slice is not None and each.slice.by != "time"]
+    return sorted(sliced, key=lambda each: _badness(each, whole.get((each.route, each.name))))
+
+
+def _badness(measure: Measure, whole: Measure | None) -> tuple[bool, bool, bool, float]:
+    way = direction(measure.name)
+    if measure.difference is not None:
+        reference = measure.candidate.value - measure.difference.value
+    else:
+        reference = whole.candidate.value if whole is not None else measure.candidate.value
+    worsening = (reference - measure.candidate.value) * way / max(abs(reference), 0.01)
+    return is_timing(measure.name), way == 0, trend(measure) is not Trend.WORSE, -worsening
+
+
+def flips(confusion: Confusion) -> list[Flip]:
+    """Which labels became which others, the most frequent first."""
+    found = [
+        Flip(before, after, records)
+        for before, row in zip(confusion.labels, confusion.counts, strict=True)
+        for after, records in zip(confusion.labels, row, strict=True)
+        if records and before != after
+    ]
+    return sorted(found, key=lambda flip: (-flip.records, flip.before, flip.after))
+
+
+def title(analysis: Analysis) -> str:
+    """What is held against what."""
+    against = f" against {analysis.baseline.title}" if analysis.baseline else ""
+    return f"{analysis.candidate.title}{against}"

@@ -1,0 +1,29 @@
+"""Pieces of SQL that the tables of a comparison share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headrace.pipeline.evaluate.statistics import BLOCKS
+
+POSITION = 'topic, partition, "offset"'
+ANSWER_KEY = f"{POSITION}, part, route"
+"""An event's part takes one route, but user code may add an output to a result."""
+BLOCK = f"""(((("offset" & 2147483647) * 2654435761) >> 16) + partition * 31) % {BLOCKS}"""
+"""Of an event: a multiplicative hash (Knuth, The Art of Computer Programming 6.4), so that what repeats with the
+offsets does not gather in a few blocks."""
+
+
+def quoted(text: str) -> str:
+    """As a string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def named(name: str) -> str:
+    """As a column's name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def table_of(path: Path) -> str:
+    """The rows of a Parquet file, and, as ``file_row_number``, where each stands in it."""
+    return f"read_parquet({quoted(str(path))})"
