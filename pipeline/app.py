@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from headrace.connectors.kafka.admin import BrokerProbe, ensure_topics, partition_counts
 from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
 from headrace.connectors.kafka.group import wait_until_slot_is_free
-from headrace.connectors.kafka.transaction import BATCH_BYTES, KafkaTransactions, TransactionSettings
+from headrace.connectors.kafka.transaction import KafkaTransactions
+from headrace.connectors.kafka.transactional import BATCH_BYTES, TransactionSettings
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.connectors.video.sampler import ProcessSampler

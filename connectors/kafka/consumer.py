@@ -18,10 +18,11 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.group import client_id
 from headrace.connectors.kafka.positions import committed_positions, named, wake_fetchers
 from headrace.connectors.kafka.received import source_record
-from headrace.connectors.kafka.transaction import RECOVERY, GroupMetadata
+from headrace.connectors.kafka.transaction import GroupMetadata
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import CALLBACK_SHARE, Assignment
@@ -31,7 +32,7 @@ from headrace.pipeline.records import RecordBatch, SourceRecord
 
 log = logging.getLogger(__name__)
 
-_client_log = logging.getLogger("librdkafka.consumer")
+_client_log = client_log("consumer")
 
 FETCH_RECORDS = 512
 """Records taken from librdkafka at a time: amortises the hand-over, and bounds how far a budget is overshot."""
@@ -170,7 +171,6 @@ class GroupConsumer:
     def _config(self) -> dict[str, Any]:
         settings = self._settings
         return {
-            **RECOVERY,
             "receive.message.max.bytes": CLIENT_RECEIVE_BYTES + settings.max_message_bytes,
             **settings.client,
             "bootstrap.servers": settings.bootstrap_servers,

@@ -11,7 +11,6 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from headrace.connectors.kafka.errors import PASSING, REFUSED
 from headrace.connectors.kafka.reader import ANSWER_SECONDS, RECEIVE_BYTES, explained
 from headrace.connectors.kafka.received import source_record
-from headrace.connectors.kafka.transaction import RECOVERY
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, RetriableError
 from headrace.pipeline.records import SourceRecord
@@ -130,7 +129,6 @@ class GroupReader:
 
     def _configuration(self, settings: KafkaSettings, group: str, from_beginning: bool) -> dict[str, Any]:
         return {
-            **RECOVERY,
             "receive.message.max.bytes": RECEIVE_BYTES,
             "partition.assignment.strategy": "cooperative-sticky",
             **settings.client,

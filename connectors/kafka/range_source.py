@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer
 
+from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer import FETCH_RECORDS
 from headrace.connectors.kafka.positions import wake_fetchers
 from headrace.connectors.kafka.ranges import NO_GROUP, RangeCursor, range_consumer_config
@@ -26,7 +27,7 @@ from headrace.pipeline.replay.ranges import PartitionRange
 
 log = logging.getLogger(__name__)
 
-_client_log = logging.getLogger("librdkafka.replay")
+_client_log = client_log("replay")
 
 POLL_SECONDS = 0.1
 PACED_POLL_SECONDS = 0.01

@@ -9,10 +9,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer import CLIENT_RECEIVE_BYTES, FETCH_RECORDS
 from headrace.connectors.kafka.reader import explained
 from headrace.connectors.kafka.received import source_record
-from headrace.connectors.kafka.transaction import RECOVERY
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import SourceRecord
@@ -32,7 +32,6 @@ def range_consumer_config(
 ) -> dict[str, Any]:
     """Of a consumer that reads ranges by itself; without the name of a group, and of who is told of errors."""
     return {
-        **RECOVERY,
         "receive.message.max.bytes": CLIENT_RECEIVE_BYTES + max_message_bytes,
         **client,
         "bootstrap.servers": bootstrap_servers,
@@ -159,7 +158,7 @@ def read_ranges(
     cursor = RangeCursor(topic, ranges)
     config = range_consumer_config(settings.bootstrap_servers, settings.client, max_message_bytes)
     try:
-        consumer = Consumer({**config, "group.id": NO_GROUP})
+        consumer = Consumer({**config, "group.id": NO_GROUP}, logger=client_log("ranges"))
     except KafkaException as error:
         raise ConfigError(f"kafka.client: {error.args[0].str()}") from error
     try:

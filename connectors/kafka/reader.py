@@ -23,7 +23,6 @@ from confluent_kafka import (
 
 from headrace.connectors.kafka.errors import PASSING, REFUSED
 from headrace.connectors.kafka.received import source_record
-from headrace.connectors.kafka.transaction import RECOVERY
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, UnavailableError
 from headrace.pipeline.records import SourceRecord
@@ -230,7 +229,6 @@ class CommittedReader:
 
     def _configuration(self, settings: KafkaSettings) -> dict[str, str | int | float | bool | Callable[..., None]]:
         return {
-            **RECOVERY,
             "receive.message.max.bytes": RECEIVE_BYTES,
             **settings.client,
             "bootstrap.servers": settings.bootstrap_servers,

@@ -15,7 +15,8 @@ from confluent_kafka import Producer
 
 from headrace.connectors.kafka.history import KafkaTopicHistory
 from headrace.connectors.kafka.ranges import read_ranges
-from headrace.connectors.kafka.transaction import GroupMetadata, KafkaTransactions, TransactionSettings
+from headrace.connectors.kafka.transaction import GroupMetadata, KafkaTransactions
+from headrace.connectors.kafka.transactional import TransactionSettings
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import FatalError, FencedError, UnavailableError
 from headrace.pipeline.ports import CommitUnit

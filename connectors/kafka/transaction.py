@@ -12,8 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar, cast
 
@@ -22,6 +21,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
 from headrace.connectors.kafka.positions import committed_now
+from headrace.connectors.kafka.transactional import (
+    ALONE,
+    CLIENT_LOG,
+    LOG_LEVEL,
+    TransactionSettings,
+    count_error,
+    has_a_broker,
+    producer_config,
+)
 from headrace.pipeline import metrics
 from headrace.pipeline.errors import FatalError, FencedError, OutputRefusedError
 from headrace.pipeline.ports import CommitUnit
@@ -30,9 +38,6 @@ from headrace.pipeline.records import OutputRecord
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_client_log = logging.getLogger("librdkafka.transactions")
-_LOG_LEVEL = 4  # warnings and worse, of syslog's levels
 
 CALL_TIMEOUT_SECONDS = 5.0
 """One blocking call; a time-out is retried inside the unit's budget, so this only bounds how deaf the thread is."""
@@ -45,21 +50,8 @@ MAX_ABORTS = 20
 MAX_REPLACEMENTS = 5
 """Consecutive replacements of the producer for one unit: each waits for the broker first, so more won't help."""
 MAX_BACKOFF_SECONDS = 1.0
-BATCH_BYTES = 1_000_000
-"""librdkafka's own default; a broker refuses a batch that is larger than its topic takes, whatever the records are."""
-ALONE = "alone"
-"""Names the producer that sends each record in a batch of its own. It has producer 0's transactional id, so that the
-slot's next holder, who begins with those, ends what it left open; so of the two there is only one at a time."""
 LOST_SECONDS = 10.0
 """How long the news that a unit's partitions are lost may take: a process that was stopped learns it by a heartbeat."""
-
-RECOVERY = {"metadata.recovery.strategy": "none"}
-"""librdkafka's own default forgets the brokers when all are down; then send_offsets_to_transaction, waiting for the
-forgotten coordinator's return, never ends, whatever its time-out (its issues 5456 and 5511)."""
-
-IDLE_SECONDS = 5.0
-"""Unused connections are closed after this. For a group coordinator that has gone, and that the brokers list no more,
-send_offsets_to_transaction waits until some connection comes or goes; then it asks for the new one (5511, too)."""
 
 GroupMetadata = object  # librdkafka's, opaque
 
@@ -69,18 +61,6 @@ class GroupMember(Protocol):
 
     def group_metadata(self, refresh: bool) -> GroupMetadata:
         """The current generation's metadata; ``refresh`` asks the consumer's thread to take it anew first."""
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionSettings:
-    bootstrap_servers: str
-    group_id: str
-    transactional_id: str
-    producers: int = 2
-    transaction_timeout_seconds: float = 30.0
-    max_message_bytes: int = 10 * 1024 * 1024
-    max_batch_bytes: int = BATCH_BYTES
-    client: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 class _Failed(Exception):
@@ -161,32 +141,20 @@ class KafkaTransactions:
         return self._producers[name]
 
     def _new_producer(self, name: str) -> Producer:
-        settings = self._settings
-        producer = self._make_producer(
-            {
-                **RECOVERY,
-                "connections.max.idle.ms": int(IDLE_SECONDS * 1000),
-                **settings.client,
-                "bootstrap.servers": settings.bootstrap_servers,
-                "transactional.id": f"{settings.transactional_id}-{'0' if name == ALONE else name}",
-                "transaction.timeout.ms": int(settings.transaction_timeout_seconds * 1000),
-                "message.max.bytes": settings.max_message_bytes,
-                "linger.ms": 0,  # the unit is complete when it is sent: waiting gains nothing
-                "retry.backoff.ms": 1,  # else each CONCURRENT_TRANSACTIONS costs 100 ms (the default)
-                "retry.backoff.max.ms": 100,
-                "partitioner": "murmur2_random",  # as Java's clients: a key keeps its partition across languages
-                "queue.buffering.max.messages": 1_000_000,
-                "batch.num.messages": 1 if name == ALONE else 10_000,
-                "batch.size": settings.max_batch_bytes,
-                "delivery.report.only.error": True,
-                "on_delivery": self._note_undelivered,
-                "error_cb": _count_error,
-                "log_level": _LOG_LEVEL,
-            },
-            logger=_client_log,
-        )
-        self._wait_for_broker(lambda: producer.init_transactions(CALL_TIMEOUT_SECONDS), "init_transactions")
-        return producer
+        config = producer_config(self._settings, name, self._note_undelivered)
+        producer = self._make_producer(config, logger=CLIENT_LOG)
+
+        def initialise() -> Producer:
+            nonlocal producer
+            try:
+                producer.init_transactions(CALL_TIMEOUT_SECONDS)
+            except KafkaException:
+                if not has_a_broker(producer):
+                    producer = self._make_producer(config, logger=CLIENT_LOG)
+                raise
+            return producer
+
+        return self._wait_for_broker(initialise, "init_transactions")
 
     def _note_undelivered(self, error: KafkaError | None, record: Message) -> None:
         # With one that is too large all others fail, and those may be told of first.
@@ -246,6 +214,7 @@ class KafkaTransactions:
                     alone = True  # a topic's limit goes for whole batches: the records may be small enough
                 elif failed.meaning is Meaning.INDEFINITE:
                     replacements += 1
+                    self._discard_brokerless()
                     self._producer(name)  # a new one, which brings the old one's transaction to its end
                     if self._was_committed(unit):
                         return True
@@ -271,11 +240,15 @@ class KafkaTransactions:
         self._producers.pop(name, None)
         return False
 
+    def _discard_brokerless(self) -> None:
+        """Where one producer was told of no brokers, the others may have been. None of them has a transaction open."""
+        self._producers = {name: each for name, each in self._producers.items() if has_a_broker(each)}
+
     def _attempt(self, producer: Producer, unit: CommitUnit, refresh: bool) -> bool:
         """One transaction, from begin to commit. False if the unit turned out not to be ours any more."""
         deadline = time.monotonic() + self._settings.transaction_timeout_seconds * 0.8
         self._undelivered = None
-        self._call("begin_transaction", producer.begin_transaction, deadline)
+        self._call(producer, "begin_transaction", producer.begin_transaction, deadline)
         for index, output in enumerate(unit.outputs):
             self._produce(producer, index, output, deadline)
         metadata = self._member.group_metadata(refresh)
@@ -285,14 +258,16 @@ class KafkaTransactions:
                 raise failed
             return False
         self._send_offsets(producer, unit, metadata, deadline)
-        self._call("commit_transaction", lambda: producer.commit_transaction(COMMIT_TIMEOUT_SECONDS), deadline)
+        self._call(
+            producer, "commit_transaction", lambda: producer.commit_transaction(COMMIT_TIMEOUT_SECONDS), deadline
+        )
         producer.poll(0)  # the client's logs and errors come through here
         return True
 
     def _send_offsets(self, producer: Producer, unit: CommitUnit, metadata: GroupMetadata, deadline: float) -> None:
         offsets = [TopicPartition(*each.partition, each.offset, each.metadata) for each in unit.offsets]
         send = partial(producer.send_offsets_to_transaction, offsets, metadata, CALL_TIMEOUT_SECONDS)
-        self._call("send_offsets_to_transaction", send, deadline)
+        self._call(producer, "send_offsets_to_transaction", send, deadline)
 
     def _produce(self, producer: Producer, index: int, output: OutputRecord, deadline: float) -> None:
         partition = -1 if output.partition is None else output.partition
@@ -316,8 +291,8 @@ class KafkaTransactions:
         same = ((output.topic, output.key, output.value) == wanted for output in unit.outputs)
         return OutputRefusedError(list(same).index(True), f"{wanted[0]} refused the record: {failed}")
 
-    def _call(self, name: str, call: Callable[[], object], deadline: float) -> None:
-        """A call, repeated while librdkafka says that it may be and the transaction's time lasts."""
+    def _call(self, producer: Producer, name: str, call: Callable[[], object], deadline: float) -> None:
+        """A call, repeated while it may be, there is a broker to ask, and the transaction's time lasts."""
         while True:
             try:
                 with self._thread.watched(name):
@@ -331,7 +306,7 @@ class KafkaTransactions:
                     error = self._undelivered.error
                     meaning = _delivery_meaning(error)
                 if meaning is Meaning.RETRY:
-                    if time.monotonic() < deadline and not self._stopping.is_set():
+                    if time.monotonic() < deadline and not self._stopping.is_set() and has_a_broker(producer):
                         self._stopping.wait(0.01)
                         continue
                     meaning = Meaning.INDEFINITE
@@ -341,7 +316,9 @@ class KafkaTransactions:
         """Abort. Returns what is wrong if that fails."""
         deadline = time.monotonic() + self._settings.transaction_timeout_seconds * 0.8
         try:
-            self._call("abort_transaction", lambda: producer.abort_transaction(CALL_TIMEOUT_SECONDS), deadline)
+            self._call(
+                producer, "abort_transaction", lambda: producer.abort_transaction(CALL_TIMEOUT_SECONDS), deadline
+            )
         except _Failed as failed:
             failed.meaning = Meaning.FATAL if failed.meaning is Meaning.FATAL else Meaning.INDEFINITE
             return failed
@@ -356,15 +333,14 @@ class KafkaTransactions:
         settings = self._settings
         consumer = self._make_consumer(
             {
-                **RECOVERY,
                 **settings.client,
                 "bootstrap.servers": settings.bootstrap_servers,
                 "group.id": settings.group_id,
                 "isolation.level": "read_committed",
-                "error_cb": _count_error,
-                "log_level": _LOG_LEVEL,
+                "error_cb": count_error,
+                "log_level": LOG_LEVEL,
             },
-            logger=_client_log,
+            logger=CLIENT_LOG,
         )
         try:
             asked = [TopicPartition(each.partition.topic, each.partition.partition) for each in unit.offsets]
@@ -391,10 +367,6 @@ class KafkaTransactions:
 def _delivery_meaning(error: KafkaError) -> Meaning:
     meaning = meaning_of(error)
     return meaning if meaning in (Meaning.FATAL, Meaning.TOO_LARGE) else Meaning.ABORT
-
-
-def _count_error(error: KafkaError) -> None:
-    metrics.KAFKA_ERRORS.labels("transactions").inc()
 
 
 _ABORTED = frozenset({Meaning.ABORT, Meaning.TOO_LARGE, Meaning.STALE_GENERATION, Meaning.RETRY, Meaning.MEMBER_FENCED})

@@ -14,7 +14,7 @@ from headrace.connectors.kafka.admin import BrokerProbe, partition_counts
 from headrace.connectors.kafka.range_source import RangeSettings, RangeSource
 from headrace.connectors.kafka.run_transactions import KafkaRunTransactions, newest_value
 from headrace.connectors.kafka.runs import RunStore
-from headrace.connectors.kafka.transaction import BATCH_BYTES, TransactionSettings
+from headrace.connectors.kafka.transactional import BATCH_BYTES, TransactionSettings
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.connectors.video.sampler import ProcessSampler

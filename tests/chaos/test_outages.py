@@ -111,6 +111,22 @@ def test_broker_restarted_under_load_loses_and_doubles_nothing(
             worker.wait_ready(15)
 
 
+def test_clients_that_a_broker_shutting_down_tells_of_no_brokers_find_it_again(
+    servers: Stack, names: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The last broker to go lists none while it goes; who asks for metadata just then forgets it, too."""
+    client = {"topic.metadata.refresh.interval.ms": 10}
+    with Scene(servers.endpoints, names("w"), tmp_path, kafka={"client": client}) as scene:
+        worker = scene.worker()
+        sent = scene.send_events(mixed(EVENTS))
+        scene.read_until(EVENTS // 10)
+        servers.kafka.stop()
+        wait_named(worker, "kafka")
+        servers.kafka.start()
+        scene.settle(sent, 90)
+        worker.wait_ready(15)
+
+
 def test_worker_whose_client_library_is_stuck_ends_and_its_successor_goes_on(
     servers: Stack, names: Callable[[str], str], tmp_path: Path
 ) -> None:

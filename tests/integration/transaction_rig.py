@@ -14,7 +14,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from headrace.connectors.kafka.errors import PASSING
 from headrace.connectors.kafka.positions import committed_now
-from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
+from headrace.connectors.kafka.transaction import KafkaTransactions
+from headrace.connectors.kafka.transactional import TransactionSettings
 from headrace.pipeline import records
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord

@@ -45,6 +45,8 @@ class FakeCoordinator:
     producers: WeakSet[FakeProducer] = field(default_factory=WeakSet)
     """Those that somebody still holds."""
     undeliverable: deque[KafkaError] = field(default_factory=deque)
+    brokerless: int = 0
+    """So many of the next producers are told of no brokers, and never find one."""
     largest_bytes: int | None = None
     """Of a batch, as a topic's ``max.message.bytes``: of all that a transaction produces, unless each goes alone."""
     unreadable: deque[KafkaError] = field(default_factory=deque)
@@ -76,7 +78,8 @@ class FakeCoordinator:
 
     def producer(self, config: dict[str, Any], logger: object = None) -> FakeProducer:
         self.configs.append(config)
-        producer = FakeProducer(self, config)
+        producer = FakeProducer(self, config, brokerless=self.brokerless > 0)
+        self.brokerless -= 1
         self.producers.add(producer)
         return producer
 
@@ -105,10 +108,11 @@ class FakeMessage:
 
 
 class FakeProducer:
-    """One transactional producer. Of two with one id the older is fenced."""
+    """One transactional producer. Of two with one id the older is fenced. If it is brokerless nobody answers it."""
 
-    def __init__(self, coordinator: FakeCoordinator, config: dict[str, Any]) -> None:
+    def __init__(self, coordinator: FakeCoordinator, config: dict[str, Any], brokerless: bool) -> None:
         self._coordinator = coordinator
+        self.brokerless = brokerless
         self._id: str = config["transactional.id"]
         self._on_delivery: Callable[[KafkaError | None, FakeMessage], None] = config["on_delivery"]
         self._epoch = -1
@@ -122,7 +126,13 @@ class FakeProducer:
             self._coordinator.epochs[self._id] += 1
             self._epoch = self._coordinator.epochs[self._id]
 
+        if self.brokerless:
+            raise KafkaException(error(KafkaError._TIMED_OUT, "retriable"))
         self._coordinator.run("init", effect)
+
+    def list_topics(self, timeout: float) -> None:
+        if self.brokerless:
+            raise KafkaException(error(KafkaError._TRANSPORT))
 
     def begin_transaction(self) -> None:
         def effect() -> None:
@@ -199,6 +209,8 @@ class FakeProducer:
             raise KafkaException(error(KafkaError._STATE, "abortable"))
 
     def _check(self) -> None:
+        if self.brokerless:
+            raise KafkaException(error(KafkaError._TIMED_OUT, "retriable"))
         if self._epoch != self._coordinator.epochs[self._id]:
             raise KafkaException(error(KafkaError._FENCED, "fatal"))
         if not self._open:

@@ -10,7 +10,7 @@ from typing import cast
 from confluent_kafka import Producer
 
 from headrace.connectors.kafka.run_transactions import KafkaRunTransactions
-from headrace.connectors.kafka.transaction import TransactionSettings
+from headrace.connectors.kafka.transactional import TransactionSettings
 from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from headrace.pipeline.replay.counting import CountedTransactions

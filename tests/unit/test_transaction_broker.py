@@ -33,6 +33,27 @@ async def test_start_waits_for_a_broker_that_is_not_there() -> None:
     assert bench.down == [True, False]
 
 
+async def test_producers_that_were_told_of_no_brokers_are_replaced() -> None:
+    bench = Bench()
+    bench.coordinator.brokerless = 2
+    await bench.transactions.start()
+    assert len(bench.coordinator.configs) == 3
+    assert await bench.transactions.commit(bench.unit())
+    assert bench.visible == ONCE
+
+
+async def test_producers_that_are_told_of_no_brokers_in_a_transaction_are_replaced_at_once() -> None:
+    bench = Bench(producers=2)
+    await bench.transactions.start()
+    for producer in bench.coordinator.producers:
+        producer.brokerless = True
+    assert await bench.transactions.commit(bench.unit(1))
+    assert await bench.transactions.commit(bench.unit(2))
+    assert bench.coordinator.count("send_offsets") == 3, "the one call that found it out, and one for each unit"
+    assert len(bench.coordinator.configs) == 4
+    assert bench.coordinator.outputs == [b"1", b"2"]
+
+
 async def test_committed_offsets_are_waited_for() -> None:
     bench = Bench()
     bench.coordinator.answer("commit", FENCED, applied=True)

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, Producer
 
-from headrace.connectors.kafka.transaction import KafkaTransactions, TransactionSettings
+from headrace.connectors.kafka.transaction import KafkaTransactions
+from headrace.connectors.kafka.transactional import TransactionSettings
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from tests.unit.fake_coordinator import FakeCoordinator, FakeMember, error
