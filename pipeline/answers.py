@@ -8,7 +8,7 @@ from headrace.pipeline import metrics
 from headrace.pipeline.config import Settings
 from headrace.pipeline.envelope import encode_dead_letter, encode_result, fit_dead_letter
 from headrace.pipeline.errors import PoisonError
-from headrace.pipeline.headers import dead_letter_headers, result_headers, trace_of
+from headrace.pipeline.headers import RESULT_TYPE, dead_letter_headers, result_headers, trace_of
 from headrace.pipeline.journey import Journey
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import DeadLetter, InferenceResult, OutputRecord, SourceRecord, Stage, Timings
@@ -31,7 +31,7 @@ class Answers:
         self._clock = clock
 
     def result(self, journey: Journey) -> InferenceResult:
-        """The result of a journey all of whose parts are answered."""
+        """The result of a journey all of whose parts are answered; of a shadow's, those that are."""
         return InferenceResult(
             request_id=journey.request.id,
             status="OK",
@@ -45,8 +45,13 @@ class Answers:
             completed_ms=self._clock.epoch_ms(),
         )
 
-    def result_record(self, journey: Journey, result: InferenceResult) -> OutputRecord:
+    def result_record(self, journey: Journey, result: InferenceResult, event_type: bytes = RESULT_TYPE) -> OutputRecord:
         """The record that answers.
+
+        Args:
+            journey: says where to.
+            result: of it.
+            event_type: its ``ce_type``.
 
         Raises:
             PoisonError: ``RESULT_TOO_LARGE``, or a value that does not fit its field.
@@ -63,7 +68,12 @@ class Answers:
                 "raise topics.max_message_bytes, or let the model return less",
             )
         headers = result_headers(
-            journey.delivery, result.request_id, result.provenance, result.completed_ms, self._settings.name
+            journey.delivery,
+            result.request_id,
+            result.provenance,
+            result.completed_ms,
+            self._settings.name,
+            event_type=event_type,
         )
         return OutputRecord(topic, key, value, headers, partition)
 

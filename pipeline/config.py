@@ -21,6 +21,7 @@ from headrace.pipeline.config_base import (
     TopicName,
 )
 from headrace.pipeline.config_output import AlsoTo, UserCodeSettings, ValueKind
+from headrace.pipeline.config_shadow import ShadowSettings
 from headrace.pipeline.config_slot import Slot
 from headrace.pipeline.config_video import Sampling, VideoSettings
 from headrace.pipeline.offsets import MetadataFormat
@@ -130,6 +131,7 @@ class TopicSettings(Section):
     runs: TopicName = Field(
         default="inference.runs", description="Where replays keep what they do and how far they are."
     )
+    shadow: TopicName = Field(default="inference.shadow", description="Where what the routes' shadows answer goes.")
     emitted: dict[TopicName, ValueKind] = Field(
         default_factory=dict,
         description="Topics that user code may emit to; their values: `result`, `request`, `json` or `bytes`.",
@@ -219,6 +221,15 @@ class RouteSettings(Section):
         default=(), description="Topics a record's `reply_topic` header may name; any other is ignored."
     )
     also_to: tuple[AlsoTo, ...] = Field(default=(), description="Second records, beside the result.")
+    shadow: ShadowSettings | None = Field(
+        default=None, description="A candidate model that answers a share of the events as well, and no caller."
+    )
+
+    @model_validator(mode="after")
+    def _shadow_differs(self) -> Self:
+        if self.shadow is not None and self.shadow.is_of(self.model, self.version):
+            raise ValueError("shadow is the route's own model and version: name another version, or another model")
+        return self
 
 
 class WorkerSettings(Section):
@@ -350,8 +361,13 @@ class Settings(Section):
             topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic
         }
         kinds = _kinds(self, replies)
-        if self.topics.runs in {*inputs, *replies, *kinds, self.topics.dead_letters}:
-            raise ValueError(f"topics: {self.topics.runs} is the topic of runs (topics.runs), and nothing else's")
+        taken = {*inputs, *replies, *kinds, self.topics.dead_letters}
+        for what, topic in (("runs", self.topics.runs), ("shadow", self.topics.shadow)):
+            if topic in taken:
+                raise ValueError(
+                    f"topics: {topic} is topics.{what}, and nothing else's: give one of the two another name"
+                )
+            taken.add(topic)
         if self.topics.dead_letters in replies:
             problem = "is both for dead letters and for results: their schemas differ"
             raise ValueError(f"topics: {self.topics.dead_letters} {problem}")

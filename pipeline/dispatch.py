@@ -18,7 +18,7 @@ from headrace.pipeline.admission import attempts_left, backoff_seconds, patience
 from headrace.pipeline.batching import Batch, Batcher, halves
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import FatalError, PoisonError, RetriableError, UnavailableError
-from headrace.pipeline.flow import Flow
+from headrace.pipeline.flow import Calls
 from headrace.pipeline.health import Health
 from headrace.pipeline.inference import Prepared, answers, call_of, is_sampled, max_rows, prepare
 from headrace.pipeline.journey import PartTask, wanted
@@ -69,7 +69,7 @@ class RouteDispatcher:
         timeout_seconds: float,
         client: InferenceClient,
         sampler: FrameSampler,
-        flow: Flow,
+        flow: Calls,
         health: Health,
         clock: Clock,
         finish: Outcome,

@@ -11,11 +11,12 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.errors import FatalError, OutputRefusedError
 from headrace.pipeline.offsets import MetadataFormat, decode_metadata
-from headrace.pipeline.ordering import Completion, Instead, Lane, PartitionLedger, Taken
+from headrace.pipeline.ordering import Instead, Lane, PartitionLedger, Taken
 from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
 from headrace.pipeline.records import OutputRecord, RecordBatch, SourceRecord, TopicPartition
 
@@ -29,6 +30,16 @@ class RecordRef:
     partition: TopicPartition
     generation: int
     offset: int
+
+
+class Calls(Protocol):
+    """What infer calls ask before they take records along, and say when they end (see ``Flow``)."""
+
+    def wants(self, partition: TopicPartition, generation: int) -> bool: ...
+
+    def begin_call(self, ref: RecordRef) -> bool: ...
+
+    def end_call(self, ref: RecordRef) -> None: ...
 
 
 @dataclass(slots=True)
@@ -86,6 +97,8 @@ class Flow:
         """Set when there may be something to commit."""
         self.flush: Callable[[], Awaitable[None]] = _nothing
         """Commits everything that is ready; set by the group commit."""
+        self.leaving: Callable[[frozenset[TopicPartition]], None] = _nobody
+        """Told of partitions before they are drained, and once they are gone; set by the shadows."""
 
     # --- what the source calls (ports.AssignmentListener)
 
@@ -110,6 +123,7 @@ class Flow:
             return
         for each in held:
             each.draining = True
+        self.leaving(partitions)
         try:
             async with asyncio.timeout(self._drain_timeout_seconds):
                 while any(each.calls for each in held):
@@ -157,6 +171,7 @@ class Flow:
             if held := self._held.pop(partition, None):
                 held.alive = False
                 self._budget.release(*held.ledger.outstanding)
+        self.leaving(partitions)
 
     # --- what the processing calls
 
@@ -236,19 +251,19 @@ class Flow:
         return _unit(tuple(taken))
 
     def refuse(self, unit: Unit, error: OutputRefusedError) -> Unit:
-        """The same unit with a dead letter in the place of the record whose output its topic refuses.
+        """The same unit with something else in the place of the record whose output its topic refuses.
 
         Raises:
             FatalError: it is a dead letter that is refused.
         """
         taken = list(unit.taken)
-        owner, number = _whose(unit, error.index)
+        owner, number, place = _whose(unit, error.index)
         held, some = taken[owner]
         instead = some.completions[number].instead
         if instead is None:
             raise FatalError(f"a dead letter cannot be written: {error}")
         completions = list(some.completions)
-        completions[number] = Completion([instead(str(error))])
+        completions[number] = instead(place, str(error))
         taken[owner] = held, replace(some, completions=tuple(completions))
         return _unit(tuple(taken))
 
@@ -280,16 +295,20 @@ def _unit(taken: tuple[tuple[_Held, Taken], ...]) -> Unit:
     return Unit(commit, taken)
 
 
-def _whose(unit: Unit, index: int) -> tuple[int, int]:
-    """Which partition's which completion an output of a unit is of."""
+def _whose(unit: Unit, index: int) -> tuple[int, int, int]:
+    """Which partition's which completion an output of a unit is of, and which of its outputs it is."""
     places = [
-        (owner, number)
+        (owner, number, place)
         for owner, (_, some) in enumerate(unit.taken)
         for number, completion in enumerate(some.completions)
-        for _ in completion.outputs
+        for place in range(len(completion.outputs))
     ]
     return places[index]
 
 
 async def _nothing() -> None:
+    return None
+
+
+def _nobody(partitions: frozenset[TopicPartition]) -> None:
     return None

@@ -20,6 +20,7 @@ SPEC_VERSION = b"1.0"
 CONTENT_TYPE = b"application/avro"
 JSON_CONTENT_TYPE = b"application/json"
 RESULT_TYPE = b"io.headrace.result"
+SHADOW_TYPE = b"io.headrace.shadow"
 DEAD_LETTER_TYPE = b"io.headrace.dead_letter"
 
 CORRELATION_ID = "correlation_id"
@@ -152,6 +153,7 @@ def result_headers(
     completed_ms: int,
     source: str,
     new_span_id: Callable[[], str] = random_span_id,
+    event_type: bytes = RESULT_TYPE,
 ) -> Headers:
     """The headers of a result: the request's trace, one span further, and its correlation id (default: its id).
 
@@ -162,9 +164,10 @@ def result_headers(
         completed_ms: epoch milliseconds.
         source: ``ce_source``: the pipeline that answers.
         new_span_id: makes the 16 hexadecimal digits of the result's span.
+        event_type: ``ce_type``: ``SHADOW_TYPE`` for what a shadow answered.
     """
     return _answer_headers(
-        _event(_position(provenance), RESULT_TYPE, source, completed_ms), delivery, request_id, new_span_id
+        _event(_position(provenance), event_type, source, completed_ms), delivery, request_id, new_span_id
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headrace.pipeline.admission import check_deadline
 from headrace.pipeline.config import RouteSettings
-from headrace.pipeline.flow import Flow, RecordRef
+from headrace.pipeline.flow import Calls, RecordRef
 from headrace.pipeline.headers import Delivery
 from headrace.pipeline.records import InferenceRequest, Part, PartOutput, SourceRecord
 from headrace.pipeline.user_code import Record
@@ -33,6 +33,13 @@ class Journey:
     inferred_seconds: float = 0.0
     attempts: int = 0
 
+    def note(self, task: PartTask, output: PartOutput) -> None:
+        """One of its parts is answered."""
+        self.outputs[task.index] = output
+        self.waited_seconds = max(self.waited_seconds, task.waited_seconds)
+        self.inferred_seconds = max(self.inferred_seconds, task.inferred_seconds)
+        self.attempts = max(self.attempts, task.attempts)
+
 
 @dataclass(slots=True, eq=False)
 class PartTask:
@@ -56,7 +63,7 @@ class PartTask:
         return self.journey.request.parts[self.index]
 
 
-def wanted(task: PartTask, flow: Flow, now_ms: int) -> bool:
+def wanted(task: PartTask, flow: Calls, now_ms: int) -> bool:
     """False if work on a part is in vain, because its partition is gone or going.
 
     Raises:

@@ -28,6 +28,16 @@ WAITING_SECONDS = Histogram(
     "headrace_waiting_seconds", "From a part's admission to its infer call.", ["route"], buckets=_LATENCY
 )
 
+SHADOW = Counter(
+    "headrace_shadow_total",
+    "Parts that a shadow was to answer as well: answered, failed, late, skipped (not asked), dropped (event refused or "
+    "partition gone).",
+    ["route", "outcome"],
+)
+SHADOW_WAITING_SECONDS = Histogram(
+    "headrace_shadow_waiting_seconds", "How long an answered event waited for its shadow.", buckets=_LATENCY
+)
+
 USER_CODE_SECONDS = Histogram(
     "headrace_user_code_seconds", "User code on one record: before, after, agent.", ["kind"], buckets=_LATENCY
 )
@@ -67,6 +77,8 @@ ALL = (
     WAITING_SECONDS,
     VIDEO_SECONDS,
     VIDEO_FRAMES,
+    SHADOW,
+    SHADOW_WAITING_SECONDS,
     USER_CODE_SECONDS,
     TRANSACTIONS,
     TRANSACTION_RETRIES,

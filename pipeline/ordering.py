@@ -48,8 +48,8 @@ _NEXT = {
 }
 
 
-Instead = Callable[[str], OutputRecord]
-"""Makes the dead letter that is written instead of a record's outputs if its topic refuses one of them, and why."""
+Instead = Callable[[int, str], "Completion"]
+"""What is written instead of a record's outputs if one of them, by its place, is refused by its topic, and why."""
 
 
 @dataclass(frozen=True, slots=True)

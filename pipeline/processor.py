@@ -22,7 +22,7 @@ from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.headers import Delivery, delivery_of
 from headrace.pipeline.journey import Journey, PartTask
-from headrace.pipeline.ordering import Lane
+from headrace.pipeline.ordering import Completion, Lane
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import (
     InferenceRequest,
@@ -36,6 +36,7 @@ from headrace.pipeline.records import (
 from headrace.pipeline.replay.rules import ReplayRules
 from headrace.pipeline.routing import Assignment, Router, reply_topic
 from headrace.pipeline.setup import ContractIds
+from headrace.pipeline.shadow import Shadows
 from headrace.pipeline.turns import give_way
 from headrace.pipeline.user_code import CONCURRENT_HOOKS, Record, UserCode
 from headrace.pipeline.wire import Poison, poison
@@ -66,6 +67,7 @@ class Processor:
         partitions: of each topic that is written to, to check what a record asks for against.
         user_code: what user modules have added.
         rules: of a replay, if this is one.
+        shadows: of the routes, if any has one.
     """
 
     def __init__(
@@ -79,12 +81,15 @@ class Processor:
         clock: Clock,
         user_code: UserCode,
         rules: ReplayRules | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         self._settings = settings
         self._rules = rules
         self._decoder = decoder
         self._partitions = partitions
         self._flow = flow
+        self._shadows = shadows
+        self._complete = flow.complete if shadows is None else shadows.complete
         self._clock = clock
         self._user_code = user_code
         self._router = Router(settings.routes)
@@ -130,7 +135,7 @@ class Processor:
         if not isinstance(error, PoisonError):
             log.error("%s[%d]@%d could not be opened", *ref.partition, ref.offset, exc_info=error)
             error = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
-        self._flow.complete(ref, [self._answers.dead_letter(record, error, request_id)])
+        self._complete(ref, [self._answers.dead_letter(record, error, request_id)])
 
     def _decode(self, ref: RecordRef, record: SourceRecord) -> _Decoded:
         began = self._clock.monotonic()
@@ -177,7 +182,7 @@ class Processor:
         if self._rules is not None:
             request, plan = self._rules.apply(request, plan)
             if not plan:
-                self._flow.complete(decoded.ref, [])
+                self._complete(decoded.ref, [])
                 return []
             delivery = replace(delivery, deadline_ms=None)
         lead = plan[0].route
@@ -194,6 +199,8 @@ class Processor:
         )
         tasks = [self._admit(journey, assignment) for assignment in plan]
         self._flow.enter(decoded.ref, list(_lanes(record, plan)))
+        if self._shadows is not None:
+            self._shadows.begin(journey, plan, tasks)
         return tasks
 
     def _admit(self, journey: Journey, assignment: Assignment) -> PartTask:
@@ -224,10 +231,7 @@ class Processor:
         if isinstance(outcome, PoisonError):
             self._fail(task, outcome)
             return
-        journey.outputs[task.index] = outcome
-        journey.waited_seconds = max(journey.waited_seconds, task.waited_seconds)
-        journey.inferred_seconds = max(journey.inferred_seconds, task.inferred_seconds)
-        journey.attempts = max(journey.attempts, task.attempts)
+        journey.note(task, outcome)
         if None not in journey.outputs:
             self._succeed(task)
 
@@ -278,18 +282,18 @@ class Processor:
             emitted = journey.view.close()
             outputs += emitted if self._rules is None else ()
         metrics.RESULTS.labels(task.route).inc()
-        self._flow.complete(journey.ref, outputs, partial(self._refused, task))
+        self._complete(journey.ref, outputs, partial(self._refused, task))
 
-    def _refused(self, task: PartTask, reason: str) -> OutputRecord:
+    def _refused(self, task: PartTask, place: int, reason: str) -> Completion:
         """The dead letter of an event whose result, or what goes with it, its topic does not take."""
-        return self._letter(task, PoisonError(Stage.ENCODE, "RESULT_TOO_LARGE", reason))
+        return Completion([self._letter(task, PoisonError(Stage.ENCODE, "RESULT_TOO_LARGE", reason))])
 
     def _fail(self, task: PartTask, error: PoisonError) -> None:
         journey = task.journey
         journey.ended = True
         if journey.view is not None:
             journey.view.close()
-        self._flow.complete(journey.ref, [self._letter(task, error)])
+        self._complete(journey.ref, [self._letter(task, error)])
 
     def _letter(self, task: PartTask, error: PoisonError) -> OutputRecord:
         journey = task.journey

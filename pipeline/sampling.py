@@ -16,7 +16,7 @@ from headrace.pipeline.admission import unavailable_backoff_seconds
 from headrace.pipeline.codecs.row import poison
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import FatalError, PoisonError, UnavailableError
-from headrace.pipeline.flow import Flow
+from headrace.pipeline.flow import Calls
 from headrace.pipeline.health import Health
 from headrace.pipeline.inference import Prepared, max_rows, plan_of, with_frames
 from headrace.pipeline.journey import PartTask, wanted
@@ -48,7 +48,7 @@ class Samplings:
         self,
         route: RouteSettings,
         sampler: FrameSampler,
-        flow: Flow,
+        flow: Calls,
         health: Health,
         clock: Clock,
         sampled: Callable[[Video], None],

@@ -72,6 +72,8 @@ def _sub_section(path: str, field: FieldInfo) -> tuple[str, type[Section] | None
     annotation: Any = field.annotation
     if get_origin(annotation) is tuple:
         annotation, path = get_args(annotation)[0], f"{path}[]"
+    elif get_origin(annotation) is types.UnionType:  # a section that may be missing
+        annotation = get_args(annotation)[0]
     is_section = isinstance(annotation, type) and issubclass(annotation, Section)
     return path, annotation if is_section else None
 

@@ -37,16 +37,18 @@ def register_contracts(registry: SchemaRegistry, settings: Settings) -> Contract
     more = {kind: tuple(topic for topic in kinds if kinds[topic] is kind) for kind in ValueKind}
     return ContractIds(
         request=_register(registry, (*topics.requests, *more[ValueKind.REQUEST]), Contract.REQUEST),
-        result=_register(registry, (*reply_topics(settings), *more[ValueKind.RESULT]), Contract.RESULT),
+        result=_register(
+            registry, (*reply_topics(settings), *shadow_topics(settings), *more[ValueKind.RESULT]), Contract.RESULT
+        ),
         dead_letter=_register(registry, (topics.dead_letters,), Contract.DEAD_LETTER),
     )
 
 
 def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
-    """Every topic the settings name, once: of requests, replies, dead letters, and what is written beside them."""
+    """Every topic the settings name, once: of requests, replies, shadows, dead letters, and of what is emitted."""
     topics = settings.topics
     dead_letter_bytes = topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES
-    names = (*topics.requests, *reply_topics(settings), *emitted_kinds(settings))
+    names = (*topics.requests, *reply_topics(settings), *shadow_topics(settings), *emitted_kinds(settings))
     sizes = dict.fromkeys(names, topics.max_message_bytes)
     sizes[topics.dead_letters] = max(sizes.get(topics.dead_letters, 0), dead_letter_bytes)
     return tuple(
@@ -59,6 +61,11 @@ def reply_topics(settings: Settings) -> tuple[str, ...]:
     """Every topic that results may go to, the default first, each once."""
     named = [topic for route in settings.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic]
     return tuple(dict.fromkeys((settings.topics.results, *named)))
+
+
+def shadow_topics(settings: Settings) -> tuple[str, ...]:
+    """The topic of what shadows answer, if a route has one."""
+    return (settings.topics.shadow,) if any(route.shadow for route in settings.routes) else ()
 
 
 def emitted_kinds(settings: Settings) -> dict[str, ValueKind]:

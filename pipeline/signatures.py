@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from headrace.pipeline.admission import patience_seconds, unavailable_backoff_seconds
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import PoisonError, RetriableError
-from headrace.pipeline.flow import Flow
+from headrace.pipeline.flow import Calls
 from headrace.pipeline.health import Health
 from headrace.pipeline.journey import PartTask, wanted
 from headrace.pipeline.ports import Clock, InferenceClient, ModelSignature
@@ -30,7 +30,9 @@ class Waits:
 class Signatures:
     """The signatures of one route's models, by model and version."""
 
-    def __init__(self, route: RouteSettings, client: InferenceClient, flow: Flow, health: Health, clock: Clock) -> None:
+    def __init__(
+        self, route: RouteSettings, client: InferenceClient, flow: Calls, health: Health, clock: Clock
+    ) -> None:
         self._route = route
         self._client = client
         self._flow = flow

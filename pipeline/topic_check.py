@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from headrace.pipeline.config import Settings
 from headrace.pipeline.overviews import GroupProgress, TopicState
 from headrace.pipeline.records import TopicSpec
-from headrace.pipeline.setup import emitted_kinds, topic_specs
+from headrace.pipeline.setup import emitted_kinds, shadow_topics, topic_specs
 
 CREATE = "`headrace topics create` makes it"
 
@@ -55,7 +55,9 @@ def report(
 
 
 def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
-    """Topic → what it is for: ``requests``, ``results``, ``replies of ROUTE``, ``dead letters``, ``emitted (KIND)``."""
+    """Topic → what it is for: ``requests``, ``results``, ``replies of ROUTE``, ``dead letters``, ``shadow``,
+    ``emitted (KIND)``.
+    """
     found: dict[str, list[str]] = {}
 
     def add(topic: str, role: str) -> None:
@@ -70,6 +72,8 @@ def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
             if reply is not None:
                 add(reply, f"replies of {route.name}")
     add(settings.topics.dead_letters, "dead letters")
+    for topic in shadow_topics(settings):
+        add(topic, "shadow")
     for topic, kind in emitted_kinds(settings).items():
         add(topic, f"emitted ({kind})")
     return {topic: tuple(roles) for topic, roles in found.items()}

@@ -9,20 +9,22 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 from headrace.pipeline import metrics
+from headrace.pipeline.answers import Answers
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.commit import GroupCommit
-from headrace.pipeline.config import Settings
-from headrace.pipeline.dispatch import RouteDispatcher
+from headrace.pipeline.config import RouteSettings, Settings
+from headrace.pipeline.dispatch import Outcome, RouteDispatcher
 from headrace.pipeline.envelope import RequestDecoder
 from headrace.pipeline.errors import UnavailableError
-from headrace.pipeline.flow import Flow
+from headrace.pipeline.flow import Calls, Flow
 from headrace.pipeline.health import Health
 from headrace.pipeline.journey import PartTask
 from headrace.pipeline.ports import Clock, FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
 from headrace.pipeline.processor import Processor
 from headrace.pipeline.records import RecordBatch
 from headrace.pipeline.replay.rules import ReplayRules
-from headrace.pipeline.setup import ContractIds
+from headrace.pipeline.setup import ContractIds, shadow_topics
+from headrace.pipeline.shadow import Shadows
 from headrace.pipeline.slot import SlotLock
 from headrace.pipeline.user_code import UserCode
 
@@ -176,9 +178,11 @@ class Worker:
         self._connections = connections = self._connect()
         partitions = await self._until_available("kafka", connections.prepare)
         ids = await self._until_available("registry", connections.contracts)
+        name = f"{settings.name}-{settings.worker.slot}"
+        self._shadows = self._make_shadows(Answers(settings, name, ids, self._clock))
         self._processor = Processor(
             settings,
-            f"{settings.name}-{settings.worker.slot}",
+            name,
             self._decoder,
             ids,
             partitions,
@@ -186,18 +190,10 @@ class Worker:
             self._clock,
             self._user_code,
             self._rules,
+            self._shadows,
         )
         self._dispatchers = {
-            route.name: RouteDispatcher(
-                route,
-                route.timeout_seconds or settings.triton.timeout_seconds,
-                connections.inference,
-                connections.sampler,
-                self._flow,
-                self.health,
-                self._clock,
-                self._processor.finish,
-            )
+            route.name: self._make_dispatcher(route, self._flow, self.health, self._processor.finish)
             for route in settings.routes
         }
         source, transactions = connections.open(self._budget, self.health)
@@ -217,6 +213,19 @@ class Worker:
             await connections.sampler.close()
             await connections.inference.close()
 
+    def _make_dispatcher(self, route: RouteSettings, flow: Calls, health: Health, finish: Outcome) -> RouteDispatcher:
+        connections = self._connections
+        timeout_seconds = route.timeout_seconds or self._settings.triton.timeout_seconds
+        return RouteDispatcher(
+            route, timeout_seconds, connections.inference, connections.sampler, flow, health, self._clock, finish
+        )
+
+    def _make_shadows(self, answers: Answers) -> Shadows | None:
+        """None if no route has one, or this is a replay."""
+        if self._rules is not None or not shadow_topics(self._settings):
+            return None
+        return Shadows(self._settings, answers, self._flow, self._clock, self._make_dispatcher)
+
     async def _work(self, connections: Connections, source: RecordSource, commit: GroupCommit) -> None:
         background = [
             asyncio.create_task(commit.run(), name="commit"),
@@ -224,6 +233,8 @@ class Worker:
             asyncio.create_task(self._probe(connections), name="probe"),
             *(asyncio.create_task(each.run(), name=f"route {name}") for name, each in self._dispatchers.items()),
         ]
+        feeds = self._shadows.feeds.values() if self._shadows else ()
+        shadows = [asyncio.create_task(feed.run(), name="shadow") for feed in feeds]  # whose end is not the worker's
         await source.start(self._flow)
         self.health.started = True
         log.info("worker slot %d of %s is running", self._settings.worker.slot, self._settings.name)
@@ -241,9 +252,9 @@ class Worker:
                 if each.done():
                     each.result()
         finally:
-            for task in (*background, watch, stop):
+            for task in (*background, *shadows, watch, stop):
                 task.cancel()
-            await asyncio.gather(*background, watch, stop, return_exceptions=True)
+            await asyncio.gather(*background, *shadows, watch, stop, return_exceptions=True)
 
     async def _abandon(self, source: RecordSource) -> None:
         """Something failed: leave the group without draining, so that others take over at once."""

@@ -60,13 +60,15 @@ def show(settings: Settings, name: str, as_json: bool) -> int:
 def _list(settings: Settings, as_json: bool) -> int:
     from headrace.pipeline.cli.terminal import print_table
     from headrace.pipeline.model_check import problems
+    from headrace.pipeline.shadow_feed import as_dispatched
 
     found = _reports(settings)
+    shadows = problems(found, [as_dispatched(route) for route in settings.routes if route.shadow])
     wrong = problems(found, [route for route in settings.routes if not route.match.explicit])
     notes = problems(found, [route for route in settings.routes if route.match.explicit])
     if as_json:
         fields: dict[str, Any] = {"url": settings.triton.url, "models": [_fields(report) for report in found]}
-        fields |= {"problems": wrong, "notes": notes}
+        fields |= {"problems": wrong, "notes": [*notes, *shadows]}
         click.echo(json.dumps(fields, indent=2))
     else:
         titles = (
@@ -88,6 +90,8 @@ def _list(settings: Settings, as_json: bool) -> int:
                 click.echo(f"{report.served.name}: cannot be a route's model: {report.refusal}")
         for line in notes:
             click.echo(f"{line} (only events that name it miss it)")
+        for line in shadows:
+            click.echo(f"{line} (events go without their shadow)")
         for line in wrong:
             click.echo(line, err=True)
     return ExitCode.FAILED if wrong else ExitCode.OK
@@ -96,6 +100,7 @@ def _list(settings: Settings, as_json: bool) -> int:
 def _reports(settings: Settings) -> tuple[ModelReport, ...]:
     from headrace.connectors.triton import TritonInferenceClient
     from headrace.pipeline.model_check import reports
+    from headrace.pipeline.shadow_feed import as_dispatched
 
     async def ask() -> tuple[list[Found], Any]:
         client = TritonInferenceClient(settings.triton.url)
@@ -105,7 +110,8 @@ def _reports(settings: Settings) -> tuple[ModelReport, ...]:
             await client.close()
 
     found, counts = asyncio.run(ask())
-    return reports(found, counts, settings.routes)
+    shadows = [as_dispatched(route) for route in settings.routes if route.shadow]
+    return reports(found, counts, [*settings.routes, *shadows])
 
 
 async def _with_config(client: ModelCatalog, served: ServedModel) -> Found:

@@ -29,6 +29,8 @@ INSTANCES_BY_DELAY = 0.25
 """Each of the slow delays keeps so many of the model's four instances busy, whatever the rate: one in all."""
 VARIANTS = 8
 POISONED = 0.01
+SHADOWED = 0.25
+"""Share of the records whose shadow is asked for: by the same model, which Triton may choose or a route may name."""
 UNKNOWN_SCHEMA_ID = 2_000_000_000
 CATCH_UP = 2.0
 """How many times the rate is sent at most, to make up for a pause."""
@@ -55,6 +57,7 @@ def pipeline_settings(topics: Topics, group: str, replication_factor: int = 1) -
             "requests": [topics.requests],
             "results": topics.results,
             "dead_letters": topics.dead_letters,
+            "shadow": topics.shadows,
             "partitions": PARTITIONS,
             "replication_factor": replication_factor,
         },
@@ -66,6 +69,7 @@ def pipeline_settings(topics: Topics, group: str, replication_factor: int = 1) -
                 "match": {"type": [name]},
                 "ordering": ordering,
                 "also_to": [{"topic": topics.twins, "write": "result"}],
+                "shadow": {"version": "1", "share": SHADOWED},
                 "batch": {"max_records": 16, "max_delay_seconds": 0.02},
                 "max_concurrency": 4,
                 # A server that is stopped or cut off without a word costs an attempt each time-out. No fault of a

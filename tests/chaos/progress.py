@@ -107,4 +107,5 @@ class Progress:
 
 
 def _is_answered(flags: int) -> bool:
-    return flags >= 1 << DEAD or flags == (1 << RESULT | 1 << TWIN)
+    both = 1 << RESULT | 1 << TWIN
+    return bool(flags & 1 << DEAD) or flags & both == both

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a chaos run, condensed and counted. Pure: about 12 bytes an input, records in, numbers out."""
+"""Inputs and outputs of a chaos run, condensed and counted. Pure: about 13 bytes an input, records in, numbers out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 ROUTES = {"by-key": "key", "by-partition": "partition", "unordered": "none"}
 """Routes, which are named as the type of the events that take them, and what each keeps in order."""
-RESULT, TWIN, DEAD = range(3)
-KINDS = ("result", "twin", "dead letter")
+RESULT, TWIN, DEAD, SHADOW = range(4)
+KINDS = ("result", "twin", "dead letter", "shadow")
 EXAMPLES = 20
 _CODES = ("", "EMPTY_VALUE", "NOT_WIRE_FORMAT", "UNKNOWN_SCHEMA", "CORRUPT", "INVALID_INPUT")
 _ROUTE_NAMES = ("", *ROUTES)
@@ -19,21 +19,22 @@ _ORDERINGS = ("none", *ROUTES.values())
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of a run. Twins are what ``also_to`` writes: copies of the results."""
+    """The topics of a run. Twins are what ``also_to`` writes: copies of the results. Shadows are of a sample alone."""
 
     requests: str
     results: str
     twins: str
     dead_letters: str
+    shadows: str
 
     @classmethod
     def of(cls, prefix: str) -> Topics:
-        return cls(*(f"{prefix}.{name}" for name in ("in", "out", "twin", "dead")))
+        return cls(*(f"{prefix}.{name}" for name in ("in", "out", "twin", "dead", "shadow")))
 
     @property
-    def outputs(self) -> tuple[str, str, str]:
+    def outputs(self) -> tuple[str, str, str, str]:
         """In the order of ``KINDS``."""
-        return self.results, self.twins, self.dead_letters
+        return self.results, self.twins, self.dead_letters, self.shadows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Verdict:
     Attributes:
         duplicates: outputs of a topic beyond the first for their input.
         missing: inputs without any output.
-        torn: inputs with a result and no twin, a twin and no result, or a dead letter beside either.
+        torn: inputs with a result and no twin, a twin and no result, a dead letter beside either, or a shadow without
+            a result.
         foreign: outputs whose position is no input's.
         order_violations: outputs after one of a later input that they had to come before.
         wrong: first outputs whose content is not that of their input: id, tensor, key, route; bytes and reason;
@@ -59,6 +61,7 @@ class Verdict:
     results: int
     twins: int
     dead_letters: int
+    shadows: int
     duplicates: int
     missing: int
     torn: int
@@ -110,14 +113,14 @@ class Said(NamedTuple):
 
 
 class _Inputs:
-    """A partition of the request topic, 12 bytes an offset."""
+    """A partition of the request topic, 13 bytes an offset."""
 
     __slots__ = ("counts", "identities", "kinds")
 
     def __init__(self) -> None:
         self.kinds = bytearray()  # 0: no record has this offset; else 1 + route + 4 * code
         self.identities = array("q")
-        self.counts = (bytearray(), bytearray(), bytearray())
+        self.counts = tuple(bytearray() for _ in KINDS)
 
     def add(self, offset: int, kind: int, identity: int) -> None:
         more = offset + 1 - len(self.kinds)
@@ -139,7 +142,7 @@ class Tally:
         self._requests = requests
         self._inputs: dict[int, _Inputs] = {}
         self._records = 0
-        self._outputs = [0, 0, 0]
+        self._outputs = [0] * len(KINDS)
         self._last: dict[tuple[int, int, int, bytes | None], int] = {}
         self._homes: set[tuple[int, int, bytes]] = set()
         self._errors = dict.fromkeys(_ERRORS, 0)
@@ -157,7 +160,7 @@ class Tally:
         """Takes note of one output.
 
         Args:
-            kind: ``RESULT``, ``TWIN`` or ``DEAD``.
+            kind: ``RESULT``, ``TWIN``, ``DEAD`` or ``SHADOW``.
             partition: of the output topic.
             offset: there.
             said: its content.
@@ -220,12 +223,13 @@ class Tally:
     def verdict(self) -> Verdict:
         """The counts. To be called once, when everything has been added."""
         for partition, inputs in self._inputs.items():
-            for offset, (kind, result, twin, dead) in enumerate(zip(inputs.kinds, *inputs.counts, strict=True)):
-                if not kind or (result == twin and dead != result):
+            for offset, (kind, *counts) in enumerate(zip(inputs.kinds, *inputs.counts, strict=True)):
+                result, twin, dead, shadow = counts
+                if not kind or (result == twin and dead != result and shadow <= result):
                     continue
-                has = [name for name, count in zip(KINDS, (result, twin, dead), strict=True) if count]
+                has = [name for name, count in zip(KINDS, counts, strict=True) if count]
                 name = "torn" if has else "missing"
                 self._errors[name] += 1
                 self._example(name, f"{self._requests}[{partition}]@{offset} has {' and '.join(has) or 'no output'}")
-        results, twins, dead_letters = self._outputs
-        return Verdict(self._records, results, twins, dead_letters, **self._errors, examples=self._examples)
+        results, twins, dead_letters, shadows = self._outputs
+        return Verdict(self._records, results, twins, dead_letters, shadows, **self._errors, examples=self._examples)

@@ -68,6 +68,7 @@ def test_no_fault_loses_doubles_tears_or_reorders_an_answer(tmp_path: Path) -> N
         assert report["errors"] == {}, report["explanation"]
         assert report["records"] == report["delivered"], "Kafka itself has lost what it had acknowledged"
         assert report["dead_letters"] == report["poison"]
+        assert report["shadows"] > 0
         assert report["longest_stall_s"] <= STALL_SECONDS
         assert report["worker_exits"].keys() <= {1}, "nobody starts a worker again that ended otherwise"
         report["passed"] = True

@@ -24,6 +24,7 @@ HEADERS = (
     headers.DEAD_LETTER_STAGE,
     headers.DEAD_LETTER_CODE,
     headers.RESULT_TYPE.decode(),
+    headers.SHADOW_TYPE.decode(),
     headers.DEAD_LETTER_TYPE.decode(),
 )
 

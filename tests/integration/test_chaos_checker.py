@@ -146,7 +146,7 @@ class Forgery:
             named = {"name": "OUTPUT0", "tensor": event["parts"][0]["content"][1]}
             answer = {"part": "tensor", "route": event["type"], "model": "delay", "tensors": [named]}
             content |= {"request_id": event["id"], "status": "OK", "outputs": [answer]}
-        topic = dict(zip(("result", "twin", "dead"), self.topics.outputs, strict=True))[output.kind]
+        topic = dict(zip(("result", "twin", "dead", "shadow"), self.topics.outputs, strict=True))[output.kind]
         schema = "dead_letter" if output.kind == "dead" else "inference_result"
         value = self._encode(schema, content | output.content)
         headers: list[tuple[str, str | bytes | None]] = [("ce_id", f"{self.topics.requests}-0-{offset}".encode())]
@@ -337,4 +337,5 @@ def test_worker_without_faults_is_found_without_fault(
     assert verdict.records == load.delivered == WORKER_EVENTS
     assert verdict.dead_letters == load.poison > 0
     assert verdict.results == verdict.twins == WORKER_EVENTS - load.poison
+    assert verdict.shadows > 0
     assert 0 < stall_seconds < 15

@@ -151,12 +151,13 @@ def test_model_is_shown_with_its_counts(stack: Endpoints, tmp_path: Path) -> Non
 def test_route_without_its_model_is_told(stack: Endpoints, tmp_path: Path) -> None:
     routes = (
         "routes: [{name: lost, model: nowhere}, {name: old, model: identity, version: '7'}, {name: ok, model: delay}, "
-        "{name: asked, model: nowhere, match: {explicit: true}}]"
+        "{name: asked, model: nowhere, match: {explicit: true}}, {name: tried, model: delay, shadow: {version: '9'}}]"
     )
     done = make_pipeline(stack, tmp_path, routes)("models")
     assert done.returncode == ExitCode.FAILED
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["route lost", "route old"]
     assert "route asked: nowhere: the server has no such model" in done.stdout
+    assert "route tried/shadow: delay version 9: the server has no such model" in done.stdout
 
 
 def test_unknown_model_is_refused(headrace: Pipeline) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.checker import position_in
 from tests.chaos.load import KEYLESS, KEYS, POISONED, Mix, events, pipeline_settings, schema_variants
 from tests.chaos.progress import Progress, Stall
-from tests.chaos.tally import DEAD, RESULT, ROUTES, TWIN, Asked, Said, Tally, Topics, Verdict
+from tests.chaos.tally import DEAD, RESULT, ROUTES, SHADOW, TWIN, Asked, Said, Tally, Topics, Verdict
 
 IN = "in"
 
@@ -81,6 +81,29 @@ def test_half_of_an_answer_or_two_answers_are_torn(kinds: tuple[int, ...]) -> No
     verdict = answered(tally, 1)
     assert verdict.errors["torn"] == 1
     assert "missing" not in verdict.errors
+
+
+def test_shadow_beside_a_result_is_no_error_and_none_is_needed() -> None:
+    tally = tally_of(3)
+    tally.add_output(SHADOW, 0, 0, said(1))
+    verdict = answered(tally, 0, 1, 2)
+    assert (verdict.errors, verdict.shadows) == ({}, 1)
+
+
+@pytest.mark.parametrize("code", ["", "CORRUPT"])
+def test_shadow_without_a_result_is_torn(code: str) -> None:
+    tally = tally_of(1, code=code)
+    tally.add_output(SHADOW, 0, 0, said(0, code=code))
+    if code:
+        tally.add_output(DEAD, 0, 0, said(0, code=code))
+    assert tally.verdict().errors["torn"] == 1
+
+
+def test_second_shadow_is_a_duplicate_and_one_of_another_content_wrong() -> None:
+    tally = tally_of(2)
+    for place, (offset, identity) in enumerate([(0, 0), (0, 0), (1, 9)]):
+        tally.add_output(SHADOW, 0, place, said(offset, identity=identity))
+    assert answered(tally, 0, 1).errors == {"duplicates": 1, "wrong": 1}
 
 
 def test_duplicate_counts_as_that_alone() -> None:
@@ -232,6 +255,7 @@ def test_input_is_answered_by_its_result_and_twin_together() -> None:
     progress = Progress()
     progress.add_input(0, 0, 1.0)
     progress.add_output(RESULT, 0, 0, 2.0)
+    progress.add_output(SHADOW, 0, 0, 3.0)
     assert progress.answered == 0
     progress.add_output(TWIN, 0, 0, 4.0)
     progress.add_output(TWIN, 0, 0, 9.0)
@@ -287,3 +311,5 @@ def test_settings_have_a_route_for_each_type_of_event_with_a_twin() -> None:
     settings = pipeline_settings(Topics.of("run"), "run", replication_factor=3)
     assert {route["match"]["type"][0]: route["ordering"] for route in settings["routes"]} == ROUTES
     assert {also["topic"] for route in settings["routes"] for also in route["also_to"]} == {"run.twin"}
+    assert settings["topics"]["shadow"] == "run.shadow"
+    assert all(route["shadow"] for route in settings["routes"])

@@ -9,6 +9,7 @@ from headrace.pipeline.commit import GroupCommit
 from headrace.pipeline.errors import FatalError, OutputRefusedError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.offsets import OffsetBitmap
+from headrace.pipeline.ordering import Completion
 from headrace.pipeline.ports import StartPosition
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, on_virtual_time, settle
@@ -183,13 +184,13 @@ async def test_refused_output_makes_a_dead_letter_of_its_record_and_of_no_other(
     await bench.begin(4)
     for offset in range(3):
 
-        def letter(why: str, offset: int = offset) -> OutputRecord:
-            return OutputRecord("dead", None, f"{offset}: {why}".encode())
+        def letter(place: int, why: str, offset: int = offset) -> Completion:
+            return Completion([OutputRecord("dead", None, f"{offset}.{place}: {why}".encode())])
 
         bench.flow.complete(RecordRef(P0, bench.source.generation, offset), two_outputs(b"%d" % offset), letter)
     bench.transactions.failures.append(OutputRefusedError(3, "too large"))
     await settle()
-    assert [each.value for each in bench.broker.outputs] == [b"0", b"0", b"1: too large", b"2", b"2"]
+    assert [each.value for each in bench.broker.outputs] == [b"0", b"0", b"1.1: too large", b"2", b"2"]
     assert [(each.offset, unit.records) for unit in bench.transactions.units for each in unit.offsets][-1] == (3, 3)
     assert bench.budget.records == 1
 
