@@ -35,6 +35,10 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
         ExitCode.OK: "every event had the one outcome it had to have",
         ExitCode.FAILED: "it had not, or the demo failed; the last line says which",
     },
+    "replay-demo": {
+        ExitCode.OK: "each event once in each run, one version refused for the right reason, the next one taken",
+        ExitCode.FAILED: "not so, or the demo failed; the last line says which",
+    },
     "up": {ExitCode.OK: "stopped in order; with --detach: ready"},
     "status": {ExitCode.OK: "the stack is ready and all its processes run", ExitCode.FAILED: "it is not"},
     "down": {ExitCode.OK: "stopped, also if nothing was running"},
@@ -74,6 +78,11 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
         ExitCode.FAILED: "broken off: --resume goes on with it",
         ExitCode.WRONG_INPUT: "wrong arguments or settings, or the run cannot be as asked for",
         ExitCode.INTERRUPTED: "stopped by Ctrl-C or SIGTERM: --resume goes on with it",
+    },
+    "evaluate": {
+        ExitCode.OK: "compared; the gate, if there is one, holds",
+        ExitCode.FAILED: "compared, and a threshold of the gate does not hold",
+        ExitCode.WRONG_INPUT: "not compared: wrong arguments, settings or files, or something does not answer",
     },
     "runs list": {},
     "runs show": {ExitCode.WRONG_INPUT: "there is no such run"},

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, str] = {
     "demo": "Run the main job end to end on the embedded stack, with a worker killed on the way.",
+    "replay-demo": "Try a model's next version on history, and see a gate refuse it, on the embedded stack.",
     "up": "Start the embedded stack: Kafka, schema registry, Triton, topics and workers.",
     "status": "Show what of the embedded stack is running.",
     "down": "Stop the embedded stack.",
@@ -30,12 +31,14 @@ COMMANDS: dict[str, str] = {
     "topics": "Show the topics that the settings name, and create those that are missing.",
     "offsets": "Show what the group has committed, and what is done above that.",
     "replay": "Answer a range of history again, into a run of its own.",
+    "evaluate": "Compare a replay's answers with live's and with labels; report, and judge by a gate.",
     "runs": "List, show and remove replays.",
     "metrics": "Print what workers measure.",
     "completion": "Print the script that makes bash, zsh or fish complete commands and names.",
     "config": "Check a pipeline.yaml, print the settings in force or their JSON Schema.",
 }
-"""Subcommand → its line in ``headrace --help``. Each lives in ``headrace.pipeline.cli.<name>`` as ``command``."""
+"""Subcommand → its line in ``headrace --help``. Each lives in ``headrace.pipeline.cli.<name>`` (``_`` for ``-``)
+as ``command``."""
 
 
 class _LazyGroup(click.Group):
@@ -45,7 +48,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"headrace.pipeline.cli.{cmd_name}")
+        module = importlib.import_module(f"headrace.pipeline.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

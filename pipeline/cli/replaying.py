@@ -22,6 +22,7 @@ from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.pipeline.config import RouteSettings, Settings
 from headrace.pipeline.errors import ConfigError
+from headrace.pipeline.evaluate.answer_topics import RESERVED
 from headrace.pipeline.exit_codes import ExitCode
 from headrace.pipeline.replay.chosen import Choice, chosen
 from headrace.pipeline.replay.connect import Replay, decoding
@@ -64,6 +65,8 @@ def begin_run(settings: Settings, wishes: Wishes) -> Run:
     check_routes(wishes.routes, settings.routes)
     forced = forced_pins(wishes.models, settings.routes)
     run_id = check_run_id(wishes.run or _made_id(now_ms, wishes.models))
+    if run_id in RESERVED:
+        raise ConfigError(f"--run {run_id}: to `headrace evaluate` that is no run; give it another id")
     kafka = settings.kafka
     with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
         history = KafkaTopicHistory(kafka.bootstrap_servers, wishes.topic, kafka.client)

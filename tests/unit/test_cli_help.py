@@ -14,8 +14,11 @@ from headrace.pipeline.cli import COMMANDS, cli
 from tests.unit.test_exit_codes import leaves
 
 PATHS = sorted(path for path, _ in leaves(cli, click.Context(cli)))
-HEAVY = {"confluent_kafka", "fastavro", "grpc", "numpy", "pydantic", "rich.progress", "tritonclient", "yaml"}
-MINE = ("send", "tail", "topics", "models", "routes", "completion")
+HEAVY = {
+    *("confluent_kafka", "cv2", "duckdb", "fastavro", "grpc", "matplotlib", "numpy", "pyarrow", "pydantic"),
+    *("rich.progress", "scipy", "tritonclient", "yaml"),
+}
+MINE = ("send", "tail", "topics", "models", "routes", "replay", "evaluate", "completion")
 
 
 def help_text(path: str, width: int) -> str:
