@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.connectors.kafka.admin import BrokerProbe, ensure_topics, partition_counts
-from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
+from headrace.connectors.kafka.consumer import GroupConsumer
+from headrace.connectors.kafka.consumer_settings import ConsumerSettings
 from headrace.connectors.kafka.group import wait_until_slot_is_free
 from headrace.connectors.kafka.transaction import KafkaTransactions
 from headrace.connectors.kafka.transactional import BATCH_BYTES, TransactionSettings

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -29,22 +31,24 @@ _TROUBLES = 16
 
 
 class BrokerProbe:
-    """Asks a cluster again and again whether it answers, over one client."""
+    """Asks a cluster again and again whether it answers, over one client as long as it does."""
 
     def __init__(self, bootstrap_servers: str, client_config: Mapping[str, str | int | float | bool]) -> None:
-        self._client = admin_client(bootstrap_servers, client_config)
+        self._make_client = partial(admin_client, bootstrap_servers, client_config)
+        self._client = self._make_client()
 
     def answers(self) -> bool:
         """Whether at least one broker answers a metadata request within a second."""
-        try:
-            return bool(self._client.list_topics(timeout=_PROBE_SECONDS).brokers)
-        except KafkaException:
-            return False
+        with contextlib.suppress(KafkaException):
+            if self._client.list_topics(timeout=_PROBE_SECONDS).brokers:
+                return True
+        self._client = self._make_client()  # this one may have lost the brokers for good (see ``lost_brokers``)
+        return False
 
 
-def is_ready(bootstrap_servers: str) -> bool:
-    """True if the cluster answers a metadata request with at least one broker now."""
-    return BrokerProbe(bootstrap_servers, {}).answers()
+def is_ready(bootstrap_servers: str, client_config: Mapping[str, str | int | float | bool] | None = None) -> bool:
+    """True if the cluster answers a metadata request, of a new client, with at least one broker now."""
+    return BrokerProbe(bootstrap_servers, client_config or {}).answers()
 
 
 def wait_until_ready(bootstrap_servers: str, timeout_seconds: float) -> None:

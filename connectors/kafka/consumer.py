@@ -11,21 +11,23 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.client_log import client_log
-from headrace.connectors.kafka.group import client_id
+from headrace.connectors.kafka.consumer_settings import ConsumerSettings, consumer_config
+from headrace.connectors.kafka.lost_brokers import LostBrokers
 from headrace.connectors.kafka.positions import committed_positions, named, wake_fetchers
 from headrace.connectors.kafka.received import source_record
 from headrace.connectors.kafka.transaction import GroupMetadata
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
-from headrace.pipeline.config import CALLBACK_SHARE, Assignment
+from headrace.pipeline.config import Assignment
 from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.ports import AssignmentListener
 from headrace.pipeline.records import RecordBatch, SourceRecord
@@ -42,35 +44,8 @@ ROOM_WAIT_SECONDS = 0.2
 """A budget spent for less than this is waited for without pausing: resuming throws the fetched records away."""
 WAKE_SECONDS = 0.05
 """How often a rebalance callback looks after what else needs this thread while it waits."""
-HEARTBEAT_SECONDS = 0.5
-"""A member hears of a rebalance by its next one; until all have, the partitions of a member that left belong to nobody,
-and so do those that move cooperatively."""
 LEAVE_SECONDS = 1.0
 """It takes milliseconds, if a broker is there at all."""
-CLIENT_RECEIVE_BYTES = 100_000_000
-"""librdkafka's default for the largest response, with its overhead. A broker sends a record whole, however large."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerSettings:
-    bootstrap_servers: str
-    group_id: str
-    instance_id: str
-    topics: tuple[str, ...]
-    session_timeout_seconds: float = 6.0
-    max_poll_interval_seconds: float = 300.0
-    assignment: Assignment = Assignment.RANGE
-    max_message_bytes: int = 8 * 1024 * 1024
-    client: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-
-    @property
-    def callback_timeout_seconds(self) -> float:
-        """All that one rebalance callback may wait: past the poll interval the group gives the partitions away.
-
-        It is longer than a dead worker's transaction lasts, which the settings see to: until that has come to its end
-        the committed offsets cannot be read.
-        """
-        return CALLBACK_SHARE * self.max_poll_interval_seconds
 
 
 class GroupConsumer:
@@ -84,14 +59,20 @@ class GroupConsumer:
     Args:
         budget: is taken from; while it is spent nothing is fetched.
         make_consumer: called as librdkafka's class is.
+        lost_brokers: finds out whether a new client is needed; by default it asks the brokers themselves.
     """
 
     def __init__(
-        self, settings: ConsumerSettings, budget: Budget, make_consumer: Callable[..., Consumer] = Consumer
+        self,
+        settings: ConsumerSettings,
+        budget: Budget,
+        make_consumer: Callable[..., Consumer] = Consumer,
+        lost_brokers: LostBrokers | None = None,
     ) -> None:
         self._settings = settings
         self._budget = budget
         self._make_consumer = make_consumer
+        self._lost_brokers = lost_brokers or LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
         self._cooperative = settings.assignment is Assignment.COOPERATIVE_STICKY
         self._generation = 0
         self._assigned: dict[records.TopicPartition, int] = {}
@@ -145,7 +126,12 @@ class GroupConsumer:
             self._ended.set_result(None)
 
     def _run(self) -> None:
-        consumer = self._make_consumer(self._config(), logger=_client_log)
+        while not self._consume():
+            log.warning("the Kafka client finds no broker any more, although they answer: going on with a new one")
+
+    def _consume(self) -> bool:
+        """Until it is stopped. False if the client has lost the brokers for good before."""
+        consumer = self._make_consumer(consumer_config(self._settings, self._on_error), logger=_client_log)
         consumer.subscribe(
             list(self._settings.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -156,6 +142,9 @@ class GroupConsumer:
                     self._poll_paused(consumer)
                     continue
                 self._poll(consumer, POLL_SECONDS)
+                if self._lost_brokers.by(consumer):
+                    self._lose(consumer)
+                    return False
             # A static member's close() leaves its seat in the group; unsubscribing gives it up at once.
             consumer.unsubscribe()
             deadline = time.monotonic() + self._settings.callback_timeout_seconds
@@ -165,33 +154,14 @@ class GroupConsumer:
             deadline = time.monotonic() + LEAVE_SECONDS
             while consumer.memberid() and time.monotonic() < deadline:
                 self._poll(consumer, PAUSED_POLL_SECONDS)
+            return True
         finally:
             consumer.close()
 
-    def _config(self) -> dict[str, Any]:
-        settings = self._settings
-        return {
-            "receive.message.max.bytes": CLIENT_RECEIVE_BYTES + settings.max_message_bytes,
-            **settings.client,
-            "bootstrap.servers": settings.bootstrap_servers,
-            "group.id": settings.group_id,
-            "group.instance.id": settings.instance_id,
-            "client.id": client_id(settings.instance_id),
-            "session.timeout.ms": int(settings.session_timeout_seconds * 1000),
-            "heartbeat.interval.ms": int(min(settings.session_timeout_seconds / 4, HEARTBEAT_SECONDS) * 1000),
-            "max.poll.interval.ms": int(settings.max_poll_interval_seconds * 1000),
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest",
-            "partition.assignment.strategy": settings.assignment.value,
-            "fetch.wait.max.ms": 100,
-            "fetch.queue.backoff.ms": 2,  # default 1000: the fetcher sleeps a second each time its queue is full
-            "queued.min.messages": 20_000,
-            "queued.max.messages.kbytes": 65_536,
-            "error_cb": self._on_error,
-            "log_level": 4,  # warnings and worse, of syslog's levels
-        }
+    def _lose(self, consumer: Consumer) -> None:
+        """Whatever it still has the group has long given to others."""
+        assigned = consumer.assignment()
+        self._release(consumer, assigned, self._listener.lost(_names(assigned)))
 
     def _poll_paused(self, consumer: Consumer) -> None:
         consumer.pause(consumer.assignment())
@@ -274,6 +244,7 @@ class GroupConsumer:
 
     def _on_error(self, error: KafkaError) -> None:
         metrics.KAFKA_ERRORS.labels("consumer").inc()
+        self._lost_brokers.note(error)
         down = error.code() == KafkaError._ALL_BROKERS_DOWN
         (log.warning if down else log.debug)("kafka: %s", error.str())
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.errors import PASSING, REFUSED
+from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers_error
 from headrace.connectors.kafka.reader import ANSWER_SECONDS, RECEIVE_BYTES, explained
 from headrace.connectors.kafka.received import source_record
 from headrace.pipeline.config import KafkaSettings
@@ -60,6 +63,7 @@ class GroupReader:
         self._bootstrap_servers = settings.bootstrap_servers
         self._last_trouble = ""
         self._refusal: KafkaError | None = None
+        self._lost_brokers = LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
         self._held: SourceRecord | None = None
         """Read and not taken yet."""
         self._taken: dict[tuple[str, int], int] = {}
@@ -82,7 +86,7 @@ class GroupReader:
         A broker that goes away meanwhile is waited for: the client resumes where it was.
 
         Raises:
-            FatalError: not allowed, or the topic is gone.
+            FatalError: not allowed, the topic is gone, or the client finds no broker although they answer.
         """
         if self._held is None:
             try:
@@ -93,6 +97,8 @@ class GroupReader:
                 self._held = source_record(message)
             elif message is None and self._refusal is not None:
                 raise self._explain(self._refusal)
+            elif message is None and self._lost_brokers.by(self._consumer):
+                raise lost_brokers_error(self._bootstrap_servers)
         return self._held
 
     def take(self) -> None:
@@ -179,6 +185,7 @@ class GroupReader:
 
     def _on_trouble(self, error: KafkaError) -> None:
         self._last_trouble = error.str()
+        self._lost_brokers.note(error)
         if error.code() in REFUSED:
             self._refusal = error
 

@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from confluent_kafka import Consumer
 
+from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer import FETCH_RECORDS
+from headrace.connectors.kafka.lost_brokers import LostBrokers
 from headrace.connectors.kafka.positions import wake_fetchers
 from headrace.connectors.kafka.ranges import NO_GROUP, RangeCursor, range_consumer_config
 from headrace.pipeline import records
@@ -75,6 +78,7 @@ class RangeSource:
         self._choose = choose
         self._pacing = pacing
         self._make_consumer = make_consumer
+        self._lost_brokers = LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
         self._cursor = RangeCursor(settings.topic, settings.ranges)
         self._held: dict[int, deque[SourceRecord]] = {}
         self._held_bytes = 0
@@ -125,17 +129,29 @@ class RangeSource:
     def _run(self) -> None:
         settings = self._settings
         config = range_consumer_config(settings.bootstrap_servers, settings.client, settings.max_message_bytes)
-        consumer = self._make_consumer({**config, "group.id": NO_GROUP}, logger=_client_log)
+        config |= {"group.id": NO_GROUP, "error_cb": self._lost_brokers.note}
         try:
-            self._begin(consumer)
-            while not self._stopping.is_set() and not self.exhausted:
-                self._step(consumer)
+            self._begin()
+            while not self._read_with(self._make_consumer(config, logger=_client_log)):
+                log.warning("the Kafka client finds no broker any more, although they answer: going on with a new one")
         finally:
             names = frozenset(self._name(partition) for partition in self._cursor.next)
             asyncio.run_coroutine_threadsafe(self._listener.revoked(names), self._loop).result()
+
+    def _read_with(self, consumer: Consumer) -> bool:
+        """Until all is done, or it is stopped. False if the client has lost the brokers for good before."""
+        try:
+            consumer.assign(self._cursor.places(self._cursor.unread))
+            self._paused.clear()
+            while not self._stopping.is_set() and not self.exhausted:
+                self._step(consumer)
+                if self._lost_brokers.by(consumer):
+                    return False
+            return True
+        finally:
             consumer.close()
 
-    def _begin(self, consumer: Consumer) -> None:
+    def _begin(self) -> None:
         cursor = self._cursor
         done = self._positions()
         for partition, at in done.items():
@@ -146,7 +162,6 @@ class RangeSource:
             for partition, offset in cursor.next.items()
         }
         asyncio.run_coroutine_threadsafe(self._listener.assigned(GENERATION, positions), self._loop).result()
-        consumer.assign(cursor.places(cursor.unread))
 
     def _step(self, consumer: Consumer) -> None:
         """Hand on what is due, or read more, or find that all is done."""

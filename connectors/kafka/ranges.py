@@ -10,7 +10,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from headrace.connectors.kafka.client_log import client_log
-from headrace.connectors.kafka.consumer import CLIENT_RECEIVE_BYTES, FETCH_RECORDS
+from headrace.connectors.kafka.consumer import FETCH_RECORDS
+from headrace.connectors.kafka.consumer_settings import CLIENT_RECEIVE_BYTES
 from headrace.connectors.kafka.reader import explained
 from headrace.connectors.kafka.received import source_record
 from headrace.pipeline.config import KafkaSettings

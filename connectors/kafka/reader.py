@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self, TypeVar
 
 from confluent_kafka import (
@@ -21,7 +22,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.errors import PASSING, REFUSED
+from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers_error
 from headrace.connectors.kafka.received import source_record
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, UnavailableError
@@ -101,6 +104,7 @@ class CommittedReader:
         self._choose = choose
         self._last_trouble = ""
         self._refusal: KafkaError | None = None
+        self._lost_brokers = LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
         self._missing_at: float | None = None
         try:
             self._consumer = Consumer(self._configuration(settings))
@@ -132,7 +136,7 @@ class CommittedReader:
         A broker that goes away meanwhile is waited for: the client resumes where it was.
 
         Raises:
-            FatalError: not allowed, or the topic is gone.
+            FatalError: not allowed, the topic is gone, or the client finds no broker although they answer.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -318,6 +322,8 @@ class CommittedReader:
         """Raises what the client told aside, if it is so for good."""
         if self._refusal is not None:
             raise self._explain(self._refusal)
+        if self._lost_brokers.by(self._consumer):
+            raise lost_brokers_error(self._bootstrap_servers)
         if self._missing_at is not None and time.monotonic() - self._missing_at > MISSING_SECONDS:
             self._missing_at = None
             for topic in {each.topic for each in self._assigned}:
@@ -339,6 +345,7 @@ class CommittedReader:
 
     def _on_trouble(self, error: KafkaError) -> None:
         self._last_trouble = error.str()
+        self._lost_brokers.note(error)
         if error.code() in REFUSED:
             self._refusal = error
         elif error.code() in _MISSING and self._missing_at is None:

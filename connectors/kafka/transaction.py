@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
+from headrace.connectors.kafka.lost_brokers import has_a_broker
 from headrace.connectors.kafka.positions import committed_now
 from headrace.connectors.kafka.transactional import (
     ALONE,
@@ -27,7 +28,6 @@ from headrace.connectors.kafka.transactional import (
     LOG_LEVEL,
     TransactionSettings,
     count_error,
-    has_a_broker,
     producer_config,
 )
 from headrace.pipeline import metrics
@@ -66,9 +66,13 @@ class GroupMember(Protocol):
 class _Failed(Exception):
     """A transaction call failed, and what that means."""
 
-    def __init__(self, meaning: Meaning, call: str, error: KafkaError, output: int | None = None) -> None:
+    def __init__(
+        self, meaning: Meaning, call: str, error: KafkaError, output: int | None = None, brokerless: bool = False
+    ) -> None:
         super().__init__(f"{call}: {error.str()} ({error.name()})")
         self.meaning = meaning
+        self.brokerless = brokerless
+        """Its producer has no broker that it could ask."""
         self.output = output
         """Which of the unit's is too large, if the client itself has said so."""
 
@@ -156,6 +160,10 @@ class KafkaTransactions:
 
         return self._wait_for_broker(initialise, "init_transactions")
 
+    def _has_a_broker(self, producer: Producer) -> bool:
+        with self._thread.watched("list_topics"):
+            return has_a_broker(producer)
+
     def _note_undelivered(self, error: KafkaError | None, record: Message) -> None:
         # With one that is too large all others fail, and those may be told of first.
         if error is not None and (self._undelivered is None or meaning_of(error) is Meaning.TOO_LARGE):
@@ -213,7 +221,7 @@ class KafkaTransactions:
                         raise self._refused(unit, failed) from failed
                     alone = True  # a topic's limit goes for whole batches: the records may be small enough
                 elif failed.meaning is Meaning.INDEFINITE:
-                    replacements += 1
+                    replacements += not failed.brokerless
                     self._discard_brokerless()
                     self._producer(name)  # a new one, which brings the old one's transaction to its end
                     if self._was_committed(unit):
@@ -242,7 +250,8 @@ class KafkaTransactions:
 
     def _discard_brokerless(self) -> None:
         """Where one producer was told of no brokers, the others may have been. None of them has a transaction open."""
-        self._producers = {name: each for name, each in self._producers.items() if has_a_broker(each)}
+        for name in [name for name, each in self._producers.items() if not self._has_a_broker(each)]:
+            del self._producers[name]
 
     def _attempt(self, producer: Producer, unit: CommitUnit, refresh: bool) -> bool:
         """One transaction, from begin to commit. False if the unit turned out not to be ours any more."""
@@ -305,12 +314,12 @@ class KafkaTransactions:
                     # The commit only says that some record failed; the delivery report says why.
                     error = self._undelivered.error
                     meaning = _delivery_meaning(error)
-                if meaning is Meaning.RETRY:
-                    if time.monotonic() < deadline and not self._stopping.is_set() and has_a_broker(producer):
-                        self._stopping.wait(0.01)
-                        continue
-                    meaning = Meaning.INDEFINITE
-                raise _Failed(meaning, name, error) from exception
+                if meaning is not Meaning.RETRY:
+                    raise _Failed(meaning, name, error) from exception
+                brokerless = not self._has_a_broker(producer)
+                if brokerless or time.monotonic() > deadline or self._stopping.is_set():
+                    raise _Failed(Meaning.INDEFINITE, name, error, brokerless=brokerless) from exception
+                self._stopping.wait(0.01)
 
     def _abort(self, producer: Producer) -> _Failed | None:
         """Abort. Returns what is wrong if that fails."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, Message
 
 from headrace.connectors.kafka.client_log import client_log
 from headrace.pipeline import metrics
@@ -31,8 +31,6 @@ IDLE_SECONDS = 5.0
 send_offsets_to_transaction waits until some connection comes or goes; then it asks for the new one (5511, too)."""
 SOCKET_TIMEOUT_SECONDS = 10.0
 """Of one request. So long a producer that has no brokers left waits for its transaction's coordinator."""
-BROKER_SECONDS = 1.0
-"""How long a producer may look for a broker that it can ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +70,6 @@ def producer_config(
         "error_cb": count_error,
         "log_level": LOG_LEVEL,
     }
-
-
-def has_a_broker(producer: Producer) -> bool:
-    """Whether there is a broker that it can ask something."""
-    try:
-        producer.list_topics(timeout=BROKER_SECONDS)
-    except KafkaException as exception:
-        return bool(exception.args[0].code() != KafkaError._TRANSPORT)
-    return True
 
 
 def count_error(_: KafkaError) -> None:

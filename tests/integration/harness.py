@@ -12,6 +12,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -23,6 +24,8 @@ from confluent_kafka.admin import AdminClient
 from headrace.connectors.embedded.ports import LOOPBACK, PortReservation
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.connectors.embedded.state import Endpoints
+from headrace.connectors.kafka.admin import is_ready
+from headrace.connectors.kafka.lost_brokers import LostBrokers
 from tests.integration.avro_ends import Answer, Datum, Position, Registry, encode
 
 READY_SECONDS = 40.0
@@ -155,6 +158,7 @@ class Scene:
         self.output_topics = [self.results, self.dead_letters]
         """What is read; a test adds the other topics that it has results sent to."""
         self._reader: Consumer | None = None
+        self._lost_brokers = LostBrokers(partial(is_ready, endpoints.bootstrap_servers))
         self._schema_id: int | None = None
         self.answers: list[Answer] = []
         """All that was read from the output topics so far."""
@@ -232,6 +236,10 @@ class Scene:
         if self._reader is None:
             self._reader = self._open_reader()
         records = self._reader.consume(500, seconds)
+        if not records and self._lost_brokers.by(self._reader):
+            self._reader.close()
+            self._reader, self.answers = None, []  # read from the beginning again
+            return []
         fresh = [self._answer(record) for record in records if not record.error()]
         self.answers += fresh
         return fresh
@@ -244,7 +252,7 @@ class Scene:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 50,
-                "metadata.recovery.strategy": "none",  # never forget the broker that a test has killed
+                "error_cb": self._lost_brokers.note,
                 "enable.partition.eof": True,
             }
         )

@@ -9,9 +9,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
-from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
+from headrace.connectors.kafka.consumer import GroupConsumer
+from headrace.connectors.kafka.consumer_settings import ConsumerSettings
+from headrace.connectors.kafka.lost_brokers import LostBrokers
 from headrace.pipeline import records
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Assignment
@@ -76,6 +78,8 @@ class FakeClient:
         """Of each record."""
         self.polls_until_left: float = 2
         self.closed_as: str | None = "open"
+        self.brokerless = False
+        """It was told of no brokers, and never finds one."""
         self.history: list[tuple[str, tuple[int, ...]]] = []
         """What was done, and to which partitions; a test may add to it."""
         self._cooperative = cooperative
@@ -97,6 +101,10 @@ class FakeClient:
     def unsubscribe(self) -> None:
         self._leaving = True
         self.tell("on_revoke", *self._assigned)
+
+    def list_topics(self, *, timeout: float) -> None:
+        if self.brokerless:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
     def memberid(self) -> str | None:
         return self.member_id if self.polls_until_left > 0 else None
@@ -179,9 +187,15 @@ class FakeClient:
 
 
 class Bench:
-    """A member in a group, whose records stay in flight until a test completes them."""
+    """A member in a group, whose records stay in flight until a test completes them. It is given ``client``."""
 
-    def __init__(self, assignment: Assignment = Assignment.RANGE, room: int = ROOM, **settings: Any) -> None:
+    def __init__(
+        self,
+        assignment: Assignment = Assignment.RANGE,
+        room: int = ROOM,
+        lost_brokers: LostBrokers | None = None,
+        **settings: Any,
+    ) -> None:
         self.client = FakeClient(assignment is Assignment.COOPERATIVE_STICKY)
         self.budget = Budget(room, 10**6)
         self.delivered: list[RecordBatch] = []
@@ -191,6 +205,7 @@ class Bench:
             ConsumerSettings("nowhere:9092", "mill", "mill-0", (TOPIC,), assignment=assignment, **settings),
             self.budget,
             cast("Callable[..., Consumer]", self._make),
+            lost_brokers,
         )
 
     def _make(self, config: dict[str, Any], logger: object) -> FakeClient:

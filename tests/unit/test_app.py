@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.connectors.kafka.consumer import ConsumerSettings
+from headrace.connectors.kafka.consumer_settings import ConsumerSettings
 from headrace.pipeline import app
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Settings, TopicSettings

@@ -12,7 +12,8 @@ from confluent_kafka import KafkaError
 from pydantic import ValidationError
 
 from headrace.connectors.kafka import consumer
-from headrace.connectors.kafka.consumer import ConsumerSettings, GroupConsumer
+from headrace.connectors.kafka.consumer import GroupConsumer
+from headrace.connectors.kafka.consumer_settings import ConsumerSettings
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Assignment, KafkaSettings, Settings, TopicSettings
 from headrace.pipeline.errors import FatalError, FencedError
