@@ -23,6 +23,7 @@ from headrace.pipeline.demo import assets, showcase
 from headrace.pipeline.demo.drive import Drive
 from headrace.pipeline.demo.events import Encoded, encode, plan
 from headrace.pipeline.demo.interrupts import Interrupts
+from headrace.pipeline.demo.logs import keep_logs
 from headrace.pipeline.demo.observe import Observations
 from headrace.pipeline.demo.report import Report, show_results, show_verdict
 from headrace.pipeline.demo.view import LiveView, PlainView, View
@@ -76,14 +77,14 @@ def run(options: Options, console: Console) -> Report:
                 stack.start()
                 report, observations = _with_stack(options, console, stack, folder, began)
             except StackError as error:
-                if not _save_logs(data_dir, console) or options.keep:
+                if not keep_logs(data_dir, LOGS, console) or options.keep:
                     raise
                 raise StackError(str(error).replace(str(data_dir), str(LOGS))) from error  # it names logs, mostly
             except Exception:
-                _save_logs(data_dir, console)
+                keep_logs(data_dir, LOGS, console)
                 raise
             if not report.passed:
-                _save_logs(data_dir, console)
+                keep_logs(data_dir, LOGS, console)
     answers = observations.answers()
     results = [*showcase.photos(answers), *showcase.neighbours(answers), *showcase.audio(answers)]
     show_results(console, results, showcase.letters(observations.letters()))
@@ -190,23 +191,6 @@ def _next_steps(options: Options, report: Report) -> list[tuple[str, str]]:
     if options.keep is not None:
         steps.insert(0, (f"{options.keep}/", "data and logs of this run"))
     return steps
-
-
-def _save_logs(data_dir: Path, console: Console) -> bool:
-    """Copy logs out of the folder that is about to be removed. If that fails too, why the demo failed matters more."""
-    logs = [*data_dir.glob("*/*.log"), *data_dir.glob("*/*.log.1")]
-    try:
-        shutil.rmtree(LOGS, ignore_errors=True)  # of an earlier run
-        for log in logs:
-            kept = LOGS / log.relative_to(data_dir)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(log, kept)
-    except OSError as error:
-        console.print(f"logs could not be kept in {LOGS}/: {error}", highlight=False, markup=False, soft_wrap=True)
-        return False
-    if logs:
-        console.print(f"logs of servers and workers are kept in {LOGS}/", highlight=False, markup=False, soft_wrap=True)
-    return bool(logs)
 
 
 def _say(console: Console, began: float, text: str) -> None:
