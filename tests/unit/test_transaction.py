@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from headrace.connectors.kafka import transaction
-from headrace.connectors.kafka.transaction import TransactionSettings
+from headrace.connectors.kafka.transactional import TransactionSettings
 from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord
