@@ -9,28 +9,23 @@ machine's moods meet both; of a disturbed run only the quick records count. Late
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import tempfile
-import threading
-import time
 from pathlib import Path
-from typing import Any, cast
-
-from confluent_kafka import Producer
+from typing import Any
 
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.state import Endpoints
+from tests.bench.steady import SteadyLoad, percentile
 from tests.integration.avro_ends import delayed
 from tests.integration.harness import Scene
 
 ORDERINGS = ("key", "none", "partition")
-KEYS = 10_000
 SLOW_EVERY = 100
 SLOW_MS = 1000.0
 RATE = 100.0
-TAIL_SECONDS = 3.0
-"""After the last record is sent: for the answers of the slow ones."""
+WARM_SECONDS = 5.0
+RESOLUTION_SECONDS = 0.01
 
 
 def settings(ordering: str, batch_records: int) -> dict[str, Any]:
@@ -45,57 +40,12 @@ def settings(ordering: str, batch_records: int) -> dict[str, Any]:
     return {"routes": [route]}
 
 
-class Run:
-    """Sends records for so long, and notes when the answer of each quick one is seen."""
-
-    def __init__(self, scene: Scene, producer: Producer, seconds: float, disturbed: bool, rng: random.Random) -> None:
-        self._scene = scene
-        self._producer = producer
-        self._count = int(seconds * RATE)
-        self._slow = range(SLOW_EVERY // 2, self._count, SLOW_EVERY) if disturbed else range(0)
-        self._rng = rng
-        self._sent_at: dict[int, float] = {}
-        self._values = {
-            number: scene.value(delayed(SLOW_MS if number in self._slow else 0.0, float(number)))
-            for number in range(self._count)
-        }
-        self.latencies: list[float] = []
-
-    def carry_out(self) -> list[float]:
-        """Latencies of the quick records, in seconds."""
-        before = len(self._scene.answers)
-        sender = threading.Thread(target=self._send)
-        sender.start()
-        try:
-            deadline = time.monotonic() + self._count / RATE + TAIL_SECONDS + 30
-            while len(self._scene.answers) < before + self._count:
-                fresh = self._scene.read(0.01)
-                now = time.monotonic()
-                for answer in fresh:
-                    number = int(cast("bytes", answer.header("correlation_id")))
-                    if number not in self._slow:
-                        self.latencies.append(now - self._sent_at[number])
-                assert now < deadline, "not all are answered"
-        finally:
-            sender.join()
-        return self.latencies
-
-    def _send(self) -> None:
-        began = time.monotonic()
-        for number in range(self._count):
-            if (left := began + number / RATE - time.monotonic()) > 0:
-                time.sleep(left)
-            key = b"k%d" % self._rng.randrange(KEYS)
-            self._sent_at[number] = time.monotonic()
-            self._producer.produce(
-                self._scene.requests, self._values[number], key, headers=[("correlation_id", b"%d" % number)]
-            )
-            self._producer.poll(0)
-        self._producer.flush(30)
-
-
-def percentile(latencies: list[float], share: float) -> float:
-    return sorted(latencies)[int(share * (len(latencies) - 1))]
+def latencies(load: SteadyLoad, scene: Scene, seconds: float, disturbed: bool) -> list[float]:
+    """Of the quick records, in seconds."""
+    count = int(seconds * RATE)
+    slow = range(SLOW_EVERY // 2, count, SLOW_EVERY) if disturbed else range(0)
+    values = [scene.value(delayed(SLOW_MS if number in slow else 0.0, float(number))) for number in range(count)]
+    return load.latencies(values, slow)
 
 
 def measure(
@@ -104,21 +54,18 @@ def measure(
     """p99 in milliseconds of each repetition, by ordering and whether it was disturbed."""
     found: dict[str, dict[bool, list[float]]] = {name: {False: [], True: []} for name in ORDERINGS}
     medians: dict[str, dict[bool, list[float]]] = {name: {False: [], True: []} for name in ORDERINGS}
-    rng = random.Random(1)
     for ordering in ORDERINGS:
         place = folder / ordering
         place.mkdir()
         with Scene(endpoints, f"line-{ordering}", place, **settings(ordering, batch_records)) as scene:
             scene.worker()
-            producer = Producer(
-                {"bootstrap.servers": endpoints.bootstrap_servers, "enable.idempotence": True, "linger.ms": 0}
-            )
-            Run(scene, producer, 5, True, rng).carry_out()  # to be warm
+            load = SteadyLoad(scene, RATE, RESOLUTION_SECONDS)
+            latencies(load, scene, WARM_SECONDS, True)
             for _ in range(repetitions):
                 for disturbed in (False, True):
-                    latencies = Run(scene, producer, seconds, disturbed, rng).carry_out()
-                    found[ordering][disturbed].append(percentile(latencies, 0.99) * 1000)
-                    medians[ordering][disturbed].append(percentile(latencies, 0.5) * 1000)
+                    quick = latencies(load, scene, seconds, disturbed)
+                    found[ordering][disturbed].append(percentile(quick, 0.99) * 1000)
+                    medians[ordering][disturbed].append(percentile(quick, 0.5) * 1000)
                 print(ordering, *(f"{found[ordering][each][-1]:.1f}" for each in (False, True)), flush=True)
     print("| ordering | p50 undisturbed | p50 disturbed | p99 undisturbed | p99 disturbed | ratio of p99 (each pair) |")
     print("|---|---|---|---|---|---|")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import struct
@@ -81,11 +82,16 @@ class Registry:
 
 
 def encode(schema_id: int, datum: Datum, schema: str | None = None) -> bytes:
-    parsed = fastavro.parse_schema(json.loads(schema or (SCHEMAS / "inference_request.avsc").read_text("utf-8")))
     stream = io.BytesIO()
     stream.write(struct.pack(">bI", 0, schema_id))
-    fastavro.schemaless_writer(stream, parsed, datum)
+    fastavro.schemaless_writer(stream, _parsed(schema), datum)
     return stream.getvalue()
+
+
+@functools.cache
+def _parsed(schema: str | None) -> Any:
+    """Of requests, if it is None."""
+    return fastavro.parse_schema(json.loads(schema or (SCHEMAS / "inference_request.avsc").read_text("utf-8")))
 
 
 # --- what events are made of
