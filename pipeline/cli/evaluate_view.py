@@ -20,7 +20,15 @@ from headrace.pipeline.cli.terminal import print_table, styled
 from headrace.pipeline.evaluate.evaluation import Evaluation, Side
 from headrace.pipeline.evaluate.measures import Measure
 from headrace.pipeline.evaluate.report.summary import failed_checks
-from headrace.pipeline.evaluate.report.wording import interval, number, p_value, route_name, signed, visible
+from headrace.pipeline.evaluate.report.wording import (
+    interval,
+    number,
+    p_value,
+    route_name,
+    signed,
+    visible,
+    with_minus,
+)
 
 _TITLES = ("route", "measure", "records", "candidate", "baseline", "difference", "95 % interval", "p")
 _VERDICTS = {True: "pass", False: "fail", None: "none"}
@@ -80,7 +88,8 @@ def show(wishes: Wishes, evaluation: Evaluation, written: Written, *, as_json: b
     if measures:
         print_table(_TITLES, [_row(measure) for measure in measures], right=range(2, len(_TITLES)))
     for check in failed_checks(evaluation.checks):
-        click.echo(styled(f"fails: {visible(check.name)}: {visible(check.problem or '')}", fg="red"))
+        problem = visible(with_minus(check.problem or ""))
+        click.echo(styled(f"fails: {visible(check.name)}: {problem}", fg="red"))
     click.echo(
         f"evaluate: run={wishes.candidate} against={wishes.against} events={evaluation.analysis.events} "
         f"gate={_VERDICTS[evaluation.passed]} report={written.report}"

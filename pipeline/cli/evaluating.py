@@ -32,9 +32,10 @@ from headrace.pipeline.evaluate.compare import Files
 from headrace.pipeline.evaluate.compared import replayed_parts, shadowed_parts
 from headrace.pipeline.evaluate.evaluation import Analysis, Evaluation
 from headrace.pipeline.evaluate.examples import SIDE_PIXELS, with_examples
-from headrace.pipeline.evaluate.gate import judge, load_gate
+from headrace.pipeline.evaluate.gate import Gate, judge, load_gate
 from headrace.pipeline.evaluate.gather import LeftOut
 from headrace.pipeline.evaluate.junit import junit_xml
+from headrace.pipeline.evaluate.measures import HEADER
 from headrace.pipeline.evaluate.report import metrics_json, render_html, render_markdown
 from headrace.pipeline.evaluate.store import connect
 from headrace.pipeline.inference import plan_of
@@ -42,7 +43,6 @@ from headrace.pipeline.replay.manifest import Run, RunState
 from headrace.pipeline.replay.ranges import PartitionRange, bound
 from headrace.pipeline.replay.settings import settings_sha256
 
-HEADER = "header."
 JUDGED_BY_LABELS = ("accuracy", "text_accuracy")
 ONE_FRAME = VideoSettings(sample=Sampling.COUNT, count=1, max_side_pixels=SIDE_PIXELS)
 
@@ -113,7 +113,7 @@ def evaluate(settings: Settings, wishes: Wishes, progress: Progress) -> Evaluate
         candidate = _candidate(settings, wishes, runs, gathering, now_ms)
         baseline = _baseline(settings, wishes, runs, candidate)
         wishes.out.mkdir(parents=True, exist_ok=True)  # that it cannot be is found out before all is read
-        analysis, notes = _analysed(wishes, gathering, candidate, baseline, Path(folder))
+        analysis, notes = _analysed(wishes, gate, gathering, candidate, baseline, Path(folder))
         with closing(gathering.events_at(candidate.scope.topic)) as event_at:
             worst = tuple(with_examples(analysis.worst, event_at, _frame))
     plan = candidate.run.plan if candidate.run else None
@@ -126,7 +126,7 @@ def evaluate(settings: Settings, wishes: Wishes, progress: Progress) -> Evaluate
         filters=candidate.scope.filters,
         labels=wishes.labels,
         gate=str(wishes.gate) if wishes.gate else None,
-        checks=judge(gate, analysis.measures) if gate else (),
+        checks=judge(gate, analysis.measures, analysis.slices) if gate else (),
         settings_sha256=plan.settings_sha256 if plan else None,
         git_revision=plan.git_revision if plan else None,
         created_ms=now_ms,
@@ -173,7 +173,7 @@ def _candidate(settings: Settings, wishes: Wishes, runs: RunStore, gathering: Ga
         raise ConfigError("no route has a shadow (routes[].shadow): there is nothing to evaluate")
     topic = wishes.topic or settings.topics.requests[0]
     ranges = gathering.ranges(topic, bound(wishes.begin, now_ms), bound(wishes.end, now_ms))
-    scope = Scope(topic, ranges, wishes.filters, routes, shadowed_parts(settings.routes))
+    scope = Scope(topic, ranges, wishes.filters, routes, shadowed_parts(settings.routes), undecodable=False)
     return Candidate(scope, shadow_answers(settings), None)
 
 
@@ -206,6 +206,7 @@ def _in_words(held: PartitionRange) -> str:
 
 def _analysed(
     wishes: Wishes,
+    gate: Gate | None,
     gathering: Gathering,
     candidate: Candidate,
     baseline: AnswerTopics | None,
@@ -237,15 +238,22 @@ def _analysed(
         if baseline and files.baseline:
             notes += _notes(baseline, gathering.answers(files.baseline, baseline_failures, baseline, scope, events))
         gathering.progress.begin("analysing", 0)
+        judged = gate.slices if gate else ()
         request = AnalysisRequest(
             candidate_title=answers.title,
             baseline_title=baseline.title if baseline else None,
-            slices=wishes.slices,
+            slices=(*wishes.slices, *(each.by for each in judged if each.by.startswith(HEADER))),
+            judged=judged,
             comparators=wishes.comparators,
         )
         analysis = analyse(database, files, folder, request)
     if wishes.labels and not any(measure.name in JUDGED_BY_LABELS for measure in analysis.measures):
         notes.append(f"{wishes.labels}: no label is of an answer that is compared")
+    if analysis.labels_left_out:
+        notes.append(
+            f"{wishes.labels}: {analysis.labels_left_out:,} labels are left out: their events have several parts, and "
+            "they do not say which part they are of"
+        )
     return analysis, notes
 
 

@@ -61,6 +61,7 @@ class Scope:
         filters: which of them, as ``--filter`` says it.
         routes: whose answers; all, if empty.
         parts_of: which parts of an event.
+        undecodable: whether records that cannot be decoded, too: a run makes dead letters of them.
     """
 
     topic: str
@@ -68,6 +69,7 @@ class Scope:
     filters: tuple[str, ...]
     routes: tuple[str, ...]
     parts_of: PartsOf
+    undecodable: bool = True
 
 
 class Gathering:
@@ -98,7 +100,7 @@ class Gathering:
         decode = _remembering(decoding(self._registry, self._settings))
         takes = Choice(chosen(scope.filters), decode).takes
         records = self._read("events", scope.topic, scope.ranges)
-        gather_events(path, records, takes, decode, scope.parts_of, events)
+        gather_events(path, records, takes, decode, scope.parts_of, events, undecodable=scope.undecodable)
         return events
 
     def answers(self, answers: Path, failures: Path, of: AnswerTopics, scope: Scope, events: Events) -> LeftOut:

@@ -12,6 +12,7 @@ from headrace.pipeline.evaluate.comparators import run_comparators
 from headrace.pipeline.evaluate.compare import Files, compare
 from headrace.pipeline.evaluate.confusion import confusions
 from headrace.pipeline.evaluate.evaluation import Analysis
+from headrace.pipeline.evaluate.gate import SliceThreshold
 from headrace.pipeline.evaluate.histograms import histograms
 from headrace.pipeline.evaluate.measuring import METRICS, measure, tensor_metrics
 from headrace.pipeline.evaluate.percentiles import measure_percentiles
@@ -27,9 +28,10 @@ class AnalysisRequest:
 
     Attributes:
         candidate_title, baseline_title: whose answers; the latter None without a baseline.
-        slices: by which there are slices beside those of ``slices.KINDS``: headers, as ``header.NAME``.
+        slices: by which there are slices beside ``measures.SLICE_KINDS``: headers, as ``header.NAME``.
         comparators: the user's own, as ``package.module:function`` (see ``comparators``).
         max_cases: worst answers that are shown, at most.
+        judged: slices that a gate asks for: they are measured even if they are not among the largest.
     """
 
     candidate_title: str
@@ -37,6 +39,7 @@ class AnalysisRequest:
     slices: tuple[str, ...] = ()
     comparators: tuple[str, ...] = ()
     max_cases: int = MAX_CASES
+    judged: tuple[SliceThreshold, ...] = ()
 
 
 def analyse(database: duckdb.DuckDBPyConnection, files: Files, folder: Path, request: AnalysisRequest) -> Analysis:
@@ -51,8 +54,8 @@ def analyse(database: duckdb.DuckDBPyConnection, files: Files, folder: Path, req
     Raises:
         ConfigError: labels contradict each other, or a comparator is wrong.
     """
-    comparison = compare(database, files, folder, tuple(dict.fromkeys(request.slices)))
-    metrics = [each for each in METRICS if each.table != "outcomes" or files.candidate_failures is not None]
+    comparison = compare(database, files, folder, tuple(dict.fromkeys(request.slices)), request.judged)
+    metrics = [each for each in METRICS if each.name != "failed" or files.candidate_failures is not None]
     metrics += tensor_metrics(comparison.tensors)
     metrics += run_comparators(comparison, request.comparators, folder)
     calibrated, errors = calibrations(comparison)
@@ -67,4 +70,6 @@ def analyse(database: duckdb.DuckDBPyConnection, files: Files, folder: Path, req
         worst=worst_cases(comparison, request.max_cases),
         candidate=count_side(database, "candidate", request.candidate_title),
         baseline=count_side(database, "baseline", request.baseline_title or "") if has_baseline else None,
+        slices=comparison.sizes,
+        labels_left_out=comparison.labels_left_out,
     )

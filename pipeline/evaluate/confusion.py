@@ -10,24 +10,26 @@ from headrace.pipeline.evaluate.sql import quoted
 
 MAX_LABELS = 20
 OTHER = "(other)"
+NO_LABEL = "(none)"
+"""Stands for an answer without a label."""
 
 
 def confusions(comparison: Comparison) -> Iterator[Confusion]:
     """Of each route with labels, against each of both that there is."""
     for number, route in enumerate(comparison.pairs.routes):
-        for against, column in (("truth", "truth"), ("baseline", "b_label")):
-            found = _confusion(comparison, number, column)
+        for against, wanted, judged in (("truth", "truth", "c_right"), ("baseline", "b_label", "label_same")):
+            found = _confusion(comparison, number, wanted, judged)
             if found is not None:
                 yield Confusion(route, against, *found)
 
 
 def _confusion(
-    comparison: Comparison, route: int, column: str
+    comparison: Comparison, route: int, wanted: str, judged: str
 ) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]] | None:
     run = comparison.database.execute
     pairs = f"""(
-        SELECT {column} AS wanted, c_label AS told FROM pairs
-        WHERE r = {route} AND {column} IS NOT NULL AND c_label IS NOT NULL
+        SELECT coalesce({wanted}, '{NO_LABEL}') AS wanted, coalesce(c_label, '{NO_LABEL}') AS told FROM pairs
+        WHERE r = {route} AND {judged} IS NOT NULL
     )"""
     frequent = run(f"""
         SELECT label FROM (SELECT wanted AS label FROM {pairs} UNION ALL SELECT told FROM {pairs})
@@ -46,6 +48,6 @@ def _confusion(
         places[None] = len(labels)
         labels.append(OTHER)
     counts = [[0] * len(labels) for _ in labels]
-    for wanted, told, count in counted:
-        counts[places[wanted]][places[told]] = count
+    for row, column, count in counted:
+        counts[places[row]][places[column]] = count
     return tuple(labels), tuple(tuple(row) for row in counts)

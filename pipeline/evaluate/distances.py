@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from headrace.pipeline.evaluate.overlap import Spans, overlaps
+from headrace.pipeline.evaluate.overlap import Floats, Spans, overlaps
 from headrace.pipeline.evaluate.sql import ANSWER_KEY
 
 BATCH_ROWS = 20_000
@@ -77,29 +78,44 @@ def batch_rows(database: duckdb.DuckDBPyConnection) -> int:
 
 
 def write_tensor_distances(database: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, ...]:
-    """Of tensors with one name and length: the cosine of their angle, and how far they are apart.
+    """Of tensors with one name: the cosine of their angle, and how far they are apart.
+
+    Only tensors that the baseline ever gives in the route are compared. Where one is missing on one side, or is of
+    another length than the other side's, they have nothing in common: cosine 0, and an infinite distance.
 
     Returns:
         The names.
     """
+    names_of = "list_transform({}.tensors, lambda each: each.name)"
+    named = "coalesce(list_filter({}.tensors, lambda each: each.name = n.name)[1].values, [])"
     batches = database.sql(f"""
-        WITH mine AS (SELECT {ANSWER_KEY}, unnest(tensors, recursive := false) AS tensor FROM candidate),
-            theirs AS (SELECT {ANSWER_KEY}, unnest(tensors, recursive := false) AS tensor FROM baseline)
-        SELECT {ANSWER_KEY}, m.tensor.name AS name, m.tensor.values AS mine, t.tensor.values AS theirs
-        FROM mine m JOIN theirs t USING ({ANSWER_KEY})
-        WHERE m.tensor.name = t.tensor.name AND len(m.tensor.values) = len(t.tensor.values)
-            AND len(m.tensor.values) > 0
+        WITH given AS (SELECT DISTINCT route, unnest({names_of.format("baseline")}) AS name FROM baseline)
+        SELECT {ANSWER_KEY}, n.name AS name, {named.format("c")} AS mine, {named.format("b")} AS theirs
+        FROM candidate c JOIN baseline b USING ({ANSWER_KEY}) JOIN given n USING (route)
+        WHERE len(mine) > 0 OR len(theirs) > 0
     """).to_arrow_reader(batch_rows(database))
     names: set[str] = set()
     with pq.ParquetWriter(path, _DISTANCES, compression="zstd") as table:
         for batch in batches:
             names.update(batch.column("name").unique().to_pylist())
-            table.write_batch(_with_key(batch, _DISTANCES, batch.column("name"), *_apart(batch)))
+            table.write_batch(_with_key(batch, _DISTANCES, batch.column("name"), *_distances(batch)))
     return tuple(sorted(names))
 
 
-def _apart(batch: Any) -> tuple[Any, Any, Any]:
-    """Cosine (none for a vector of zeros), largest and mean absolute difference of each row."""
+def _distances(batch: Any) -> Floats:
+    """Cosine, largest and mean absolute difference of each row: float64 [3, rows]."""
+    mine, theirs = (pc.list_value_length(batch.column(name)) for name in ("mine", "theirs"))
+    is_comparable = pc.equal(mine, theirs)
+    found = np.tile(np.array([[0.0], [math.inf], [math.inf]]), batch.num_rows)
+    if batch.num_rows:
+        found[:, is_comparable.to_numpy(zero_copy_only=False)] = _apart(batch.filter(is_comparable))
+    return found
+
+
+def _apart(batch: Any) -> Floats:
+    """The same of rows whose tensors are of one length."""
+    if not batch.num_rows:
+        return np.empty((3, 0))
     lengths = pc.list_value_length(batch.column("mine")).to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
     one, other = (
@@ -107,10 +123,12 @@ def _apart(batch: Any) -> tuple[Any, Any, Any]:
     )
     with np.errstate(invalid="ignore"):  # infinities less one another: what is not a number is told as such
         apart = np.abs(one - other)
-        norms = np.sqrt(np.add.reduceat(one * one, starts) * np.add.reduceat(other * other, starts))
+        squares = np.stack([np.add.reduceat(each * each, starts) for each in (one, other)])
+        norms = np.sqrt(squares.prod(axis=0))
         cosine = np.clip(np.add.reduceat(one * other, starts) / np.where(norms == 0, 1.0, norms), -1.0, 1.0)
+    cosine[(squares == 0).all(axis=0)] = 1.0  # nothing and nothing are the same
     largest, mean = np.maximum.reduceat(apart, starts), np.add.reduceat(apart, starts) / lengths
-    return pa.array(cosine, mask=norms == 0), pa.array(largest), pa.array(mean)
+    return np.stack([cosine, largest, mean])
 
 
 def _with_key(batch: Any, schema: Any, *columns: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.pipeline.evaluate.gate import Check
-from headrace.pipeline.evaluate.measures import Measure
+from headrace.pipeline.evaluate.measures import Measure, SliceSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Side:
     Attributes:
         title: ``run 20261127-…``, ``live``, ``shadow``.
         models: that answered, as ``route: model:version``, in order.
-        results: events answered.
+        results: events answered, all their parts.
         dead_letters: events refused.
-        missing: events of the range that have neither.
+        missing: events of the range that are neither.
         duplicates: outcomes of events beyond the first. Not 0 only if exactly-once is broken.
     """
 
@@ -47,7 +47,7 @@ class Histogram:
         route: whose answers.
         edges: of the bins, float [n + 1], rising. The first bin holds all below its upper edge, the last all above.
         candidate, baseline: counts, int [n]; baseline None where the number is of both together.
-        drift: Kolmogorov and Smirnov's statistic of the two, 0 to 1, and its p-value; None without a baseline.
+        drift: Kolmogorov and Smirnov's statistic of the two, 0 to 1; None if either has none.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Histogram:
     edges: tuple[float, ...]
     candidate: tuple[int, ...]
     baseline: tuple[int, ...] | None = None
-    drift: tuple[float, float] | None = None
+    drift: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What is found in the tables of a comparison. Same tables, same analysis."""
+    """What is found in the tables of a comparison. Same tables, same analysis.
+
+    Attributes:
+        slices: how large they are.
+        labels_left_out: of events of several parts, of which they do not say which they are of.
+    """
 
     events: int
     measures: tuple[Measure, ...]
@@ -163,6 +168,8 @@ class Analysis:
     worst: tuple[Case, ...]
     candidate: Side
     baseline: Side | None
+    slices: tuple[SliceSize, ...] = ()
+    labels_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

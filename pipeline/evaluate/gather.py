@@ -25,7 +25,7 @@ from headrace.pipeline.evaluate.store import (
     write_truth,
 )
 from headrace.pipeline.outcomes import Outcome, Unreadable
-from headrace.pipeline.records import DeadLetter, InferenceRequest, InferenceResult, Provenance, SourceRecord
+from headrace.pipeline.records import DeadLetter, InferenceRequest, Provenance, SourceRecord
 
 _LABEL_RECORDS = pa.schema(
     [
@@ -79,6 +79,8 @@ def gather_events(
     decode: Callable[[SourceRecord], InferenceRequest | None],
     parts_of: PartsOf,
     events: Events,
+    *,
+    undecodable: bool = True,
 ) -> None:
     """The events of the ranges that are compared.
 
@@ -86,16 +88,19 @@ def gather_events(
         path: the table that is written.
         records: of the ranges.
         takes: whether the candidate was to answer it.
-        decode: a record's request; None if it cannot be decoded: that is an event without parts, for a dead letter
-            comes of it.
+        decode: a record's request; None if it cannot be decoded.
         parts_of: which of its parts the candidate was to answer.
         events: are added to.
+        undecodable: whether a record that cannot be decoded is one of them, without parts: where a dead letter is to
+            come of it.
     """
     with TableWriter(path, EVENTS) as table:
         for record in records:
             if not takes(record):
                 continue
             request = decode(record)
+            if request is None and not undecodable:
+                continue
             if request is not None:
                 parts = tuple(parts_of(record, request))
                 if not parts:
@@ -134,14 +139,8 @@ def gather_outcomes(
             elif isinstance(outcome.content, DeadLetter):
                 write_failure(failed, outcome.content)
             else:
-                write_result(answered, _on(outcome.content, named))
+                write_result(answered, outcome.content, named)
     return left_out
-
-
-def _on(result: InferenceResult, routes: frozenset[str]) -> InferenceResult:
-    if not routes:
-        return result
-    return replace(result, outputs=tuple(output for output in result.outputs if output.route in routes))
 
 
 def gather_truths(path: Path, truths: Iterable[Truth]) -> None:
@@ -193,7 +192,7 @@ def _columns(truth: Truth | None) -> tuple[str | int | None, ...]:
     """In the order of ``TRUTHS``."""
     if truth is None:
         return (None,) * len(TRUTHS)
-    return *(truth.position or (None, None, None)), truth.id, truth.part, truth.label
+    return *(truth.position or (None, None, None)), truth.id, truth.part, truth.route, truth.label
 
 
 def _told(record: SourceRecord) -> tuple[str | None, Truth | None]:

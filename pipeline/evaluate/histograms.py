@@ -70,9 +70,7 @@ def histograms(comparison: Comparison) -> Iterator[Histogram]:
 def _ranges(comparison: Comparison, metric: Metric) -> list[_Range]:
     """Of both sides together."""
     sides = [each for each in (metric.candidate, metric.baseline) if each is not None]
-    numbers = " UNION ALL ".join(
-        f"SELECT r, {number} AS number FROM {metric.table} WHERE {metric.where}" for number in sides
-    )
+    numbers = " UNION ALL ".join(f"SELECT r, {number} AS number FROM {metric.rows}" for number in sides)
     found = comparison.database.execute(f"""
         SELECT r, count(*), min(number), max(number), quantile_disc(number, 0.001), quantile_disc(number, 0.995)
         FROM ({numbers}) WHERE isfinite(number) GROUP BY r ORDER BY r
@@ -101,20 +99,21 @@ def _histogram(comparison: Comparison, metric: Metric, found: _Range) -> Histogr
     route = comparison.pairs.routes[found.route]
     if baseline is None or not any(baseline):
         return Histogram(metric.name, route, bins.edges, candidate)
-    return Histogram(metric.name, route, bins.edges, candidate, baseline, _drift(comparison, metric, found))
+    apart = _drift(comparison, metric, found) if any(candidate) else None
+    return Histogram(metric.name, route, bins.edges, candidate, baseline, apart)
 
 
 def _counts(comparison: Comparison, metric: Metric, number: str, route: int, bins: _Bins) -> tuple[int, ...]:
     found = comparison.database.execute(f"""
         SELECT {bins.place("number")} AS bin, count(*)
-        FROM (SELECT {number} AS number FROM {metric.table} WHERE {metric.where} AND r = {route})
+        FROM (SELECT {number} AS number FROM {metric.rows} WHERE r = {route})
         WHERE isfinite(number) GROUP BY bin
     """).fetchall()
     counts = dict(found)
     return tuple(counts.get(number, 0) for number in range(BINS))
 
 
-def _drift(comparison: Comparison, metric: Metric, found: _Range) -> tuple[float, float]:
+def _drift(comparison: Comparison, metric: Metric, found: _Range) -> float:
     blocks = math.ceil(BLOCKS * min(1.0, 2 * SAMPLE / found.count))  # the count is of both sides
     return drift(*(_sample(comparison, metric, each, found.route, blocks) for each in _both(metric)))
 
@@ -126,7 +125,7 @@ def _both(metric: Metric) -> Sequence[str]:
 def _sample(comparison: Comparison, metric: Metric, number: str, route: int, blocks: int) -> Any:
     rows = comparison.database.execute(f"""
         SELECT number FROM (
-            SELECT {number} AS number FROM {metric.table} WHERE {metric.where} AND r = {route} AND block < {blocks}
+            SELECT {number} AS number FROM {metric.rows} WHERE r = {route} AND block < {blocks}
         ) WHERE isfinite(number)
     """).fetchnumpy()
     return np.ma.getdata(rows["number"])

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as Xml
 
 from headrace.pipeline.evaluate.gate import Check
+from headrace.pipeline.evaluate.report.summary import bounds
 
 _ALLOWED = {0x9, 0xA, 0xD}
 
 
 def junit_xml(checks: Sequence[Check], suite: str) -> bytes:
-    """One test case a check, UTF-8.
+    """One test case a check, UTF-8; its name says what is held to which bounds, for one number may be held to several.
 
     Args:
         checks: of one gate.
@@ -22,7 +23,8 @@ def junit_xml(checks: Sequence[Check], suite: str) -> bytes:
     root = Xml.Element("testsuites", counts)
     parent = Xml.SubElement(root, "testsuite", {"name": _text(suite), **counts})
     for check in checks:
-        case = Xml.SubElement(parent, "testcase", {"classname": _text(suite), "name": _text(check.name), "time": "0"})
+        name = _text(f"{check.name}: {bounds(check.threshold)}")
+        case = Xml.SubElement(parent, "testcase", {"classname": _text(suite), "name": name, "time": "0"})
         if check.problem is not None:
             Xml.SubElement(case, "failure", {"message": _text(check.problem)}).text = _text(check.problem)
     Xml.indent(root)

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SLICE_KINDS = ("modality", "source", "type", "key", "time")
+"""What there are slices by in any case; beside them by headers."""
+HEADER = "header."
+"""What the name of a header is behind, as in ``header.tenant``."""
+LEAST_RECORDS = 20
+"""Of a slice: of fewer nothing can be said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:
@@ -11,6 +18,25 @@ class Slice:
 
     by: str
     value: str
+
+
+@dataclass(frozen=True, slots=True)
+class SliceSize:
+    """How large a slice is, whatever became of its events.
+
+    Attributes:
+        slice: which.
+        parts: of its events, that the candidate was to answer.
+        answered: how many of them it has answered.
+        answerable: how many of them the baseline has answered; all without a baseline.
+        is_measured: False of the largest of those that a gate asks for beyond the most that are measured.
+    """
+
+    slice: Slice
+    parts: int
+    answered: int
+    answerable: int
+    is_measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +61,7 @@ class Measure:
         baseline: of those that they are compared with; None for what is of both together (``agreement``).
         difference: candidate less baseline, record by record; None where there is no baseline.
         p_value: of the difference, by a paired test; None where there is none.
+        paired: records that both sides have the number of, and the difference is of; 0 without a baseline.
     """
 
     name: str
@@ -45,3 +72,4 @@ class Measure:
     baseline: Interval | None = None
     difference: Interval | None = None
     p_value: float | None = None
+    paired: int = 0

@@ -10,10 +10,21 @@ from typing import Any
 import numpy as np
 
 from headrace.pipeline.evaluate.compare import Comparison
-from headrace.pipeline.evaluate.measures import Interval, Measure, Slice
-from headrace.pipeline.evaluate.slices import LEAST_RECORDS, Sliced
-from headrace.pipeline.evaluate.sql import quoted
-from headrace.pipeline.evaluate.statistics import BLOCKS, Floats, mean_intervals, paired_tests, sign_tests
+from headrace.pipeline.evaluate.measures import LEAST_RECORDS, Interval, Measure, Slice
+from headrace.pipeline.evaluate.slices import Sliced
+from headrace.pipeline.evaluate.sql import quoted, whole_multiple
+from headrace.pipeline.evaluate.statistics import (
+    Floats,
+    block_grid,
+    mean_intervals,
+    paired_tests,
+    share_difference_intervals,
+    share_intervals,
+    sign_tests,
+)
+
+COLUMNS = 256
+"""Slices whose intervals are found at once: thousands of resamples of each are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class Metric:
     Attributes:
         name: of the measures.
         candidate, baseline: the number; ``baseline`` None if it is of both sides together.
-        binary: it is 0 or 1, so that McNemar's test can be made.
+        binary: it is 0 or 1, which has intervals and a test of its own.
         table: ``pairs``, ``outcomes``, or one that ``compare.join_numbers`` made.
         where: which of its rows.
     """
@@ -35,10 +46,15 @@ class Metric:
     table: str = "pairs"
     where: str = "true"
 
+    @property
+    def rows(self) -> str:
+        """Those that it is of."""
+        return f"(SELECT * FROM {self.table} WHERE {self.where})"
+
 
 METRICS = (
-    Metric("accuracy", "c_label = truth", "b_label = truth", binary=True),
-    Metric("agreement", "c_label = b_label", binary=True),
+    Metric("accuracy", "c_right", "b_right", binary=True),
+    Metric("agreement", "label_same", binary=True),
     Metric("score", "c_score", "b_score"),
     Metric("text_accuracy", "c_text_right", "b_text_right", binary=True),
     Metric("text_agreement", "text_same", binary=True),
@@ -48,6 +64,7 @@ METRICS = (
     Metric("waiting_ms", "c_waiting_ms", "b_waiting_ms"),
     Metric("cost_ms", "c_cost_ms", "b_cost_ms"),
     Metric("failed", "c_failed", "b_failed", binary=True, table="outcomes"),
+    Metric("missing", "c_missing", "b_missing", binary=True, table="outcomes"),
 )
 
 
@@ -72,15 +89,13 @@ def measure(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Measu
 class _Numbers:
     """One metric's, summed up.
 
-    They are summed up as whole numbers, of multiples of a fraction that is small against the largest of them: whole
-    numbers have the same sum in every order, and DuckDB's threads add in whichever they come.
+    They are summed up as whole multiples of a unit that is small against the largest of them.
     """
 
     def __init__(self, comparison: Comparison, sliced: Sliced, metric: Metric) -> None:
         self._database = comparison.database
         self._sliced = sliced
         self._metric = metric
-        self._rows = f"(SELECT * FROM {metric.table} WHERE {metric.where})"
         self._candidate = f"({metric.candidate})::DOUBLE"
         self._baseline = f"({metric.baseline or 'NULL'})::DOUBLE"
         self._scale = 1.0 if metric.binary else self._find_scale()
@@ -88,31 +103,60 @@ class _Numbers:
     def _find_scale(self) -> float:
         """A power of two by which all numbers have at most 61 bits, which leaves the sum of DuckDB many more."""
         largest = ", ".join(f"max(abs({each})) FILTER (isfinite({each}))" for each in (self._candidate, self._baseline))
-        found = self._database.execute(f"SELECT greatest({largest}) FROM {self._rows}").fetchone()
+        found = self._database.execute(f"SELECT greatest({largest}) FROM {self._metric.rows}").fetchone()
         exponent = math.frexp((found and found[0]) or 0.0)[1]
         return 2.0 ** min(60 - exponent, 900)
 
     def measures(self, kind: int | None) -> Iterator[Measure]:
         """Of all records, or of the slices of a kind."""
         values = 1 if kind is None else len(self._sliced.values[kind])
+        least = 1 if kind is None else LEAST_RECORDS
         rows = self._sums("0" if kind is None else f"s{kind}")
         cell = rows["r"].astype(np.int64) * values + rows["s"]
-        grids = {name: _grid(rows, name, cell, len(self._sliced.routes) * values) for name in _SUMS}
-        least = 1 if kind is None else LEAST_RECORDS
-        kept = np.flatnonzero(grids["records"].sum(axis=0) >= least)
-        if not len(kept):
-            return
-        measured = _measured({name: grid[:, kept] for name, grid in grids.items()}, self._metric.binary)
-        for each, numbers in zip(kept, measured, strict=True):
-            of: Slice | None = None if kind is None else self._sliced.slice(kind, int(each % values))
-            yield Measure(self._metric.name, self._sliced.routes[each // values], of, *numbers)
+        kept = np.flatnonzero(np.bincount(cell, rows["records"], len(self._sliced.routes) * values) >= least)
+        for first in range(0, len(kept), COLUMNS):
+            cells = kept[first : first + COLUMNS]
+            for each, told in zip(cells, self._measured(rows, cell, cells, least), strict=True):
+                of: Slice | None = None if kind is None else self._sliced.slice(kind, int(each % values))
+                yield Measure(self._metric.name, self._sliced.routes[each // values], of, *told)
+
+    def _measured(self, rows: dict[str, Any], cell: Any, cells: Any, least: int) -> Iterator[_Told]:
+        """What is told of some cells, a route and slice each; where fewer than ``least`` are paired, no difference."""
+        inside = np.isin(cell, cells)
+        places = rows["block"][inside], np.searchsorted(cells, cell[inside])
+        sums = {name: block_grid(*places, rows[name][inside], len(cells)) for name in _SUMS}
+        records, paired = (sums[name].sum(axis=0).astype(int) for name in ("records", "paired"))
+        has_difference = paired >= least
+        compared: Iterator[_Compared] = iter(())
+        if has_difference.any():
+            compared = self._compared({name: grid[:, has_difference] for name, grid in sums.items()})
+        candidates = self._means(sums["c"], sums["records"])
+        for place, candidate in enumerate(candidates):
+            of_baseline = next(compared) if has_difference[place] else (None, None, None)
+            yield int(records[place]), candidate, *of_baseline, int(paired[place])
+
+    def _means(self, sums: Floats, counts: Floats) -> list[Interval]:
+        return share_intervals(sums, counts) if self._metric.binary else mean_intervals(sums, counts, 1 / self._scale)
+
+    def _compared(self, sums: dict[str, Floats]) -> Iterator[_Compared]:
+        """Baseline, difference and its p-value of each column."""
+        differences = sums["c_paired"] - sums["b"]
+        if self._metric.binary:
+            better, worse = sums["better"].sum(axis=0), sums["worse"].sum(axis=0)
+            intervals = share_difference_intervals(differences, sums["paired"], better, worse)
+            p_values = sign_tests(better, worse)
+        else:
+            intervals = mean_intervals(differences, sums["paired"], 1 / self._scale)
+            p_values = paired_tests(differences, sums["paired"])
+        return zip(self._means(sums["b"], sums["paired"]), intervals, p_values.tolist(), strict=True)
 
     def _sums(self, slice_column: str) -> dict[str, Any]:
-        """Of each route, slice and block that has some."""
-        whole = (f"CASE WHEN isfinite({each}) THEN round({each} * {self._scale!r})::BIGINT END" for each in "xy")
+        """Of each route, slice and block that has some, in units."""
+        whole = (f"CASE WHEN isfinite({each}) THEN {whole_multiple(each, self._scale)} END" for each in "xy")
         found = self._database.execute(f"""
             WITH numbers AS (
-                SELECT r, {slice_column} AS s, block, {self._candidate} AS x, {self._baseline} AS y FROM {self._rows}
+                SELECT r, {slice_column} AS s, block, {self._candidate} AS x, {self._baseline} AS y
+                FROM {self._metric.rows}
             ),
             wholes AS (SELECT *, {next(whole)} AS c, {next(whole)} AS b FROM numbers WHERE x IS NOT NULL)
             SELECT r, s, block, count(*) AS records, sum(c) AS c,
@@ -123,44 +167,10 @@ class _Numbers:
         """).fetchnumpy()
         rows = {name: np.ma.filled(np.ma.asarray(column, np.float64), 0.0) for name, column in found.items()}
         for name, odd in (("c", rows["c_odd"]), ("b", rows["b_odd"]), ("c_paired", rows["c_odd"])):
-            rows[name] = np.where(odd > 0, np.nan, rows[name] / self._scale)
+            rows[name] = np.where(odd > 0, np.nan, rows[name])
         return {**rows, **{name: rows[name].astype(np.int64) for name in ("r", "s", "block")}}
 
 
 _SUMS = ("records", "c", "paired", "c_paired", "b", "better", "worse")
 _Compared = tuple[Interval, Interval, float]
-_Told = tuple[int, Interval, Interval | None, Interval | None, float | None]
-
-
-def _grid(rows: dict[str, Any], name: str, cell: Any, cells: int) -> Floats:
-    """One of the sums by block and cell, a cell for each route and slice; float64 [blocks, cells]."""
-    grid = np.zeros((BLOCKS, cells))
-    grid[rows["block"], cell] = rows[name]
-    return grid
-
-
-def _measured(sums: dict[str, Floats], is_binary: bool) -> Iterator[_Told]:
-    """What is told of each column."""
-    records = sums["records"].sum(axis=0).astype(int).tolist()
-    candidates = mean_intervals(sums["c"], sums["records"])
-    paired = sums["paired"].sum(axis=0) > 0
-    compared: Iterator[_Compared] = iter(())
-    if paired.any():
-        compared = _compared({name: column[:, paired] for name, column in sums.items()}, is_binary)
-    for count, candidate, has_baseline in zip(records, candidates, paired, strict=True):
-        yield count, candidate, *(next(compared) if has_baseline else (None, None, None))
-
-
-def _compared(sums: dict[str, Floats], is_binary: bool) -> Iterator[_Compared]:
-    """Baseline, difference and its p-value of each column."""
-    differences = sums["c_paired"] - sums["b"]
-    if is_binary:
-        p_values = sign_tests(sums["better"].sum(axis=0), sums["worse"].sum(axis=0))
-    else:
-        p_values = paired_tests(differences, sums["paired"])
-    return zip(
-        mean_intervals(sums["b"], sums["paired"]),
-        mean_intervals(differences, sums["paired"]),
-        p_values.tolist(),
-        strict=True,
-    )
+_Told = tuple[int, Interval, Interval | None, Interval | None, float | None, int]

@@ -28,9 +28,10 @@ class Spans:
 
 
 def overlaps(mine: Spans, theirs: Spans, rows: int) -> Floats:
-    """Intersection over union of the time that both say something of, label by label; 1.0 if neither says anything.
+    """Intersection over union of the time that both say something of, label by label.
 
-    Spans of one row and label that overlap count once; one that ends before it starts is none.
+    Where no span lasts any time: 1.0 if neither side has one, else 0.0. Spans of one row and label that overlap count
+    once; one that ends before it starts lasts no time.
 
     Args:
         mine: of one side.
@@ -50,7 +51,9 @@ def overlaps(mine: Spans, theirs: Spans, rows: int) -> Floats:
     lasts = np.diff(time)
     common = np.bincount(row[:-1], np.where(in_mine & in_theirs, lasts, 0.0), rows)
     total = np.bincount(row[:-1], np.where(in_mine | in_theirs, lasts, 0.0), rows)
-    return np.divide(common, total, out=np.ones(rows), where=total > 0)
+    found: Floats = (np.bincount(row, minlength=rows) == 0).astype(np.float64)
+    np.divide(common, total, out=found, where=total > 0)
+    return found
 
 
 def _ends(spans: Spans) -> tuple[Integers, Integers, Floats]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.pipeline.evaluate.compare import Comparison
-from headrace.pipeline.evaluate.measures import Interval, Measure
-from headrace.pipeline.evaluate.slices import LEAST_RECORDS, Sliced
+from headrace.pipeline.evaluate.measures import LEAST_RECORDS, Interval, Measure
+from headrace.pipeline.evaluate.slices import Sliced
 from headrace.pipeline.evaluate.statistics import Floats, difference_interval, interval, percentile_ranks
 
 COLUMNS = ("inference_ms", "waiting_ms")
@@ -117,8 +117,9 @@ def _measures(column: str, kind: int | None, sliced: Sliced, sides: _Sides) -> I
             if records < least:
                 continue
             of = None if kind is None else sliced.slice(kind, group % width)
-            measure = Measure(f"{column}.{name}", sliced.routes[group // width], of, records, told)
-            if group in of_baseline:
+            pairs = int(paired.counts[group]) if group in of_baseline else 0
+            measure = Measure(f"{column}.{name}", sliced.routes[group // width], of, records, told, paired=pairs)
+            if pairs >= least:
                 difference = difference_interval(of_paired[group], of_baseline[group])
                 measure = replace(measure, baseline=of_baseline[group], difference=difference)
             yield measure

@@ -24,6 +24,21 @@ def named(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def kind_column(number: int) -> str:
+    """The column of a row's value by a kind of slice. Kinds go by number: names of columns ignore case."""
+    return f"k{number}"
+
+
+def kind_columns(count: int) -> str:
+    """Those of all kinds."""
+    return ", ".join(map(kind_column, range(count)))
+
+
+def whole_multiple(number: str, scale: float) -> str:
+    """A number times ``scale``, as a whole one: those have the same sum in every order, and threads add in any."""
+    return f"round({number} * {scale!r})::BIGINT"
+
+
 def table_of(path: Path) -> str:
     """The rows of a Parquet file, and, as ``file_row_number``, where each stands in it."""
     return f"read_parquet({quoted(str(path))})"

@@ -5,7 +5,7 @@ Rows come one by one and go to Parquet files in groups; DuckDB joins them, in li
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,12 +66,16 @@ ANSWERS = pa.schema(
         ("waiting_ms", pa.float64()),
         ("inference_ms", pa.float64()),
         ("batch_size", pa.int32()),
+        ("parts", pa.int32()),
     ]
 )
-"""One row a part that was answered. Of tensors those that are of numbers, row-major, as 32-bit floats."""
+"""One row a part that was answered, with the times of the whole result, and how many parts that is of. Of tensors those
+that are of numbers, row-major, as 32-bit floats."""
 FAILURES = pa.schema([*_POSITION, ("stage", pa.string()), ("code", pa.string())])
 """One row a dead letter."""
-TRUTHS = pa.schema([*_POSITION, ("id", pa.string()), ("part", pa.string()), ("label", pa.string())])
+TRUTHS = pa.schema(
+    [*_POSITION, ("id", pa.string()), ("part", pa.string()), ("route", pa.string()), ("label", pa.string())]
+)
 """What should have been answered (see ``labels.Truth``): by position, or by the event's id."""
 
 
@@ -144,9 +148,12 @@ def write_event(table: TableWriter, record: SourceRecord, request: InferenceRequ
         )
 
 
-def write_result(table: TableWriter, result: InferenceResult) -> None:
-    """A row for each part of a result."""
+def write_result(table: TableWriter, result: InferenceResult, routes: Collection[str] = ()) -> None:
+    """A row for each part of a result that one of the routes answered; any, if there are none."""
+    parts = len({output.part for output in result.outputs})
     for output in result.outputs:
+        if routes and output.route not in routes:
+            continue
         tensors = list(_tensors(output))
         table.add(
             *_place(result.provenance),
@@ -161,6 +168,7 @@ def write_result(table: TableWriter, result: InferenceResult) -> None:
             result.timings.waiting_ms,
             result.timings.inference_ms,
             output.batch_size,
+            parts,
             size_bytes=sum(each["values"].nbytes for each in tensors) + len(output.text or ""),
         )
 
@@ -172,7 +180,7 @@ def write_failure(table: TableWriter, letter: DeadLetter) -> None:
 
 def write_truth(table: TableWriter, truth: Truth) -> None:
     """The row of a label."""
-    table.add(*(truth.position or (None, None, None)), truth.id, truth.part, truth.label)
+    table.add(*(truth.position or (None, None, None)), truth.id, truth.part, truth.route, truth.label)
 
 
 def _place(at: Provenance) -> tuple[str, int, int]:

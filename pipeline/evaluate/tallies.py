@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
 from headrace.pipeline.evaluate.evaluation import FailureCount, Side
-from headrace.pipeline.evaluate.sql import ANSWER_KEY, BLOCK, POSITION, named, table_of
+from headrace.pipeline.evaluate.sql import ANSWER_KEY, BLOCK, POSITION, kind_column, kind_columns, table_of
 
 ALL_ROUTES = "*"
 """The route of what is of whole events."""
@@ -59,30 +58,48 @@ def _read_letters(database: duckdb.DuckDBPyConnection, side: str, path: Path | N
         """)
 
 
-def judge_events(database: duckdb.DuckDBPyConnection, name: str, kinds: Sequence[str]) -> None:
+def judge_parts(database: duckdb.DuckDBPyConnection, kinds: int, *, has_baseline: bool) -> None:
+    """Make a table ``parts`` of all parts of events that are compared: whether each side has answered it.
+
+    What the baseline has answered is answerable; all is, if there is none.
+
+    Args:
+        database: has views of the events and of both sides.
+        kinds: how many there are of slices.
+        has_baseline: whether there is one.
+    """
+    sides = " ".join(
+        f"LEFT JOIN (SELECT DISTINCT {POSITION}, part, true AS answered FROM {side}) {side[0]} USING ({POSITION}, part)"
+        for side in ("candidate", "baseline")
+    )
+    database.execute(f"""
+        CREATE TABLE parts AS
+        SELECT {POSITION}, part, {kind_columns(kinds)},
+            c.answered IS NOT NULL AS c_answered, b.answered IS NOT NULL AS b_answered,
+            b_answered OR NOT {has_baseline} AS answerable
+        FROM events {sides}
+    """)
+
+
+def judge_events(database: duckdb.DuckDBPyConnection, name: str, kinds: int, *, has_baseline: bool) -> None:
     """Make a table of all events of the comparison, and what became of them.
 
-    A result goes before a dead letter: that one was redriven. In a slice is an event by the least of its parts' values.
+    An event is answered if all its parts are. A result goes before a dead letter: that one was redriven. In a slice is
+    an event by the least of its parts' values.
     """
-    values = ", ".join(f"min({named(kind)}) AS {named(kind)}" for kind in kinds)
-    answered = {
-        side: f"(SELECT DISTINCT {POSITION}, true AS answered FROM {side})" for side in ("candidate", "baseline")
-    }
+    values = ", ".join(f"min({kind_column(kind)}) AS {kind_column(kind)}" for kind in range(kinds))
     database.execute(f"""
         CREATE TABLE {name} AS
-        WITH positions AS (
-            SELECT {POSITION} FROM events UNION SELECT {POSITION} FROM candidate
-            UNION SELECT {POSITION} FROM candidate_letters
+        WITH judged AS (
+            SELECT {POSITION}, {values}, bool_and(c_answered) AS c_answered, bool_and(b_answered) AS b_answered
+            FROM parts GROUP BY {POSITION}
         )
-        SELECT {POSITION}, '{ALL_ROUTES}' AS route, {BLOCK} AS block, {", ".join(named(kind) for kind in kinds)},
-            CASE WHEN c.answered THEN 0 WHEN cl.letters > 0 THEN 1 END AS c_failed,
-            CASE WHEN b.answered THEN 0 WHEN bl.letters > 0 THEN 1 END AS b_failed
-        FROM positions
-        LEFT JOIN (SELECT {POSITION}, {values} FROM events GROUP BY {POSITION}) USING ({POSITION})
-        LEFT JOIN {answered["candidate"]} c USING ({POSITION})
-        LEFT JOIN candidate_letters cl USING ({POSITION})
-        LEFT JOIN {answered["baseline"]} b USING ({POSITION})
-        LEFT JOIN baseline_letters bl USING ({POSITION})
+        SELECT {POSITION}, '{ALL_ROUTES}' AS route, {BLOCK} AS block, {kind_columns(kinds)},
+            CASE WHEN c_answered THEN 0 WHEN c.letters > 0 THEN 1 END AS c_failed,
+            CASE WHEN b_answered THEN 0 WHEN b.letters > 0 THEN 1 END AS b_failed,
+            (c_failed IS NULL)::INTEGER AS c_missing,
+            CASE WHEN {has_baseline} THEN (b_failed IS NULL)::INTEGER END AS b_missing
+        FROM judged LEFT JOIN candidate_letters c USING ({POSITION}) LEFT JOIN baseline_letters b USING ({POSITION})
     """)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from headrace.pipeline.evaluate.answer import FIELDS, answer_of, in_words
 from headrace.pipeline.evaluate.compare import Comparison
 from headrace.pipeline.evaluate.evaluation import Case, Position
-from headrace.pipeline.evaluate.sql import ANSWER_KEY, POSITION, quoted
+from headrace.pipeline.evaluate.measuring import METRICS, Metric, tensor_metrics
+from headrace.pipeline.evaluate.sql import ANSWER_KEY, POSITION
 from headrace.pipeline.evaluate.statistics import tidy
 
 SAME_COSINE = 0.999
@@ -21,13 +22,11 @@ SAME_COSINE = 0.999
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How an answer can be bad, in SQL: ``value`` of the metric, ``where`` it is, and which ones go first."""
+    """How an answer can be bad: by which metric, and, in SQL, ``where`` it is, and which ones go first."""
 
-    metric: str
-    value: str
+    metric: Metric
     where: str
     order: str
-    table: str = "pairs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +53,29 @@ def worst_cases(comparison: Comparison, limit: int) -> tuple[Case, ...]:
 
 
 def _kinds(comparison: Comparison) -> Iterator[_Kind]:
-    not_right = "(c_label = truth) IS DISTINCT FROM true"
+    known = {metric.name: metric for metric in METRICS}
     if comparison.has_baseline:
-        yield _Kind("accuracy", "0", "c_label <> truth AND b_label = truth", "c_score DESC")
-        yield _Kind("text_accuracy", "0", "NOT c_text_right AND b_text_right", "text_distance DESC")
-        yield _Kind("agreement", "0", f"c_label <> b_label AND {not_right}", "c_score DESC")
+        yield _Kind(known["accuracy"], "NOT c_right AND b_right", "c_score DESC")
+        yield _Kind(known["text_accuracy"], "NOT c_text_right AND b_text_right", "text_distance DESC")
+        yield _Kind(known["agreement"], "NOT label_same AND c_right IS NOT true", "c_score DESC")
     else:
-        yield _Kind("accuracy", "0", "c_label <> truth", "c_score DESC")
-        yield _Kind("text_accuracy", "0", "NOT c_text_right", "c_score DESC")
-    for name in comparison.tensors:
-        where = f"name = {quoted(name)} AND (isnan(cosine) OR cosine < {SAME_COSINE})"
-        yield _Kind(f"cosine.{name}", "cosine", where, "isnan(cosine) DESC, cosine", "tensors")
-    yield _Kind("text_distance", "text_distance", "text_distance > 0 AND c_text_right IS NOT true", "value DESC")
-    yield _Kind("segments_overlap", "overlap", "overlap < 1", "value")
+        yield _Kind(known["accuracy"], "NOT c_right", "c_score DESC")
+        yield _Kind(known["text_accuracy"], "NOT c_text_right", "c_score DESC")
+    for metric in tensor_metrics(comparison.tensors):
+        if metric.candidate == "cosine":
+            yield _Kind(metric, f"isnan(cosine) OR cosine < {SAME_COSINE}", "isnan(cosine) DESC, cosine")
+    yield _Kind(known["text_distance"], "text_distance > 0 AND c_text_right IS NOT true", "value DESC")
+    yield _Kind(known["segments_overlap"], "overlap < 1", "value")
 
 
 def _find(comparison: Comparison, kind: _Kind, limit: int) -> Iterator[tuple[int, _Found]]:
     rows = comparison.database.execute(f"""
-        SELECT r, {ANSWER_KEY}, ({kind.value})::DOUBLE AS value FROM {kind.table} WHERE {kind.where}
+        SELECT r, {ANSWER_KEY}, ({kind.metric.candidate})::DOUBLE AS value FROM {kind.metric.rows} WHERE {kind.where}
         QUALIFY row_number() OVER (PARTITION BY r ORDER BY {kind.order}, {ANSWER_KEY}) <= {limit}
         ORDER BY r, {kind.order}, {ANSWER_KEY}
     """).fetchall()
     for route, *key, value in rows:
-        yield route, _Found(tuple(key), kind.metric, tidy(value))
+        yield route, _Found(tuple(key), kind.metric.name, tidy(value))
 
 
 def _told(comparison: Comparison, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], dict[str, Any]]:

@@ -43,7 +43,7 @@ from headrace.pipeline.records import (
 
 EVENTS_COUNT = 200
 FIRST_MS = 1_700_000_000_000
-Answer = Callable[[int], PartOutput]
+Answer = Callable[[int], PartOutput | Sequence[PartOutput]]
 
 
 def at(number: int) -> Provenance:
@@ -70,21 +70,31 @@ def true(number: int) -> str:
     return f"c{number % 3}"
 
 
-class Tables:
-    """Of ``EVENTS_COUNT`` events with a part ``p`` each, 50 a second; every tenth comes from ``/cam/night``."""
+def camera(number: int) -> str:
+    return "/cam/night" if number % 10 == 0 else "/cam/day"
 
-    def __init__(self, folder: Path) -> None:
+
+class Tables:
+    """Of events with a part ``p`` each, 50 a second; every tenth comes from ``/cam/night``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int = EVENTS_COUNT,
+        source: Callable[[int], str] = camera,
+        parts: Sequence[str] = ("p",),
+    ) -> None:
         self.folder = folder
         with TableWriter(folder / "events", EVENTS) as table:
-            for number in range(EVENTS_COUNT):
+            for number in range(count):
                 request = InferenceRequest(
                     str(uuid.UUID(int=number)),
                     "t",
-                    "/cam/night" if number % 10 == 0 else "/cam/day",
+                    source(number),
                     FIRST_MS + 20 * number,
-                    (Part("p", Modality.IMAGE, "image/jpeg", b""),),
+                    tuple(Part(name, Modality.IMAGE, "image/jpeg", b"") for name in parts),
                 )
-                headers = (("tenant", b"acme" if number % 2 else b"duck"),)
+                headers = (("tenant", b"acme" if number % 2 else b"duck"), ("Tenant", b"one"))
                 write_event(table, SourceRecord(at(number), b"k", b"", headers), request)
 
     def answers(
@@ -96,7 +106,8 @@ class Tables:
     ) -> Path:
         with TableWriter(self.folder / name, ANSWERS) as table:
             for number in among:
-                outputs = (answer(number),)
+                answered = answer(number)
+                outputs = (answered,) if isinstance(answered, PartOutput) else tuple(answered)
                 write_result(table, InferenceResult("", "OK", outputs, at(number), timings(number), 1, "w", 0))
         return self.folder / name
 

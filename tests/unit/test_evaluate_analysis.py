@@ -103,6 +103,24 @@ def test_calibration_is_of_scores_and_what_was_right(tables: Tables) -> None:
     assert error.difference.value == pytest.approx(0.4)
 
 
+def test_calibration_is_compared_where_both_sides_tell_it(tables: Tables) -> None:
+    """The baseline answers a part of the events, and has a label in a part of those."""
+
+    def of_baseline(number: int) -> PartOutput:
+        return output(number) if number >= 100 else output(number, labels=(Label("wrong", 0.9),))
+
+    candidate = labelled(lambda number: "wrong" if number < 100 else true(number), 1 + 5e-7)  # as 16 bits round it
+    baseline = tables.answers("b", of_baseline, range(50, 150))
+    found = tables.analyse(tables.answers("c", candidate), baseline, tables.truths(true))
+    error = by_name(found)["calibration_error", None]
+    assert (error.records, error.paired) == (EVENTS_COUNT, 50)
+    assert error.candidate.value == pytest.approx(0.5)
+    assert error.baseline is not None
+    assert error.baseline.value == pytest.approx(0.9)
+    assert error.difference is not None
+    assert error.difference.value == pytest.approx(0.1)
+
+
 def test_scores_that_are_no_probabilities_have_no_calibration(tables: Tables) -> None:
     found = tables.analyse(tables.answers("c", labelled(true, lambda number: number / 50)), None, tables.truths(true))
     assert not found.calibrations
@@ -121,13 +139,12 @@ def test_histograms_have_all_numbers_and_tell_drift(tables: Tables) -> None:
     score = found["score"]
     assert (score.edges[0], score.edges[-1], len(score.edges)) == (0.0, 1.0, len(score.candidate) + 1)
     assert sum(score.candidate[:20]) == sum(score.baseline or ()) == EVENTS_COUNT
-    assert score.drift is not None
-    assert score.drift[0] == 1.0
+    assert score.drift == 1.0
     times = found["inference_ms"]
     assert times.edges[1] / times.edges[0] == pytest.approx(times.edges[-1] / times.edges[-2])
     assert sum(times.candidate) == sum(times.baseline or ()) == EVENTS_COUNT
     same = found["waiting_ms"]
-    assert same.drift == (0.0, 1.0)
+    assert same.drift == 0.0
     assert all(low < high for each in found.values() for low, high in itertools.pairwise(each.edges))
 
 
@@ -182,7 +199,7 @@ def several_routes(number: int, shift: float) -> PartOutput:
         case 0:
             return PartOutput("p", "vector", "m", "1", tensors=(tensor([1.0, shift * number]),))
         case 1:
-            return PartOutput("p", "text", "m", "1", text="a" * 10 + "b" * int(shift * number))
+            return PartOutput("p", "text", "m", "1", text="a" * 10 + "b" * int(shift * number / 2))
         case _:
             return PartOutput("p", "voice", "m", "1", segments=(Segment(0.0, 1.0 + shift * number, "speech"),))
 
@@ -217,5 +234,7 @@ def test_analysis_of_the_same_tables_is_the_same(tables: Tables) -> None:
 
 def test_nothing_answered_is_nothing_measured(tables: Tables) -> None:
     found = tables.analyse(tables.answers("c", output, ()), tables.answers("b", output, ()))
-    assert (found.measures, found.histograms, found.worst) == ((), (), ())
+    assert {each.name for each in found.measures} == {"missing"}
+    assert by_name(found)["missing", None].candidate.value == 1.0
+    assert (found.histograms, found.worst) == ((), ())
     assert (found.events, found.candidate.missing) == (EVENTS_COUNT, EVENTS_COUNT)

@@ -34,6 +34,10 @@ def two_numbers(candidate: Answer, baseline: Answer | None, truth: str | None) -
     return {"labels": len(candidate.labels), "length": np.float32(candidate.tensors["E"].sum())}
 
 
+def enormous(candidate: Answer, baseline: Answer | None, truth: str | None) -> float:
+    return 1e308
+
+
 def labels(candidate: Answer, baseline: Answer | None, truth: str | None) -> int:
     return 1
 
@@ -97,6 +101,12 @@ def test_answers_are_seen_whole(tables: Tables) -> None:
     request = AnalysisRequest("c", "b", comparators=(f"{OWN}:sees_all",))
     found = by_name(tables.analyse(tables.answers("c", answer), tables.answers("b", output), request=request))
     assert found["sees_all", None].candidate.value == 1.0
+
+
+def test_numbers_next_to_the_largest_are_told_as_they_are(tables: Tables) -> None:
+    """Their sum would be no number any more."""
+    found = by_name(analysed(tables, "enormous"))["enormous", None].candidate
+    assert (found.low, found.value, found.high) == (1e308, 1e308, 1e308)
 
 
 @pytest.mark.parametrize(

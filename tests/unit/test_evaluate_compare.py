@@ -16,7 +16,7 @@ from headrace.pipeline.evaluate.labels import Truth
 from headrace.pipeline.evaluate.measures import Slice
 from headrace.pipeline.evaluate.slices import PERIODS_MS, period_ms
 from headrace.pipeline.evaluate.store import GROUP_BYTES, TRUTHS, TableWriter, numbers, write_truth
-from headrace.pipeline.records import Segment, Tensor, Timings
+from headrace.pipeline.records import PartOutput, Segment, Tensor, Timings
 from tests.unit.evaluate_tables import (
     EVENTS_COUNT,
     Answer,
@@ -102,8 +102,10 @@ def test_answers_meet_at_their_position_alone(tables: Tables) -> None:
 
 def test_headers_and_sources_make_slices(tables: Tables) -> None:
     candidate = tables.answers("c", labelled(true))
-    found = by_name(tables.analyse(candidate, request=AnalysisRequest("c", slices=("header.tenant",))))
+    request = AnalysisRequest("c", slices=("header.tenant", "header.Tenant"))
+    found = by_name(tables.analyse(candidate, request=request))
     slices = {each for name, each in found if name == "score" and each is not None}
+    assert Slice("header.Tenant", "one") in slices
     assert {each for each in slices if each.by == "header.tenant"} == {
         Slice("header.tenant", "acme"),
         Slice("header.tenant", "duck"),
@@ -128,7 +130,8 @@ def test_period_is_the_shortest_of_which_few_cover_the_time(seconds: float, peri
 
 def test_small_slices_are_left_out(tables: Tables) -> None:
     found = by_name(tables.analyse(tables.answers("c", labelled(true), range(40))))
-    assert {each.value for _, each in found if each is not None and each.by == "source"} == {"/cam/day"}
+    answered = {each.value for name, each in found if name == "score" and each is not None and each.by == "source"}
+    assert answered == {"/cam/day"}
 
 
 def said(text: str, end: float, vector: Sequence[float]) -> Answer:
@@ -153,24 +156,30 @@ def test_texts_spans_and_tensors_are_measured(tables: Tables) -> None:
 
 
 def test_tensors_meet_by_name_and_length(tables: Tables) -> None:
-    """Of different lengths in different events; one is longer on one side; one is there on one side alone."""
+    """Of different lengths in different events; one is longer on one side; of two each is there on one side alone.
+
+    What the baseline never gives there is nothing to compare with. Whatever else does not meet has nothing in common.
+    """
 
     def answer(sign: int) -> Answer:
-        def made(number: int) -> object:
+        def made(number: int) -> PartOutput:
             vector = [1.0] * (1 + number % 7)
-            more = [tensor([1.0] * (3 + sign), "LONGER")] + ([tensor([1.0], "MINE")] if sign == 1 else [])
+            more = tensor([1.0] * (3 + sign), "LONGER"), tensor([1.0], "MINE" if sign == 1 else "THEIRS")
             return output(number, tensors=(tensor([sign * each for each in vector]), *more))
 
-        return made  # type: ignore[return-value]
+        return made
 
     found = by_name(tables.analyse(tables.answers("c", answer(1)), tables.answers("b", answer(-1))))
     assert found["cosine.E", None].records == EVENTS_COUNT
     assert found["cosine.E", None].candidate.value == -1.0
-    assert not {name for name, _ in found} & {"cosine.LONGER", "cosine.MINE"}
+    for name in ("LONGER", "THEIRS"):
+        assert (found[f"cosine.{name}", None].candidate.value, found[f"cosine.{name}", None].records) == (0.0, 200)
+        assert not math.isfinite(found[f"max_abs.{name}", None].candidate.value)
+    assert "cosine.MINE" not in {name for name, _ in found}
 
 
 def test_vectors_that_are_no_numbers_are_told_as_such(tables: Tables) -> None:
-    """They must hold no threshold. A vector of zeros has no direction, and no cosine."""
+    """They must hold no threshold. A vector of zeros has no direction: it is like another one, and no other."""
 
     def answer(odd: float) -> Answer:
         return lambda number: output(number, tensors=(tensor([odd if number == 7 else 1.0, 2.0], "E"),))
@@ -178,9 +187,13 @@ def test_vectors_that_are_no_numbers_are_told_as_such(tables: Tables) -> None:
     found = by_name(tables.analyse(tables.answers("c", answer(math.nan)), tables.answers("b", answer(1.0))))
     assert math.isnan(found["cosine.E", None].candidate.value)
     assert math.isnan(found["max_abs.E", None].candidate.low)
-    zero = by_name(tables.analyse(tables.answers("c", said("", 0, [0, 0])), tables.answers("b", said("", 0, [1, 0]))))
-    assert "cosine.E" not in {name for name, _ in zero}
-    assert zero["max_abs.E", None].candidate.value == 1.0
+
+    def zero(every: int) -> Answer:
+        return lambda number: output(number, tensors=(tensor([float(number % every == 0), 0.0], "E"),))
+
+    silent = by_name(tables.analyse(tables.answers("c", zero(4)), tables.answers("b", zero(2))))
+    assert silent["cosine.E", None].candidate.value == 0.75
+    assert silent["max_abs.E", None].candidate.value == 0.25
 
 
 def test_cost_is_the_share_of_a_batch(tables: Tables) -> None:

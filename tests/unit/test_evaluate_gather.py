@@ -122,11 +122,21 @@ def test_events_are_those_that_are_taken_and_have_a_part_to_compare(tmp_path: Pa
     assert [offset for offset in range(100, 117) if at(offset) in events.offsets] == [100, 103, 110]
 
 
+def test_record_that_cannot_be_decoded_is_no_event_where_no_dead_letter_comes_of_it(tmp_path: Path) -> None:
+    """A shadow answers nothing of it, and nothing is missing."""
+    events = Events(OffsetSet("in", RANGES))
+    everything = replayed_parts(ROUTES, ())
+    gather_events(
+        tmp_path / "events", [record(at(100))], lambda _: True, lambda _: None, everything, events, undecodable=False
+    )
+    assert (rows(tmp_path / "events"), events.count) == ([], 0)
+
+
 # --- outcomes
 
 
 def result(where: Provenance, *routes: str) -> InferenceResult:
-    outputs = tuple(PartOutput("p", route, "m", "1") for route in routes)
+    outputs = tuple(PartOutput(f"of {route}", route, "m", "1") for route in routes)
     return InferenceResult("id", "OK", outputs, where, Timings(0, 1, 2), 1, "w", 0)
 
 
@@ -151,8 +161,10 @@ def test_outcomes_have_the_original_position_and_are_of_the_events_that_are_comp
     outcomes.append(Unreadable(record(at(901, 7, "out")), "no Avro"))
     left_out = gather_outcomes(tmp_path / "answers", tmp_path / "failures", outcomes, events, ["image"])
     assert left_out == LeftOut(unreadable=1, others=2)
-    answers = [(row["topic"], row["partition"], row["offset"], row["route"]) for row in rows(tmp_path / "answers")]
+    found = rows(tmp_path / "answers")
+    answers = [(row["topic"], row["partition"], row["offset"], row["route"]) for row in found]
     assert answers == [("in", 0, 100, "image"), ("in", 0, 101, "image"), ("in", 0, 100, "image")]
+    assert [row["parts"] for row in found] == [2, 1, 1]  # of the whole result, whose times they share
     assert [(row["offset"], row["code"]) for row in rows(tmp_path / "failures")] == [(101, "TOO_LATE")]
 
 

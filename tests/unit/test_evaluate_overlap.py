@@ -33,6 +33,7 @@ def spans(rows: Sequence[Row]) -> Spans:
         ([(0, 1, 0), (0.5, 2, 0)], [(0, 2, 0)], 1.0),
         ([(0, 1, 0), (2, 3, 0)], [(0, 3, 0)], 2 / 3),
         ([(1, 0, 0)], [(0, 1, 0)], 0.0),
+        ([(1, 1, 0)], [], 0.0),
     ],
 )
 def test_overlap_is_intersection_over_union(mine: Row, theirs: Row, value: float) -> None:
@@ -45,7 +46,7 @@ def by_seconds(mine: Row, theirs: Row) -> float:
     one, other = (
         {(label, at) for start, end, label in row for at in range(int(start), int(end))} for row in (mine, theirs)
     )
-    return len(one & other) / len(one | other) if one | other else 1.0
+    return len(one & other) / len(one | other) if one | other else float(not mine and not theirs)
 
 
 ROWS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 2)), max_size=5)

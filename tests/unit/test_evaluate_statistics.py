@@ -10,12 +10,15 @@ from scipy import stats
 
 from headrace.pipeline.evaluate.measures import Interval
 from headrace.pipeline.evaluate.statistics import (
+    BLOCKS,
     Floats,
     difference_interval,
     drift,
     mean_intervals,
     paired_tests,
     percentile_ranks,
+    share_difference_intervals,
+    share_intervals,
     sign_tests,
     weights,
 )
@@ -73,6 +76,61 @@ def test_interval_of_equal_values_is_a_point() -> None:
     assert (found.low, found.value, found.high) == (2.0, 2.0, 2.0)
 
 
+def at_most_one_a_block(records: int, rows: int) -> tuple[Floats, Floats]:
+    """Which blocks have a record, of so many measures; and a number from 0 to 1 for each."""
+    counts = np.zeros((BLOCKS, rows))
+    counts[:records] = 1.0
+    return counts, RNG.random((BLOCKS, rows))
+
+
+@pytest.mark.parametrize(("records", "share"), [(20, 0.95), (20, 0.99), (100, 0.99), (200, 0.5)])
+def test_interval_of_a_share_holds_the_true_one_even_if_few_records_differ(records: int, share: float) -> None:
+    """A resample has no record that is wrong if none is: the bootstrap's interval would be a point, in most cases."""
+    counts, numbers = at_most_one_a_block(records, 200)
+    found = share_intervals(counts * (numbers < share), counts)
+    assert all(0 <= each.low <= each.value <= each.high <= 1 for each in found)
+    assert all(each.low < each.high for each in found)
+    assert np.mean([each.low <= share <= each.high for each in found]) >= 0.91
+
+
+@pytest.mark.parametrize(("records", "worse", "better"), [(20, 0.02, 0.0), (100, 0.02, 0.0), (200, 0.06, 0.01)])
+def test_interval_of_a_drop_holds_the_true_one_even_if_few_records_differ(
+    records: int, worse: float, better: float
+) -> None:
+    counts, numbers = at_most_one_a_block(records, 200)
+    differences = counts * ((numbers > 1 - better).astype(float) - (numbers < worse))
+    ups, downs = (differences > 0).sum(axis=0), (differences < 0).sum(axis=0)
+    found = share_difference_intervals(differences, counts, ups, downs)
+    assert all(each.low <= each.value <= each.high for each in found)
+    assert np.mean([each.low <= better - worse <= each.high for each in found]) >= 0.91
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_interval_of_a_share_is_of_shares(right: float) -> None:
+    """Whatever is rounded: a bound of 0 or 1 is held to it."""
+    ends = [share_intervals(np.full((each, 1), right), np.ones((each, 1)))[0] for each in range(5, 200)]
+    assert all(0.0 <= each.low < each.high <= 1.0 and right in (each.low, each.high) for each in ends)
+    ones = np.ones((20, 1))
+    (worst,) = share_difference_intervals(-ones, ones, np.zeros(1), np.full(1, 20.0))
+    assert worst.low == worst.value == -1.0
+
+
+def test_interval_of_a_share_is_wide_where_records_of_a_block_are_alike() -> None:
+    counts = np.full((40, 1), 25.0)
+    (alike,) = share_intervals(counts * (np.arange(40) % 2)[:, np.newaxis], counts)
+    (alone,) = share_intervals(column(*[0.0, 1.0] * 500), np.ones((1000, 1)))
+    assert alike.high - alike.low > 4 * (alone.high - alone.low)
+
+
+def test_mean_of_numbers_next_to_the_largest_is_told() -> None:
+    """Their sum would be no number any more; it is in units for that."""
+    unit = 2.0**960
+    (found,) = mean_intervals(np.full((10, 1), 1e308 / unit), np.ones((10, 1)), unit)
+    assert found == Interval(1e308, 1e308, 1e308)
+    (apart,) = mean_intervals(np.full((10, 1), 2.0**64), np.ones((10, 1)), unit)
+    assert apart.value == math.inf
+
+
 def test_interval_of_few_blocks_is_not_known() -> None:
     (found,) = mean_intervals(column(1.0, 2.0, 0.0, 0.0, 0.0, 0.0), column(1, 1, 0, 0, 0, 0))
     assert found.value == 1.5
@@ -108,12 +166,21 @@ def test_paired_test_finds_a_difference_and_none() -> None:
     assert paired_tests(np.ones((9, 1)), column(*[1.0] * 2, *[0.0] * 7)) == 1.0
 
 
-def test_paired_test_is_students_over_blocks_with_records() -> None:
-    sums, counts = RNG.normal(0.1, 1.0, (30, 1)), RNG.integers(0, 4, (30, 1)).astype(float)
+def test_paired_test_is_students_where_each_block_has_one_record() -> None:
+    sums, counts = RNG.normal(0.1, 1.0, (30, 1)), RNG.integers(0, 2, (30, 1)).astype(float)
     sums[counts == 0] = 0.0
-    some = counts[:, 0] > 0
-    wanted = stats.ttest_1samp(sums[some, 0] / counts[some, 0], 0.0).pvalue
+    wanted = stats.ttest_1samp(sums[counts > 0], 0.0).pvalue
     assert paired_tests(sums, counts) == pytest.approx(wanted)
+
+
+def test_paired_test_is_of_the_difference_of_records_not_of_blocks() -> None:
+    """Large blocks say that there is no difference: their weight is that of their records."""
+    large, small = np.tile([[-1.0], [1.0]], (20, 1)), np.full((20, 1), 1.0)
+    found = paired_tests(np.vstack([large * 100, small]), np.vstack([np.full((40, 1), 1000.0), np.ones((20, 1))]))
+    assert found > 0.5
+    sizes = RNG.integers(1, 30, (1000, 500)).astype(float)
+    chance = paired_tests(RNG.normal(0.0, np.sqrt(sizes)), sizes)
+    assert 0.03 <= np.mean(chance < 0.05) <= 0.07
 
 
 def test_percentiles_interval_holds_the_true_one_about_as_often_as_it_says() -> None:
@@ -139,7 +206,6 @@ def test_difference_is_known_as_well_as_what_it_is_of() -> None:
 
 def test_drift_is_between_none_and_one() -> None:
     values = RNG.normal(size=1000)
-    assert drift(values, values) == (0.0, 1.0)
-    apart, p_value = drift(values, values + 100)
-    assert apart == 1.0
-    assert p_value < 1e-100
+    assert drift(values, values) == 0.0
+    assert drift(values, values + 100) == 1.0
+    assert drift(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == 0.5

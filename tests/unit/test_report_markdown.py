@@ -23,11 +23,15 @@ def rows(comment: str) -> list[list[str]]:
 
 def test_comment_says_the_verdict_and_why_first() -> None:
     comment = html.unescape(render_markdown(full()))
-    assert comment.startswith("## ❌ Gate failed\n\n**2 of 18 checks do not hold:**\n")
+    verdict = "2 of 18 checks do not hold; of 2,000 events the candidate has 31 dead letters (the baseline 33)."
+    assert comment.startswith(f"## ❌ Gate failed\n\n**{verdict}**\n\n- <code>image/accuracy</code>: −0.031 against ")
     reason = (
-        "- <code>image/accuracy of source=/cameras/7</code>: -0.19 against the baseline is a drop of more than 0.03"
+        "- <code>image/accuracy of source=/cameras/7</code>: −0.19 against the baseline is a drop of more than 0.03"
     )
     assert reason in comment
+    assert "Answers: 2 measures clearly worse, 1 clearly changed, 2 without clear change." in comment
+    assert "Worst: <code>image</code> <code>accuracy</code> −0.031, <code>image</code> <code>calib" in comment
+    assert "Speed and cost: 8 measures clearly better, 8 without clear change." in comment
     assert "<code>run 20261127-093000-image-jpeg-v2</code> against <code>live</code>: 2,000 events." in comment
     places = [comment.index(each) for each in ("### Gate", "### Answers", "### Worst slices", "How it was made")]
     assert places == sorted(places)
@@ -38,6 +42,16 @@ def test_comment_has_the_worst_slice_first() -> None:
     first = comment.split("### Worst slices")[1].split("\n")[4]
     assert first.startswith("| <code>source=/cameras/7</code> | <code>accuracy</code> | <code>image</code> | 0.710<br>")
     assert "▼ worse" in first
+
+
+def test_difference_of_fewer_records_says_of_how_many() -> None:
+    few = measure("accuracy", "image", 0.5, 0.1, paired=200)
+    nothing = bare()
+    comment = render_markdown(
+        dataclasses.replace(nothing, analysis=dataclasses.replace(nothing.analysis, measures=(few,)))
+    )
+    assert "| −0.100<br><sub>−0.110 to −0.090</sub><br><sub>of 200 pairs</sub> |" in comment
+    assert "pairs" not in render_markdown(full())
 
 
 def test_comment_folds_up_the_rest() -> None:

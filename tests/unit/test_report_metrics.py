@@ -93,6 +93,7 @@ def test_file_has_all_of_the_analysis_but_bytes() -> None:
         "baseline": {"value": 0.902, "low": 0.89, "high": 0.914},
         "difference": {"value": -0.031, "low": -0.043, "high": -0.019},
         "p_value": analysis.measures[0].p_value,
+        "paired": 680,
     }
     assert found["worst"][0]["example"] == {"media_type": "image/jpeg", "caption": "image 320 × 240"}
     assert found["worst"][0]["at"] == {"topic": "inference.requests", "partition": 6, "offset": 118}

@@ -5,20 +5,23 @@ The template escapes all that it is given, but for the figures, which are escape
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from headrace.pipeline.evaluate.evaluation import Confusion, Evaluation
-from headrace.pipeline.evaluate.measures import Measure
+from headrace.pipeline.evaluate.measures import Interval, Measure
 from headrace.pipeline.evaluate.report import media, summary, wording
 from headrace.pipeline.evaluate.report.plots import plot_groups
 
 MAX_BYTES = 5_000_000
 BYTES_AROUND = 1_000
 """Of the element that an input is shown in, its description included."""
+MAX_TILES = 6
 MAX_CHECKS = 100
 MAX_MEASURES = 120
 MAX_SLICES = 200
@@ -71,7 +74,7 @@ def render_html(evaluation: Evaluation) -> str:
 
     Everything has a bound but the inputs of the worst cases: they have the room that the rest leaves.
     """
-    template = _environment().get_template("report.html")
+    template = _template()
     context = _context(evaluation)
     cases = evaluation.analysis.worst[:MAX_CASES]
     without = template.render(context, cases=list(media.shown_cases(cases, 0)))
@@ -79,7 +82,8 @@ def render_html(evaluation: Evaluation) -> str:
     return template.render(context, cases=list(media.shown_cases(cases, room_bytes))) + "\n"
 
 
-def _environment() -> Environment:
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("headrace.pipeline.evaluate.report"),
         autoescape=True,
@@ -98,22 +102,22 @@ def _environment() -> Environment:
         "route": wording.route_name,
         "moment": wording.moment,
         "visible": wording.visible,
+        "with_minus": wording.with_minus,
+        "pairs": wording.pairs,
         "picture_words": media.picture_words,
         "bounds": summary.bounds,
     }
     environment.globals |= {
         "counted": wording.counted,
-        "Trend": summary.Trend,
         "max_answer": media.MAX_ANSWER,
         "max_named": summary.FAILURES_NAMED,
     }
-    return environment
+    return environment.get_template("report.html")
 
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
     analysis = evaluation.analysis
     measures = analysis.measures
-    bars = Bars(measures)
     failed = summary.failed_checks(evaluation.checks)
     passed = summary.passed_checks(evaluation.checks)
     slices = summary.worst_slices(measures)
@@ -128,12 +132,15 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "passed": passed[:MAX_CHECKS],
         "passed_more": max(0, len(passed) - MAX_CHECKS),
         "warnings": summary.warnings(evaluation),
-        "changes": {way: found for way, found in summary.changes(measures).items() if found},
-        "tiles": bars.rows(summary.telling(measures))[:6],
-        "quality": bars.rows(summary.headline(measures, timing=False)[:MAX_MEASURES]),
-        "speed": bars.rows(summary.headline(measures, timing=True)[:MAX_MEASURES]),
+        "changes": summary.changes(measures, timing=False),
+        "timing_changes": summary.changes(measures, timing=True),
+        "worse": summary.clearly_worse(measures),
+        "max_worse": summary.MEASURES_NAMED,
+        "tiles": _rows(summary.telling(measures)[:MAX_TILES]),
+        "quality": _rows(summary.headline(measures, timing=False)[:MAX_MEASURES]),
+        "speed": _rows(summary.headline(measures, timing=True)[:MAX_MEASURES]),
         "plots": plot_groups(analysis),
-        "slices": bars.rows(slices[:MAX_SLICES]),
+        "slices": _rows(slices[:MAX_SLICES]),
         "slices_more": max(0, len(slices) - MAX_SLICES),
         "slice_kinds": _most_frequent(each.slice.by for each in slices[:MAX_SLICES] if each.slice),
         "slice_names": _most_frequent(each.name for each in slices[:MAX_SLICES]),
@@ -151,32 +158,26 @@ def _most_frequent(names: Iterable[str]) -> list[str]:
     return sorted(sorted(found, key=lambda name: (-found[name], name))[:MAX_FILTERS])
 
 
-class Bars:
-    """Differences drawn, on one scale for each of a route's measures: those of all records and of slices compare.
+def _rows(measures: Iterable[Measure]) -> list[Row]:
+    """Measures for a table, in their order; its differences are drawn on one scale for each of a route's measures."""
+    shown = list(measures)
+    reach: dict[tuple[str, str], float] = {}
+    for each in shown:
+        place = each.route, each.name
+        reach[place] = max(reach.get(place, 0.0), _reach(each.difference))
+    return [Row(each, summary.trend(each), _bar(each.difference, reach[each.route, each.name])) for each in shown]
 
-    Args:
-        measures: all there are.
-    """
 
-    def __init__(self, measures: Iterable[Measure]) -> None:
-        self._reach: dict[tuple[str, str], float] = {}
-        for each in measures:
-            if each.difference is not None:
-                found = (abs(end) for end in (each.difference.value, each.difference.low, each.difference.high))
-                reach = max(end for end in found if end == end)  # NaN is not itself
-                place = each.route, each.name
-                self._reach[place] = max(self._reach.get(place, 0.0), reach)
+def _reach(found: Interval | None) -> float:
+    ends = () if found is None else (found.value, found.low, found.high)
+    return max((abs(end) for end in ends if math.isfinite(end)), default=0.0)
 
-    def rows(self, measures: Iterable[Measure]) -> list[Row]:
-        """Measures for a table, in their order."""
-        return [Row(each, summary.trend(each), self._bar(each)) for each in measures]
 
-    def _bar(self, measure: Measure) -> Bar | None:
-        found, reach = measure.difference, self._reach.get((measure.route, measure.name), 0.0)
-        if found is None or not reach:
-            return None
-        value, low, high = (50 + 48 * end / reach for end in (found.value, found.low, found.high))
-        return Bar(value, low, high) if wording.is_known(found) else Bar(value, None, None)
+def _bar(found: Interval | None, reach: float) -> Bar | None:
+    if found is None or not reach or not math.isfinite(found.value):
+        return None
+    value, low, high = (50 + 48 * end / reach for end in (found.value, found.low, found.high))
+    return Bar(value, low, high) if math.isfinite(low) and math.isfinite(high) else Bar(value, None, None)
 
 
 def _confusion_table(confusion: Confusion) -> ConfusionTable:

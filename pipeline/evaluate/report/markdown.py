@@ -21,11 +21,13 @@ from headrace.pipeline.evaluate.report.wording import (
     moment,
     number,
     p_value,
+    pairs,
     route_name,
     signed,
     signed_count,
     signed_interval,
     visible,
+    with_minus,
 )
 
 MAX_BYTES = 58_000
@@ -76,15 +78,28 @@ def _heading(evaluation: Evaluation) -> str:
     lines = [
         f"## {_SIGNS[verdict]} {verdict.words}",
         "",
-        f"**{summary.reason(evaluation)}{':' if failed else ''}**",
-        "",
-        *(f"- {_code(each.name)}: {_words(each.problem or '')}" for each in failed[: summary.FAILURES_NAMED]),
+        f"**{summary.reason(evaluation)}**",
+        *([""] if failed else []),
+        *(f"- {_code(each.name)}: {_problem(each)}" for each in failed[: summary.FAILURES_NAMED]),
     ]
     if len(failed) > summary.FAILURES_NAMED:
         lines.append(f"- and {len(failed) - summary.FAILURES_NAMED:,} more")
     lines += ["", f"{_code(analysis.candidate.title)}{against}: {counted(analysis.events, 'event')}."]
+    lines += _changes(analysis.measures)
     lines += [f"\n> **Mind:** {each}" for each in summary.warnings(evaluation)]
     return "\n".join(lines) + "\n"
+
+
+def _changes(measures: Sequence[Measure]) -> list[str]:
+    """What became of all records, a sentence each."""
+    answers, timings = (summary.changes(measures, timing=timing) for timing in (False, True))
+    worse = [
+        f"{_code(route_name(each.route))} {_code(each.name)} {signed(each.difference.value)}"
+        for each in summary.clearly_worse(measures)[: summary.MEASURES_NAMED]
+        if each.difference
+    ]
+    told = (("Answers", answers), ("Worst", ", ".join(worse)), ("Speed and cost", timings))
+    return [f"{name}: {found}." for name, found in told if found]
 
 
 def _checks(name: str, checks: Sequence[Check]) -> str:
@@ -205,7 +220,10 @@ def _value(found: Interval) -> str:
 
 def _difference(measure: Measure) -> str:
     found = measure.difference
-    return UNKNOWN if found is None else f"{signed(found.value)}<br><sub>{signed_interval(found)}</sub>"
+    if found is None:
+        return UNKNOWN
+    of = f"<br><sub>of {pairs(measure)}</sub>" if pairs(measure) else ""
+    return f"{signed(found.value)}<br><sub>{signed_interval(found)}</sub>{of}"
 
 
 def _table(heads: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> str:
@@ -234,10 +252,10 @@ def _code(text: str, limit: int = NAME_LIMIT) -> str:
     return f"<code>{_escaped(text, limit)}</code>"
 
 
-def _words(text: str) -> str:
-    return _escaped(text, PROBLEM_LIMIT)
+def _problem(check: Check) -> str:
+    return _escaped(with_minus(check.problem or ""), PROBLEM_LIMIT)
 
 
 def _escaped(text: str, limit: int) -> str:
     shown = " ".join(visible(text, limit).split())
-    return "".join(each if each.isalnum() or each in " -/,;–…" else f"&#{ord(each)};" for each in shown)
+    return "".join(each if each.isalnum() or each in " -−/,;–…" else f"&#{ord(each)};" for each in shown)

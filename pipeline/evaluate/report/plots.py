@@ -15,7 +15,7 @@ from headrace.pipeline.evaluate.evaluation import Analysis, Calibration, Histogr
 from headrace.pipeline.evaluate.measures import Interval, Measure
 from headrace.pipeline.evaluate.report.summary import is_timing, stem
 from headrace.pipeline.evaluate.report.svg import BASELINE, CANDIDATE, INK, axes, element
-from headrace.pipeline.evaluate.report.wording import number, p_value, route_name, visible
+from headrace.pipeline.evaluate.report.wording import number, route_name, visible
 
 MAX_PLOTS = 9
 """Of one kind."""
@@ -56,7 +56,8 @@ def plot_groups(analysis: Analysis) -> list[PlotGroup]:
     groups = [
         _group(
             "Distributions",
-            "The share of answers by their number; of what is between the two sides (cosine, …) there is one curve.",
+            "The share of answers by their number; of what is between the two sides (cosine, …) there is one curve. "
+            "KS is how far the two sides’ shares of answers below some number are apart at most, 0 to 1.",
             [each for each in filled if not is_timing(each.name)],
             _distribution,
         ),
@@ -149,8 +150,7 @@ def _told_histogram(drawn: Any, name: str, histogram: Histogram, kind: str) -> P
     if histogram.baseline is not None and any(histogram.baseline):
         caption += f", baseline {number(_median(histogram.edges, histogram.baseline))}"
     if histogram.drift is not None:
-        statistic, chance = histogram.drift
-        caption += f" · KS {number(statistic)}, p {p_value(chance)}"
+        caption += f" · KS {number(histogram.drift)}"
     return Plot(title, caption, element(drawn, name, f"{kind} of {title}: {caption}"))
 
 
@@ -197,14 +197,19 @@ def _calibration(sides: Sequence[Calibration], name: str) -> Plot:
 
 
 def _series(measures: Iterable[Measure]) -> list[list[Measure]]:
-    """Measures of slices of time, by route and name; of one time alone no curve can be drawn. How good goes first."""
+    """Measures of slices of time, by route and name, how good before how fast; what is always the same is left out."""
     found: dict[tuple[bool, str, str], list[Measure]] = {}
     for each in measures:
         if each.slice is None or each.slice.by != "time" or stem(each.name) in _NO_DRIFT_OF:
             continue
         if _YEARS[0] <= each.slice.value < _YEARS[1]:
             found.setdefault((is_timing(each.name), each.route, each.name), []).append(each)
-    return [found[key] for key in sorted(found) if len(found[key]) > 1]
+    return [found[key] for key in sorted(found) if len(found[key]) > 1 and _varies(found[key])]
+
+
+def _varies(series: Iterable[Measure]) -> bool:
+    """Whether a curve is not level, or has another beside it."""
+    return len({side.value for each in series for side in (each.candidate, each.baseline) if side}) > 1
 
 
 def _over_time(series: Sequence[Measure], name: str) -> Plot:
@@ -214,7 +219,8 @@ def _over_time(series: Sequence[Measure], name: str) -> Plot:
         _curve(drawn, times, [each.candidate for each in points], CANDIDATE, "-")
         paired = [(time, each.baseline) for time, each in zip(times, points, strict=True) if each.baseline]
         _curve(drawn, [time for time, _ in paired], [found for _, found in paired], BASELINE, _DASHES)
-        locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]  # of matplotlib's
+        # with more ticks at least, there are ranges, of four hours for one, that no interval gives at most six of
+        locator = AutoDateLocator(minticks=2, maxticks=6)  # type: ignore[no-untyped-call]  # of matplotlib's
         drawn.xaxis.set_major_locator(locator)
         drawn.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))  # type: ignore[no-untyped-call]
         title = _titled(points[0].route, points[0].name)

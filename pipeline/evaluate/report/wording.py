@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import unicodedata
 
-from headrace.pipeline.evaluate.measures import Interval
+from headrace.pipeline.evaluate.measures import Interval, Measure
 
 UNKNOWN = "–"
 TEXT_LIMIT = 160
 """Characters of a name, a label or a slice's value."""
+LEAST = 1e-12
+"""What is nearer to 0 is what is left over where floats are added up."""
 
 _KEPT_CONTROLS = "\n\t"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 """Unicode's categories of what cannot be seen, but changes how the rest is: controls, directions, surrogates, …"""
 _JOINERS = "\u200c\u200d"
 """In this category, yet part of how words and emoji are written."""
+_NUMBER = re.compile(r"(?<![^\s(])-?(?:inf|\d*\.?\d+(?:e[+-]?\d+)?)(?![\w-])")
+"""In a sentence: not within a name, a date or an id."""
 
 
 def number(value: float) -> str:
@@ -25,9 +30,9 @@ def number(value: float) -> str:
         return UNKNOWN
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if value == 0:
-        return "0"
     size = abs(value)
+    if size < LEAST:
+        return "0"
     told = f"{value:.2g}" if size < 0.0005 else f"{value:,.{_decimals(size)}f}"
     return told.replace("-", "−")
 
@@ -40,7 +45,12 @@ def _decimals(size: float) -> int:
 
 def signed(value: float) -> str:
     """A difference: ``+0.012``, ``−0.012``, ``0``."""
-    return f"+{number(value)}" if value > 0 else number(value)
+    return f"+{number(value)}" if value >= LEAST else number(value)
+
+
+def with_minus(text: str) -> str:
+    """A text with the minus sign that ``number`` has, where it has a hyphen for one."""
+    return _NUMBER.sub(lambda found: found.group().replace("-", "−"), text)
 
 
 def interval(found: Interval | None) -> str:
@@ -56,6 +66,12 @@ def signed_interval(found: Interval) -> str:
 def is_known(found: Interval) -> bool:
     """Whether an interval has ends."""
     return not (math.isnan(found.low) or math.isnan(found.high))
+
+
+def pairs(measure: Measure) -> str:
+    """``200 pairs``, where a difference is of fewer records than the number beside it; empty elsewhere."""
+    fewer = measure.difference is not None and measure.paired < measure.records
+    return counted(measure.paired, "pair") if fewer else ""
 
 
 def p_value(value: float | None) -> str:
