@@ -362,7 +362,10 @@ class Settings(Section):
         }
         kinds = _kinds(self, replies)
         taken = {*inputs, *replies, *kinds, self.topics.dead_letters}
-        for what, topic in (("runs", self.topics.runs), ("shadow", self.topics.shadow)):
+        apart = {"runs": self.topics.runs}
+        if any(route.shadow for route in self.routes):
+            apart["shadow"] = self.topics.shadow
+        for what, topic in apart.items():
             if topic in taken:
                 raise ValueError(
                     f"topics: {topic} is topics.{what}, and nothing else's: give one of the two another name"

@@ -11,6 +11,8 @@ from headrace.pipeline.headers import Delivery
 from headrace.pipeline.records import InferenceRequest, Part, PartOutput, SourceRecord
 from headrace.pipeline.user_code import Record
 
+_LONG_AGO_MS = 0
+
 
 @dataclass(slots=True, eq=False)
 class Journey:
@@ -61,6 +63,14 @@ class PartTask:
     @property
     def part(self) -> Part:
         return self.journey.request.parts[self.index]
+
+    @property
+    def given_up(self) -> bool:
+        return self.deadline_ms == _LONG_AGO_MS
+
+    def give_up(self) -> None:
+        """Nobody wants its outcome any more: it ends like one that is past its deadline, wherever it is."""
+        self.deadline_ms = _LONG_AGO_MS
 
 
 def wanted(task: PartTask, flow: Calls, now_ms: int) -> bool:

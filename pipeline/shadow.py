@@ -30,7 +30,7 @@ from headrace.pipeline.shadow_feed import MakeDispatcher, ShadowFeed
 log = logging.getLogger(__name__)
 
 BUDGET_SHARE = 4
-"""Shadows have this part of what a worker may have in flight, so that events which wait for theirs cannot fill it."""
+"""Shadows have this part of what a worker may have in flight."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,15 +58,23 @@ class Shadows:
     Args:
         answers: makes the records.
         flow: where events are completed.
+        in_flight: of the worker. While it is full no event waits for its shadow, nor any behind it.
         make_dispatcher: makes each shadow's dispatcher.
     """
 
     def __init__(
-        self, settings: Settings, answers: Answers, flow: Flow, clock: Clock, make_dispatcher: MakeDispatcher
+        self,
+        settings: Settings,
+        answers: Answers,
+        flow: Flow,
+        in_flight: Budget,
+        clock: Clock,
+        make_dispatcher: MakeDispatcher,
     ) -> None:
         self._topic = settings.topics.shadow
         self._answers = answers
         self._flow = flow
+        self._in_flight = in_flight
         self._clock = clock
         worker = settings.worker
         budget = Budget(
@@ -78,6 +86,8 @@ class Shadows:
             if route.shadow is not None
         }
         self._open: dict[RecordRef, _Shadow] = {}
+        self._waiting: dict[RecordRef, _Shadow] = {}
+        """Those of them whose event is answered."""
         flow.leaving = self._leave
 
     def begin(self, journey: Journey, plan: Sequence[Assignment], tasks: Sequence[PartTask]) -> None:
@@ -91,6 +101,9 @@ class Shadows:
             tasks: the same parts, as they are answered live.
         """
         ref, event_id = journey.ref, journey.request.id
+        self._make_room()
+        if not self._flow.wants(ref.partition, ref.generation):
+            return  # nobody would end it: its partition has gone while this batch was opened
         sample = [
             (task, assignment.route.shadow)
             for assignment, task in zip(plan, tasks, strict=True)
@@ -118,15 +131,17 @@ class Shadows:
         if shadow is None:
             self._flow.complete(ref, outputs, instead)
         elif instead is None:  # a dead letter
-            self._drop(shadow)
+            self._end(shadow, "dropped")
             self._flow.complete(ref, outputs)
         else:
             shadow.held, shadow.held_at = Completion(outputs, instead), self._clock.monotonic()
             if shadow.pending:
+                self._waiting[ref] = shadow
                 loop = asyncio.get_running_loop()
-                shadow.timer = loop.call_later(shadow.patience_seconds, self._go_without, shadow, "late")
+                shadow.timer = loop.call_later(shadow.patience_seconds, self._end, shadow, "late", True)
             else:
                 self._release(shadow)
+        self._make_room()
 
     # --- what ends a shadow's waiting
 
@@ -144,28 +159,30 @@ class Shadows:
         if not shadow.pending and shadow.held is not None:
             self._release(shadow)
 
-    def _go_without(self, shadow: _Shadow, why: str) -> None:
-        """Complete an answered event with what there is of its shadow."""
-        self._give_up(shadow, why)
-        self._release(shadow)
-
-    def _give_up(self, shadow: _Shadow, why: str) -> None:
-        for task in shadow.pending:
-            _count(task.route, why)
-            self.feeds[task.route].give_up(task, late=why == "late")
-        shadow.pending.clear()
+    def _make_room(self) -> None:
+        """While the worker can take no more, nothing waits: behind one in its order may be all that fills it."""
+        if self._in_flight.full:
+            for shadow in tuple(self._waiting.values()):
+                self._end(shadow, "late")
 
     def _leave(self, partitions: frozenset[TopicPartition]) -> None:
-        """No drain waits for a shadow: what is answered goes without, all else has none."""
+        """No drain waits for a shadow."""
         for shadow in [each for ref, each in self._open.items() if ref.partition in partitions]:
-            if shadow.held is None:
-                self._drop(shadow)
-            else:
-                self._go_without(shadow, "dropped")
+            self._end(shadow, "dropped")
 
-    def _drop(self, shadow: _Shadow) -> None:
+    def _end(self, shadow: _Shadow, outcome: str, waited_out: bool = False) -> None:
+        """Give up what is pending. An event that is answered goes with what there is of its shadow, another with none.
+
+        ``outcome`` is that of the pending parts; ``waited_out`` says that they have had all of the event's patience.
+        """
+        for task in shadow.pending:
+            _count(task.route, outcome)
+            self.feeds[task.route].give_up(task, waited_out)
+        shadow.pending.clear()
+        if shadow.held is not None:
+            self._release(shadow)
+            return
         del self._open[shadow.journey.ref]
-        self._give_up(shadow, "dropped")
         for output in shadow.journey.outputs:
             if output is not None:
                 _count(output.route, "dropped")
@@ -175,6 +192,7 @@ class Shadows:
         assert held is not None
         assert held.instead is not None
         del self._open[journey.ref]
+        self._waiting.pop(journey.ref, None)
         if shadow.timer is not None:
             shadow.timer.cancel()
         metrics.SHADOW_WAITING_SECONDS.observe(self._clock.monotonic() - shadow.held_at)

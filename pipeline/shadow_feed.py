@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace.pipeline.admission import check_deadline
 from headrace.pipeline.budget import Budget
@@ -26,7 +26,6 @@ MakeDispatcher = Callable[[RouteSettings, Calls, Health, Outcome], RouteDispatch
 
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
-_LONG_AGO_MS = 0
 _SILENT = frozenset({"MODEL_NOT_FOUND", "MODEL_UNAVAILABLE", "RETRIES_EXHAUSTED"})
 """With these a part fails because its model has not answered at all."""
 
@@ -81,6 +80,40 @@ class Trust:
         return True
 
 
+@dataclass(slots=True)
+class Room:
+    """How many parts a model may have in hand, so that the last of them is still answered in time. Pure.
+
+    It moves as TCP's congestion window does: to half when one is late, and up by one for so many answered in time.
+    Without this, a model that is a little too slow would have each part grow too old before its call, and answer none.
+
+    Attributes:
+        least: for one part in each infer call.
+        most: for each infer call in flight a full batch, and for the next one too.
+        parts: now; at the beginning as many as there may be.
+    """
+
+    least: int
+    most: int
+    parts: float = field(init=False)
+    halved_at: float = -math.inf
+
+    def __post_init__(self) -> None:
+        self.parts = self.most
+
+    def in_time(self) -> None:
+        """A part has been answered while it was still wanted."""
+        self.parts = min(self.most, self.parts + 1 / self.parts)
+
+    def late(self, in_hand: int, since: float, now: float) -> None:
+        """A part that was asked for then has waited too long, one of so many. Those asked for before the last one's
+        lateness was known say nothing new.
+        """
+        if since >= self.halved_at:
+            self.parts = max(self.least, min(self.parts, in_hand) / 2)
+            self.halved_at = now
+
+
 class _Unheld:
     """``flow.Calls`` of a shadow: no drain waits for it, and it has its own way to end a part (see ``give_up``)."""
 
@@ -115,12 +148,14 @@ class ShadowFeed:
         self, route: RouteSettings, budget: Budget, clock: Clock, make_dispatcher: MakeDispatcher, tell: Outcome
     ) -> None:
         self._route = as_dispatched(route)
+        calls = self._route.max_concurrency
+        self._room = Room(calls, 2 * calls * self._route.batch.max_records)
         self._budget = budget
         self._clock = clock
         self._tell = tell
         self._trust = Trust()
         self._asked_at: dict[PartTask, float] = {}
-        self._waiting: asyncio.Queue[PartTask] = asyncio.Queue()  # bounded by the budget
+        self._waiting: asyncio.Queue[PartTask] = asyncio.Queue()  # bounded by the room
         self._failed = False
         self._dispatcher = make_dispatcher(self._route, _Unheld(), _Untold(), self._finish)
 
@@ -135,7 +170,7 @@ class ShadowFeed:
     def offer(self, task: PartTask) -> bool:
         """Take a part, or leave it. Never waits."""
         now = self._clock.monotonic()
-        if self._failed or self._budget.full or not self._trust.asks(now):
+        if self._failed or self._budget.full or len(self._asked_at) >= self._room.parts or not self._trust.asks(now):
             return False
         self._budget.take(1, task.journey.record.size_bytes)
         self._asked_at[task] = now
@@ -143,15 +178,17 @@ class ShadowFeed:
         return True
 
     def give_up(self, task: PartTask, late: bool = False) -> None:
-        """Nobody wants this part's outcome any more: it ends like one that is past its deadline, wherever it is.
+        """Nobody wants this part's outcome any more.
 
         Args:
             task: it has no outcome yet.
-            late: because it has been waited for long enough.
+            late: because it has been waited for as long as it may be, which says something of the model.
         """
-        task.deadline_ms = _LONG_AGO_MS
+        task.give_up()
         if late:
-            self._doubt(self._asked_at[task])
+            asked_at = self._asked_at[task]
+            self._room.late(len(self._asked_at), asked_at, self._clock.monotonic())
+            self._doubt(asked_at)
 
     async def run(self) -> None:
         """Feed the dispatcher, for ever. Should it fail, this shadow has ended, and the worker goes on."""
@@ -184,7 +221,8 @@ class ShadowFeed:
         self._budget.release(1, task.journey.record.size_bytes)
         if isinstance(outcome, PoisonError) and outcome.code in _SILENT:
             self._doubt(asked_at)
-        elif isinstance(outcome, PartOutput) or outcome.stage == Stage.INFER:
+        elif not task.given_up and (isinstance(outcome, PartOutput) or outcome.stage == Stage.INFER):
+            self._room.in_time()
             self._believe()
         self._tell(task, outcome)
 
@@ -195,7 +233,7 @@ class ShadowFeed:
     def _doubt(self, asked_at: float) -> None:
         if self._trust.silent(asked_at, self._clock.monotonic()):
             log.warning(
-                "route %s: model %s does not answer: from now on it is asked for one part, after %.0f s and ever more",
+                "route %s: model %s does not answer in time: it is asked for one part now, after %.0f s and ever more",
                 self._route.name,
                 self.model,
                 FIRST_PAUSE_SECONDS,

@@ -224,7 +224,7 @@ class Worker:
         """None if no route has one, or this is a replay."""
         if self._rules is not None or not shadow_topics(self._settings):
             return None
-        return Shadows(self._settings, answers, self._flow, self._clock, self._make_dispatcher)
+        return Shadows(self._settings, answers, self._flow, self._budget, self._clock, self._make_dispatcher)
 
     async def _work(self, connections: Connections, source: RecordSource, commit: GroupCommit) -> None:
         background = [

@@ -66,11 +66,15 @@ def mean_intervals(sums: Floats, counts: Floats, unit: float = 1.0) -> list[Inte
     Returns:
         One a measure; its ends are NaN if fewer than five blocks have records, or if a value is not finite.
     """
+    drawn_blocks = weights(len(sums))
+    used = (counts > 0).any(axis=1)
+    if not used.all():  # of few records most blocks have none
+        drawn_blocks, sums, counts = drawn_blocks[:, used], sums[used], counts[used]
     some = counts > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         values = sums.sum(axis=0) / counts.sum(axis=0)
-        drawn = weights(len(sums)) @ counts
-        means = np.where(drawn > 0, weights(len(sums)) @ sums / drawn, values)  # none of its few blocks may be drawn
+        drawn = drawn_blocks @ counts
+        means = np.where(drawn > 0, drawn_blocks @ sums / drawn, values)  # none of its few blocks may be drawn
         ends = np.quantile(means, _ENDS, axis=0)
         each = sums / counts
     least, most = np.where(some, each, math.inf).min(axis=0), np.where(some, each, -math.inf).max(axis=0)

@@ -21,6 +21,9 @@ SLOW_MS = 3000
 STOP_MS = 8000
 """So long shadows would take that a worker is told to stop meanwhile."""
 SHARE = 0.5
+BATCH = 64
+CALLS = 8
+"""Of the shadow at a time: so that it has room for the whole load, and none is skipped."""
 PATIENCE_SECONDS = 30
 
 
@@ -29,7 +32,8 @@ class Shadowed(Scene):
 
     def __init__(self, endpoints: Endpoints, prefix: str, folder: Path, **shadow: Any) -> None:
         self.shadow = f"{prefix}.shadow"
-        route = {"name": "tensors", "model": "identity", "ordering": "none", "shadow": shadow}
+        batch = {"max_records": BATCH}
+        route = {"name": "tensors", "model": "identity", "ordering": "none", "batch": batch, "shadow": shadow}
         super().__init__(endpoints, prefix, folder, routes=[route], topics={"shadow": self.shadow})
 
     def shadows(self) -> list[Answer]:
@@ -53,7 +57,7 @@ def in_sample(events: list[Datum], sent: list[Sent]) -> set[Position]:
 def test_worker_killed_midway_writes_each_result_and_each_shadow_of_the_sample_once(
     stack: Endpoints, names: Callable[[str], str], tmp_path: Path
 ) -> None:
-    shadow = {"model": "delay", "share": SHARE, "patience_seconds": PATIENCE_SECONDS}
+    shadow = {"model": "delay", "share": SHARE, "patience_seconds": PATIENCE_SECONDS, "max_concurrency": CALLS}
     scene = Shadowed(stack, names("w"), tmp_path, **shadow)
     with scene:
         worker = scene.worker()

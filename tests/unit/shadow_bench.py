@@ -77,7 +77,7 @@ class Bench:
             rules=rules,
         )
         self.running: asyncio.Task[None]
-        self._counted = _counted()
+        self._counted = counted()
         self._submitted = asyncio.Event()
 
     async def _route(self, batch: RecordBatch) -> None:
@@ -136,10 +136,11 @@ class Bench:
     @property
     def counted(self) -> dict[str, int]:
         """Parts of the route's shadow by outcome, since this was made; without those that are none."""
-        return {name: count for name in OUTCOMES if (count := _counted()[name] - self._counted[name])}
+        return {name: count for name in OUTCOMES if (count := counted()[name] - self._counted[name])}
 
 
-def _counted() -> Counter[str]:
+def counted() -> Counter[str]:
+    """Parts of the route's shadow by outcome, since this process began."""
     name = "headrace_shadow_total"
     return Counter(
         {each: int(registry.get_sample_value(name, {"route": "text", "outcome": each}) or 0) for each in OUTCOMES}

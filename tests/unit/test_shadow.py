@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.headers import SHADOW_TYPE
 from headrace.pipeline.records import Modality, Part
 from headrace.pipeline.replay.chosen import sampled
 from headrace.pipeline.replay.manifest import Pin
 from headrace.pipeline.replay.rules import ReplayRules
-from tests.unit.fakes import LoopClock, on_virtual_time, request, text_part
+from tests.unit.fakes import TEXT, LoopClock, on_virtual_time, request, text_part
 from tests.unit.shadow_bench import Bench
+
+
+def test_shadow_topic_is_nothing_else_s_where_a_route_has_a_shadow() -> None:
+    topics = {"results": "mine", "shadow": "mine"}
+    with pytest.raises(ValueError, match=r"mine is topics\.shadow, and nothing else's"):
+        Bench(topics=topics)
+    plain = {"name": "text", "model": "echo"}
+    assert Settings.model_validate({"name": "mill", "topics": topics, "routes": [plain]}).topics.shadow == "mine"
+
 
 # --- which events ---------------------------------------------------------------------------------------------------
 
@@ -145,7 +156,8 @@ async def test_result_goes_without_a_shadow_that_is_late() -> None:
 
 @on_virtual_time
 async def test_shadow_that_nobody_waits_for_is_not_inferred() -> None:
-    bench = Bench({"max_concurrency": 1}, route={"batch": {"max_records": 1}})
+    bench = Bench({"max_concurrency": 1})
+    bench.model.models["echo"] = replace(TEXT, max_batch_size=1)
     bench.model.seconds["2"] = 0.6
     await bench.begin(5)
     await asyncio.sleep(10)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.pipeline.config import RouteSettings
-from headrace.pipeline.shadow_feed import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Trust, as_dispatched
+from headrace.pipeline.shadow_feed import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Room, Trust, as_dispatched
 
 
 def test_model_that_answers_nothing_is_asked_less_and_less() -> None:
@@ -74,3 +74,33 @@ def test_shadow_is_dispatched_as_its_route_but_for_model_and_concurrency() -> No
     assert (shadow.name, shadow.model, shadow.version, shadow.max_concurrency) == ("image/shadow", "image_jpeg", "2", 3)
     left_out = {"name", "version", "max_concurrency", "shadow"}
     assert shadow.model_dump(exclude=left_out) == route.model_dump(exclude=left_out)
+
+
+def test_room_is_halved_once_for_what_was_asked_for_together() -> None:
+    room = Room(least=2, most=64)
+    for number in range(20):
+        room.late(in_hand=20 - number, since=number / 20, now=1.0 + number / 20)
+    assert room.parts == 10
+    room.late(in_hand=10, since=1.0, now=2.0)
+    assert room.parts == 5
+
+
+def test_room_grows_by_one_for_as_many_answers_as_it_has_parts() -> None:
+    room = Room(least=2, most=64)
+    room.late(in_hand=40, since=0.0, now=1.0)
+    for _ in range(20):
+        room.in_time()
+    assert 20.9 < room.parts <= 21
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100), st.booleans()), max_size=60))
+def test_room_stays_within_its_bounds(steps: list[tuple[float, int, bool]]) -> None:
+    room, now = Room(least=2, most=64), 0.0
+    assert room.parts == 64
+    for passed, in_hand, late in steps:
+        now += passed
+        if late:
+            room.late(in_hand, now - passed, now)
+        else:
+            room.in_time()
+        assert 2 <= room.parts <= 64

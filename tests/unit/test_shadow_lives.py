@@ -24,6 +24,7 @@ from headrace.pipeline.processor import Processor
 from headrace.pipeline.records import RecordBatch
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.shadow import Shadows
+from headrace.pipeline.turns import TURN_SECONDS
 from headrace.pipeline.user_code import UserCode
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
@@ -36,10 +37,12 @@ from tests.unit.fakes import (
     FakeTransactions,
     LoopClock,
     VirtualLoop,
+    on_virtual_time,
     request_value,
+    settle,
     text_part,
 )
-from tests.unit.shadow_bench import P0, TOPICS
+from tests.unit.shadow_bench import P0, TOPICS, counted
 
 SETTINGS = Settings.model_validate(
     {
@@ -57,6 +60,8 @@ SETTINGS = Settings.model_validate(
     }
 )
 IDS = ContractIds(REQUEST_SCHEMA, RESULT_SCHEMA, DEAD_LETTER_SCHEMA)
+DECODER = RequestDecoder()
+DECODER.add_schema(REQUEST_SCHEMA, schema_json(Contract.REQUEST))
 
 
 class Fate(NamedTuple):
@@ -68,6 +73,17 @@ class Fate(NamedTuple):
     live_fails: bool
     shadow_fails: bool
     key: bytes | None
+
+
+class SlowMachine(LoopClock):
+    """Each record's opening is a turn of its own on the event loop."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def monotonic(self) -> float:
+        self._looks += 1
+        return super().monotonic() + self._looks * TURN_SECONDS
 
 
 class Fated(FakeInference):
@@ -103,42 +119,55 @@ class Refusing(FakeTransactions):
 class Life:
     """A worker's insides, without its threads and locks."""
 
-    def __init__(self, fates: list[Fate], refused: str | None) -> None:
+    def __init__(self, fates: list[Fate], refused: str | None, turns: LoopClock | None = None) -> None:
+        """``turns`` is the clock by which records are opened."""
         self._fates = fates
         self.broker = FakeBroker()
         self.transactions = Refusing(self.broker, refused)
         clock, budget, self._batches = LoopClock(), Budget(1000, 10**9), asyncio.Queue[RecordBatch]()
         self.flow = Flow(budget, self._batches.put_nowait, 1.0)
         self.source = FakeSource(self.broker, budget)
-        client = Fated(fates)
+        self.client = Fated(fates)
+        self._background: list[asyncio.Task[None]] = []
 
         def dispatcher(route: RouteSettings, flow: Calls, health: Health, finish: Outcome) -> RouteDispatcher:
-            return RouteDispatcher(route, 30.0, client, FakeSampler(), flow, health, clock, finish)
+            return RouteDispatcher(route, 30.0, self.client, FakeSampler(), flow, health, clock, finish)
 
-        decoder = RequestDecoder()
-        decoder.add_schema(REQUEST_SCHEMA, schema_json(Contract.REQUEST))
-        self._shadows = Shadows(SETTINGS, Answers(SETTINGS, "mill-0", IDS, clock), self.flow, clock, dispatcher)
+        answers = Answers(SETTINGS, "mill-0", IDS, clock)
+        self._shadows = Shadows(SETTINGS, answers, self.flow, budget, clock, dispatcher)
         self._processor = Processor(
             SETTINGS,
             "mill-0",
-            decoder,
+            DECODER,
             IDS,
             {"results": 1, "dead": 1, "shadow": 1},
             self.flow,
-            clock,
+            turns or clock,
             UserCode(1.0),
             shadows=self._shadows,
         )
         self._dispatcher = dispatcher(SETTINGS.routes[0], self.flow, Health(), self._processor.finish)
         self._commit = GroupCommit(self.flow, self.transactions, clock, 100)
 
-    async def run(self, leaves: list[tuple[float, bool]]) -> None:
-        """Until all is committed, losing (or being revoked of) the partition after each of these seconds."""
+    async def start(self) -> None:
         feeds = [feed.run() for feed in self._shadows.feeds.values()]
         works = [self._commit.run(), self._dispatcher.run(), self._process(), *feeds]
-        background = [asyncio.create_task(work) for work in works]
+        self._background = [asyncio.create_task(work) for work in works]
         await self.source.start(self.flow)
         await self.source.assign(P0)
+
+    async def stop(self) -> None:
+        for task in self._background:
+            assert not task.done()
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def send(self, number: int) -> None:
+        self.broker.send(P0, self._fates[number].key, request_value(text_part(str(number)), number=number))
+
+    async def run(self, leaves: list[tuple[float, bool]]) -> None:
+        """Until all is committed, losing (or being revoked of) the partition after each of these seconds."""
+        await self.start()
         arriving = asyncio.create_task(self._arrive())
         for seconds, lost in leaves:
             await asyncio.sleep(seconds)
@@ -148,16 +177,13 @@ class Life:
         async with asyncio.timeout(60):
             while (self.broker.position(P0).offset or 0) < len(self._fates):
                 self.source.poll()
-                await asyncio.sleep(0.05)
-        for task in background:
-            assert not task.done()
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+                await asyncio.sleep(0.5)
+        await self.stop()
 
     async def _arrive(self) -> None:
         for number, fate in enumerate(self._fates):
             await asyncio.sleep(fate.comes_seconds)
-            self.broker.send(P0, fate.key, request_value(text_part(str(number)), number=number))
+            self.send(number)
             if self.source.positions:
                 self.source.poll()
 
@@ -213,3 +239,22 @@ def test_each_event_has_one_outcome_and_at_most_one_shadow_with_it(
     assert shadows.keys() <= whole - late
     if not late and not leaves and refused is None:
         assert shadows.keys() == whole
+
+
+@on_virtual_time
+async def test_event_opened_when_its_partition_has_gone_is_asked_of_no_candidate() -> None:
+    """No later event would end its shadow, which would then be kept for as long as the worker lives."""
+    events = 20
+    life, before = Life([Fate(0.0, 0.01, 0.01, False, False, None)] * events, None, SlowMachine()), counted()
+    await life.start()
+    for number in range(events):
+        life.send(number)
+    life.source.poll()
+    await settle(events + events // 2)  # decoded, and half of them opened
+    await life.source.lose()
+    begun = counted()["dropped"] - before["dropped"]
+    assert 0 < begun < events
+    await asyncio.sleep(1)
+    asked = {int(call.inputs["IN"][0][0]) for call in life.client.calls if call.version}
+    assert asked <= set(range(begun))
+    await life.stop()
