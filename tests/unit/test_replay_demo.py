@@ -254,7 +254,9 @@ def test_whatever_is_not_as_it_must_be_fails_the_demo(bad: Report) -> None:
 
 def accuracy(of: Slice | None, drop: float) -> Measure:
     value = Interval(0.6 - drop, 0.5, 0.7)
-    return Measure("accuracy", scene.ROUTE, of, 100, value, Interval(0.6, 0.5, 0.7), Interval(-drop, -0.3, 0.1), 0.01)
+    return Measure(
+        "accuracy", scene.ROUTE, of, 100, value, Interval(0.6, 0.5, 0.7), Interval(-drop, -0.3, 0.1), 0.01, 100
+    )
 
 
 def test_slice_that_a_gate_refuses_is_read_from_the_metrics(
@@ -270,6 +272,7 @@ def test_slice_that_a_gate_refuses_is_read_from_the_metrics(
         accuracy(Slice("source", UPSIDE_DOWN), 0.26),
         Measure("cosine.EMBEDDING", "text", None, 100, same),
         Measure("segments_overlap", "audio", None, 100, same),
+        Measure("missing", "*", None, 300, Interval(0.0, 0.0, 0.0)),
     )
     side = Side("run v2", (), 300, 0, 0)
     evaluation = Evaluation(
