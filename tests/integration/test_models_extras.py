@@ -139,8 +139,8 @@ async def test_speech_equals_a_direct_run_batched_or_not(client: TritonInference
     expected = {name: value.item().decode() for name, value in direct("speech", given).items()}
     together = await transcripts(client, [samples.tobytes() for samples in given.values()])
     found = dict(zip(given, together, strict=True))
-    # The direct run's spectrum is in double precision: where two beams are as good as equal, the CPU's kernels for 8-bit
-    # numbers decide which one wins.
+    # The direct run's spectrum is in double precision: where two beams are as good as equal, it depends on the CPU's
+    # kernels for 8-bit numbers which one wins.
     differing = [name for name in given if found[name] != expected[name]]
     assert len(differing) <= 1, (found, expected)
     calls = (transcripts(client, [samples.tobytes()]) for samples in given.values())  # Triton batches these
