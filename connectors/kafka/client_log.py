@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+LOG_LEVEL = 4  # warnings and worse, of syslog's levels
+"""Of what a client is told to log."""
 REPEAT_SECONDS = 30.0
 KEPT_LINES = 1_000
 _CHANGING = re.compile(r"\d+ ?ms\b|\d+ identical")

@@ -13,15 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, wait
-from functools import partial
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
-from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer_settings import ConsumerSettings, consumer_config
-from headrace.connectors.kafka.lost_brokers import LostBrokers
+from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers, warn_of_new_client
 from headrace.connectors.kafka.positions import committed_positions, named, wake_fetchers
 from headrace.connectors.kafka.received import source_record
 from headrace.connectors.kafka.transaction import GroupMetadata
@@ -59,7 +57,7 @@ class GroupConsumer:
     Args:
         budget: is taken from; while it is spent nothing is fetched.
         make_consumer: called as librdkafka's class is.
-        lost_brokers: finds out whether a new client is needed; by default it asks the brokers themselves.
+        lost: finds out whether a new client is needed; by default it asks the brokers themselves.
     """
 
     def __init__(
@@ -67,12 +65,12 @@ class GroupConsumer:
         settings: ConsumerSettings,
         budget: Budget,
         make_consumer: Callable[..., Consumer] = Consumer,
-        lost_brokers: LostBrokers | None = None,
+        lost: LostBrokers | None = None,
     ) -> None:
         self._settings = settings
         self._budget = budget
         self._make_consumer = make_consumer
-        self._lost_brokers = lost_brokers or LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
+        self._lost_brokers = lost or lost_brokers(settings.bootstrap_servers, settings.client)
         self._cooperative = settings.assignment is Assignment.COOPERATIVE_STICKY
         self._generation = 0
         self._assigned: dict[records.TopicPartition, int] = {}
@@ -127,7 +125,7 @@ class GroupConsumer:
 
     def _run(self) -> None:
         while not self._consume():
-            log.warning("the Kafka client finds no broker any more, although they answer: going on with a new one")
+            warn_of_new_client()
 
     def _consume(self) -> bool:
         """Until it is stopped. False if the client has lost the brokers for good before."""

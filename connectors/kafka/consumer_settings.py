@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
+from headrace.connectors.kafka.client_log import LOG_LEVEL
 from headrace.connectors.kafka.group import client_id
 from headrace.pipeline.config import CALLBACK_SHARE, Assignment
 
@@ -62,5 +63,5 @@ def consumer_config(settings: ConsumerSettings, on_error: Callable[[KafkaError],
         "queued.min.messages": 20_000,
         "queued.max.messages.kbytes": 65_536,
         "error_cb": on_error,
-        "log_level": 4,  # warnings and worse, of syslog's levels
+        "log_level": LOG_LEVEL,
     }

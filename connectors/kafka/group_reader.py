@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.errors import PASSING, REFUSED
-from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers_error
+from headrace.connectors.kafka.lost_brokers import lost_brokers, lost_brokers_error
 from headrace.connectors.kafka.reader import ANSWER_SECONDS, RECEIVE_BYTES, explained
 from headrace.connectors.kafka.received import source_record
 from headrace.pipeline.config import KafkaSettings
@@ -63,7 +61,7 @@ class GroupReader:
         self._bootstrap_servers = settings.bootstrap_servers
         self._last_trouble = ""
         self._refusal: KafkaError | None = None
-        self._lost_brokers = LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
+        self._lost_brokers = lost_brokers(settings.bootstrap_servers, settings.client)
         self._held: SourceRecord | None = None
         """Read and not taken yet."""
         self._taken: dict[tuple[str, int], int] = {}

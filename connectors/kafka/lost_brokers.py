@@ -6,13 +6,18 @@ begin again with those that it was configured with, but sometimes never does (it
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
+from headrace.connectors.kafka.admin import is_ready
 from headrace.pipeline.errors import FatalError
+
+log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
 CHECKS = 3
@@ -68,6 +73,23 @@ class LostBrokers:
         self._next_at = self._clock() + CHECK_SECONDS
         self._missed = self._missed + 1 if self._answers() else 0
         return self._missed >= CHECKS
+
+
+def lost_brokers(
+    bootstrap_servers: str, client_config: Mapping[str, str | int | float | bool] | None = None
+) -> LostBrokers:
+    """For a client of these brokers, which a new one is made to ask.
+
+    Args:
+        bootstrap_servers: of the client.
+        client_config: further librdkafka properties that it has.
+    """
+    return LostBrokers(partial(is_ready, bootstrap_servers, client_config))
+
+
+def warn_of_new_client() -> None:
+    """Of whoever goes on with a new one by itself."""
+    log.warning("the Kafka client finds no broker any more, although they answer: going on with a new one")
 
 
 def lost_brokers_error(bootstrap_servers: str) -> FatalError:

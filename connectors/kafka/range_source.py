@@ -10,14 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 
 from confluent_kafka import Consumer
 
-from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer import FETCH_RECORDS
-from headrace.connectors.kafka.lost_brokers import LostBrokers
+from headrace.connectors.kafka.lost_brokers import lost_brokers, warn_of_new_client
 from headrace.connectors.kafka.positions import wake_fetchers
 from headrace.connectors.kafka.ranges import NO_GROUP, RangeCursor, range_consumer_config
 from headrace.pipeline import records
@@ -78,7 +76,7 @@ class RangeSource:
         self._choose = choose
         self._pacing = pacing
         self._make_consumer = make_consumer
-        self._lost_brokers = LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
+        self._lost_brokers = lost_brokers(settings.bootstrap_servers, settings.client)
         self._cursor = RangeCursor(settings.topic, settings.ranges)
         self._held: dict[int, deque[SourceRecord]] = {}
         self._held_bytes = 0
@@ -133,7 +131,7 @@ class RangeSource:
         try:
             self._begin()
             while not self._read_with(self._make_consumer(config, logger=_client_log)):
-                log.warning("the Kafka client finds no broker any more, although they answer: going on with a new one")
+                warn_of_new_client()
         finally:
             names = frozenset(self._name(partition) for partition in self._cursor.next)
             asyncio.run_coroutine_threadsafe(self._listener.revoked(names), self._loop).result()

@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from headrace.connectors.kafka.client_log import client_log
+from headrace.connectors.kafka.client_log import LOG_LEVEL, client_log
 from headrace.connectors.kafka.consumer import FETCH_RECORDS
 from headrace.connectors.kafka.consumer_settings import CLIENT_RECEIVE_BYTES
 from headrace.connectors.kafka.reader import explained
@@ -45,7 +45,7 @@ def range_consumer_config(
         "fetch.queue.backoff.ms": 2,
         "queued.min.messages": 20_000,
         "queued.max.messages.kbytes": 65_536,
-        "log_level": 4,  # warnings and worse, of syslog's levels
+        "log_level": LOG_LEVEL,
     }
 
 

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self, TypeVar
 
 from confluent_kafka import (
@@ -22,9 +21,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.errors import PASSING, REFUSED
-from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers_error
+from headrace.connectors.kafka.lost_brokers import lost_brokers, lost_brokers_error
 from headrace.connectors.kafka.received import source_record
 from headrace.pipeline.config import KafkaSettings
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, UnavailableError
@@ -104,7 +102,7 @@ class CommittedReader:
         self._choose = choose
         self._last_trouble = ""
         self._refusal: KafkaError | None = None
-        self._lost_brokers = LostBrokers(partial(is_ready, settings.bootstrap_servers, settings.client))
+        self._lost_brokers = lost_brokers(settings.bootstrap_servers, settings.client)
         self._missing_at: float | None = None
         try:
             self._consumer = Consumer(self._configuration(settings))

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from headrace.connectors.kafka.client_log import LOG_LEVEL
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
 from headrace.connectors.kafka.lost_brokers import has_a_broker
@@ -25,7 +26,6 @@ from headrace.connectors.kafka.positions import committed_now
 from headrace.connectors.kafka.transactional import (
     ALONE,
     CLIENT_LOG,
-    LOG_LEVEL,
     TransactionSettings,
     count_error,
     producer_config,

@@ -8,11 +8,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
-from headrace.connectors.kafka.client_log import client_log
+from headrace.connectors.kafka.client_log import LOG_LEVEL, client_log
 from headrace.pipeline import metrics
 
 CLIENT_LOG = client_log("transactions")
-LOG_LEVEL = 4  # warnings and worse, of syslog's levels
 
 BATCH_BYTES = 1_000_000
 """librdkafka's own default; a broker refuses a batch that is larger than its topic takes, whatever the records are."""

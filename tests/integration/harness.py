@@ -12,7 +12,6 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -24,9 +23,8 @@ from confluent_kafka.admin import AdminClient
 from headrace.connectors.embedded.ports import LOOPBACK, PortReservation
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.connectors.embedded.state import Endpoints
-from headrace.connectors.kafka.admin import is_ready
 from headrace.connectors.kafka.errors import PASSING
-from headrace.connectors.kafka.lost_brokers import LostBrokers
+from headrace.connectors.kafka.lost_brokers import lost_brokers
 from tests.integration.avro_ends import Answer, Datum, Position, Registry, encode
 
 READY_SECONDS = 40.0
@@ -159,7 +157,7 @@ class Scene:
         self.output_topics = [self.results, self.dead_letters]
         """What is read; a test adds the other topics that it has results sent to."""
         self._reader: Consumer | None = None
-        self._lost_brokers = LostBrokers(partial(is_ready, endpoints.bootstrap_servers))
+        self._lost_brokers = lost_brokers(endpoints.bootstrap_servers)
         self._schema_id: int | None = None
         self.answers: list[Answer] = []
         """All that was read from the output topics so far."""

@@ -26,23 +26,23 @@ _TELLING = ("accuracy", "text_accuracy", "agreement", "text_agreement", "segment
 """Of a route's measures the first of these says most."""
 
 
-class Verdict(enum.Enum):
-    """What comes of the gate: how it is said in two words, and the sign beside it."""
+class _Said(enum.Enum):
+    """How something is said in words, and the sign beside them."""
+
+    def __init__(self, words: str, sign: str) -> None:
+        self.words = words
+        self.sign = sign
+
+
+class Verdict(_Said):
+    """What comes of the gate."""
 
     PASS = "Gate passed", "✓"
     FAIL = "Gate failed", "✗"
     NONE = "No gate", "–"
 
-    @property
-    def words(self) -> str:
-        return self.value[0]
 
-    @property
-    def sign(self) -> str:
-        return self.value[1]
-
-
-class Trend(enum.Enum):
+class Trend(_Said):
     """What a difference says. It is clear if its 95 % interval leaves zero out and its test, if any, agrees."""
 
     WORSE = "worse", "▼"
@@ -50,14 +50,6 @@ class Trend(enum.Enum):
     CHANGED = "changed", "◆"
     """Clearly, but whether to the better is not known: the measure is a user's, or a score."""
     UNCLEAR = "no clear change", "·"
-
-    @property
-    def words(self) -> str:
-        return self.value[0]
-
-    @property
-    def sign(self) -> str:
-        return self.value[1]
 
 
 @dataclass(frozen=True, slots=True)
