@@ -18,7 +18,7 @@ from headrace.pipeline.errors import StackError
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """Largest record batch the broker takes; topics set their own, lower limit."""
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 _FORMAT_SECONDS = 60.0
 _HEAP_MIB = 512

@@ -227,11 +227,15 @@ class KafkaTransactions:
                     if self._was_committed(unit):
                         return True
                 elif failed.meaning is Meaning.STALE_GENERATION:
-                    # No new generation can begin before our revoked or lost callback has run, so either that ends
-                    # our ownership soon or the fresh metadata is accepted.
+                    # Soon our revoked or lost callback ends our ownership, or the fresh metadata is accepted. Unless
+                    # the group has put us out (we did not poll for too long) while a cooperative revoke waits for
+                    # this very transaction: then the consumer cannot tell of it.
                     stale_since = stale_since or time.monotonic()
                     if time.monotonic() - stale_since > self._settings.transaction_timeout_seconds:
-                        raise FatalError("the group's generation stays stale although nothing was revoked") from failed
+                        raise FatalError(
+                            "the group no longer takes this worker's commits, and has not taken its partitions away: "
+                            f"it was stuck for too long in a rebalance ({failed})"
+                        ) from failed
                 else:
                     aborts += 1
                 if aborts > MAX_ABORTS or replacements > MAX_REPLACEMENTS:

@@ -21,7 +21,7 @@ from tests.chaos.proxy import FaultProxy
 
 NODES = (1, 2, 3)
 GROUPS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 _METADATA_SECONDS = 2.0
 _ASKED_SECONDS = 15.0
 _POLL_SECONDS = 0.05
