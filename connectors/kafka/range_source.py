@@ -114,6 +114,13 @@ class RangeSource:
         except Exception as error:  # noqa: BLE001 - raised again by _step
             self._failed = error
 
+    def _note_exhausted(self) -> None:
+        """What is in flight is dropped and the source told to stop without a break on the event loop: here, what was
+        dropped is not taken for committed.
+        """
+        if self._budget.records == 0 and not self._stopping.is_set():
+            self.exhausted = True
+
     # --- on the source's thread
 
     def _thread(self) -> None:
@@ -171,9 +178,8 @@ class RangeSource:
         self._release()
         if not self._cursor.unread and not self._held:
             if self._budget.records == 0:
-                self.exhausted = True
-            else:
-                time.sleep(IDLE_SECONDS)
+                self._loop.call_soon_threadsafe(self._note_exhausted)
+            time.sleep(IDLE_SECONDS)
             return
         self._resume(consumer)
         self._read(consumer, PACED_POLL_SECONDS if self._held else POLL_SECONDS)

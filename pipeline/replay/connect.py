@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from headrace.connectors.kafka.admin import BrokerProbe, partition_counts
 from headrace.connectors.kafka.range_source import RangeSettings, RangeSource
-from headrace.connectors.kafka.run_transactions import KafkaRunTransactions, newest_value
 from headrace.connectors.kafka.runs import RunStore
-from headrace.connectors.kafka.transactional import BATCH_BYTES, TransactionSettings
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.connectors.video.sampler import ProcessSampler
@@ -23,7 +20,7 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.clock import SystemClock
 from headrace.pipeline.config import Settings
 from headrace.pipeline.envelope import RequestDecoder
-from headrace.pipeline.errors import FatalError, FencedError, HeadraceError, PoisonError, SlotTakenError
+from headrace.pipeline.errors import FatalError, PoisonError, SlotTakenError
 from headrace.pipeline.health import Health
 from headrace.pipeline.ports import (
     FrameSampler,
@@ -36,16 +33,15 @@ from headrace.pipeline.ports import (
 from headrace.pipeline.records import InferenceRequest, SourceRecord
 from headrace.pipeline.replay.chosen import Choice, chosen
 from headrace.pipeline.replay.counting import CountedTransactions
-from headrace.pipeline.replay.manifest import Plan, Progress, Run, RunState, encode_progress
+from headrace.pipeline.replay.manifest import Plan, Progress, Run, RunState
 from headrace.pipeline.replay.pacing import Rate, pacing
 from headrace.pipeline.replay.rules import ReplayRules
-from headrace.pipeline.replay.settings import RECORD_BYTES, identity, replay_settings
-from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds, emitted_kinds, register_contracts
-
-log = logging.getLogger(__name__)
+from headrace.pipeline.replay.settings import replay_settings
+from headrace.pipeline.setup import ContractIds, emitted_kinds, register_contracts
 
 POLL_SECONDS = 0.2
-SIGN_OF_LIFE_SECONDS = 20.0
+BEHIND_LIVE = 2
+"""Priority of a replay's infer calls, where the model has levels: what live asks for goes first."""
 
 
 def decoding(registry: SchemaRegistry, live: Settings) -> Callable[[SourceRecord], InferenceRequest | None]:
@@ -83,11 +79,10 @@ class ReplayConnections:
         self._rate = rate
         self._resume = resume
         self.registry = ConfluentRegistry(live.registry.url, live.registry.timeout_seconds)
-        self.inference = TritonInferenceClient(live.triton.url)
+        self.inference = TritonInferenceClient(live.triton.url, priority=BEHIND_LIVE)
         self.sampler = ProcessSampler(live.worker.video_decoders)
         self.store = RunStore(live, self.registry)
         self._probe = BrokerProbe(live.kafka.bootstrap_servers, live.kafka.client)
-        self._progress_schema = 0
         self.source: RangeSource | None = None
         self.transactions: CountedTransactions | None = None
 
@@ -105,7 +100,7 @@ class ReplayConnections:
         return counts
 
     def contracts(self) -> ContractIds:
-        self._progress_schema = self.store.register_progress()
+        self.store.register()
         # Under live's subjects: a schema's id is the same for every subject, and runs come and go.
         return register_contracts(self.registry, self._live)
 
@@ -127,27 +122,16 @@ class ReplayConnections:
             Choice(chosen(plan.filters), decoding(self.registry, live)).takes,
             pacing(self._rate, time.monotonic()),
         )
-        inner = KafkaRunTransactions(
-            TransactionSettings(
-                bootstrap_servers=kafka.bootstrap_servers,
-                group_id="",
-                transactional_id=identity(live, plan.run),
-                producers=1,
-                transaction_timeout_seconds=kafka.transaction_timeout_seconds,
-                max_message_bytes=max(live.topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES, RECORD_BYTES),
-                max_batch_bytes=min(BATCH_BYTES, live.topics.max_message_bytes),
-                client=kafka.client,
-            ),
-            plan.run,
-            partial(newest_value, kafka, plan.progress_topic),
-            lambda down: health.report("kafka", not down, "transactions are not answered"),
-        )
         self.source = source
         self.transactions = CountedTransactions(
-            inner,
+            self.store.transactions(
+                plan, lambda down: health.report("kafka", not down, "transactions are not answered")
+            ),
             plan,
             self.store.decode_progress,
-            lambda progress: encode_progress(progress, self._progress_schema),
+            self.store.encode_progress,
+            self.store.manifest,
+            lambda: source.exhausted,
             SystemClock(),
             resume=self._resume,
         )
@@ -180,26 +164,28 @@ class Replay:
         resume: bool = False,
     ) -> None:
         plan = run.plan
-        self._plan = plan
+        self._run = run
         self._connections: ReplayConnections | None = None
         self._rules = ReplayRules(frozenset(plan.routes), {pin.route: pin for pin in plan.models})
         self._settings = replay_settings(live, plan, max_concurrency)
         self._connect = partial(ReplayConnections, live, plan, rate, resume)
-        self._told_at = -math.inf
         self.waiting_for: tuple[str, ...] = ()
         """What does not answer now."""
 
     @property
     def progress(self) -> Progress | None:
         """As it is committed; None before it is known."""
-        transactions = self._connections.transactions if self._connections else None
-        return transactions.progress if transactions else None
+        return self._transactions.progress if self._transactions else None
 
     @property
     def remaining(self) -> int | None:
         """Offsets of the range that are not done; None before it is known."""
         source = self._connections.source if self._connections else None
         return source.remaining if source and self.progress else None
+
+    @property
+    def _transactions(self) -> CountedTransactions | None:
+        return self._connections.transactions if self._connections else None
 
     async def perform(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> Run:
         """Replay until the range is done or ``stop`` is set.
@@ -220,49 +206,27 @@ class Replay:
             return self._connections
 
         app = build_app(self._settings, connect, SystemClock(), self._rules)
+        failure: BaseException | None = None
         try:
             await app.start()
             await self._wait(app, stop, tell)
+            failure = self._transactions.failure if self._transactions else None  # not of what stopping breaks off
         finally:
             await app.stop()
-        failure = app.failure
+        failure = app.failure or failure or (self._transactions.lost if self._transactions else None)
         if isinstance(failure, SlotTakenError):
-            raise FatalError(f"another process of this machine is at run {self._plan.run}") from failure
-        source = self._connections.source if self._connections else None
-        complete = failure is None and source is not None and source.exhausted
-        run = self._run(RunState.COMPLETE if complete else RunState.STOPPED)
-        if self.progress is not None and not isinstance(failure, FencedError):  # else it is, or may be, another's
-            await self._write(run)
+            raise FatalError(f"another process of this machine is at run {self._run.plan.run}") from failure
         if failure is not None:
             raise failure if isinstance(failure, FatalError) else FatalError(f"the replay failed: {failure}")
-        return run
-
-    async def _write(self, run: Run) -> None:
-        assert self._connections is not None
-        try:
-            await asyncio.to_thread(self._connections.store.write, run)
-        except HeadraceError as error:
-            log.warning("how the run is could not be written: %s", error)
-
-    def _run(self, state: RunState) -> Run:
-        progress = self.progress or Progress(self._plan.run)
-        return Run(
-            self._plan,
-            state,
-            SystemClock().epoch_ms(),
-            results=progress.results,
-            dead_letters=progress.dead_letters,
-            resumed=progress.resumed,
-            active_seconds=progress.active_seconds,
-        )
+        left = self._transactions.left if self._transactions else None
+        return left or replace(self._run, state=RunState.STOPPED)
 
     async def _wait(self, app: InferenceApp, stop: asyncio.Event, tell: Callable[[], None]) -> None:
         while not (stop.is_set() or app.failure or app.inference.done):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await stop.wait()
+            if self._transactions and self._transactions.failure:
+                return
             self.waiting_for = tuple(app.inference.health.waiting_for)
             tell()
-            if self.progress is not None and time.monotonic() - self._told_at > SIGN_OF_LIFE_SECONDS:
-                self._told_at = time.monotonic()
-                await self._write(self._run(RunState.RUNNING))

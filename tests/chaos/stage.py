@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +33,7 @@ GROUP = "chaos"
 KAFKA = {"max_poll_interval_seconds": 20}
 RESTART_SECONDS = 0.5
 """A worker that ended by itself is started again after so long, as a supervisor would."""
-SHARED_SECONDS = 60.0
+SHARED_SECONDS = 120.0
 LOG_SHOWN = 4000
 
 
@@ -42,11 +42,13 @@ class Stage:
 
     Args:
         folder: for data and logs.
+        slots: of the workers that are started.
         settings: sections of ``pipeline.yaml`` that differ from those of ``load.pipeline_settings``.
     """
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, slots: Sequence[int] = SLOTS, **settings: Any) -> None:
         self._folder = folder
+        self._slots = slots
         self._resources = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._wanted: set[int] = set()
@@ -105,27 +107,30 @@ class Stage:
         for server in (self.registry, self.triton):
             self._resources.callback(server.kill)
             server.start()
-        self.triton_proxy = FaultProxy(proxy_port := ports.take(), grpc_port)
-        triton_grpc = f"{LOOPBACK}:{proxy_port}"
+        self.triton_proxy = FaultProxy(ports.take(), grpc_port)
         self._resources.callback(self.triton_proxy.close)
         self.clock = self._resources.enter_context(JumpingClock(self._folder / "clock"))
-        self.workers = {slot: self._worker(slot, ports.take(), triton_grpc) for slot in (*SLOTS, *STORM_SLOTS)}
+        self.workers = {slot: self._worker(slot, ports.take()) for slot in (*SLOTS, *STORM_SLOTS)}
         self._resources.callback(self._kill_workers)
         self._watcher.start()
-        for slot in SLOTS:
+        for slot in self._slots:
             self.start_worker(slot)
-        for slot in SLOTS:
+        for slot in self._slots:
             self.workers[slot].wait_ready()
 
-    def _worker(self, slot: int, http_port: int, triton_grpc: str) -> WorkerProcess:
+    def environment(self, slot: int) -> dict[str, str]:
+        """Of a worker: brokers and Triton through their proxies, and the file that stalls it."""
         endpoints = Endpoints(
             bootstrap_servers=self.cluster.proxied_bootstrap_servers,
             registry_url=self.registry.url,
-            triton_grpc=triton_grpc,
+            triton_grpc=f"{LOOPBACK}:{self.triton_proxy.port}",
             triton_http=self.triton.http,
             triton_metrics_url=self.triton.metrics_url,
         )
-        environment = {**endpoints.environment(), stalls.FILE: str(self.stall_file(slot))}
+        return {**endpoints.environment(), stalls.FILE: str(self.stall_file(slot))}
+
+    def _worker(self, slot: int, http_port: int) -> WorkerProcess:
+        environment = self.environment(slot)
         if slot == CLOCK_SLOT:
             environment |= self.clock.environment
         return WorkerProcess(slot, self._folder, self.config, environment, http_port)

@@ -15,6 +15,9 @@ from confluent_kafka.admin import AdminClient
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.kafka.history import KafkaTopicHistory
+from headrace.connectors.kafka.runs import RunStore
+from headrace.connectors.registry import ConfluentRegistry
+from headrace.pipeline.config import KafkaSettings, Settings, TopicSettings
 from tests.integration.avro_ends import Answer
 from tests.integration.harness import Scene
 
@@ -72,12 +75,14 @@ class Replays(Scene):
         return found
 
     def answered(self, run: str) -> int:
-        """How many outcomes a run has; 0 if it is not there yet."""
-        done = self.run("runs", "show", run)
-        if done.returncode != 0:
-            return 0
-        found = json.loads(done.stdout)
-        return int(found["results"]) + int(found["dead_letters"])
+        """How many outcomes a run has; 0 if it is not there yet. Quicker than a command: a replay goes on meanwhile."""
+        there = self.endpoints
+        settings = Settings(
+            kafka=KafkaSettings(bootstrap_servers=there.bootstrap_servers), topics=TopicSettings(runs=self.runs)
+        )
+        with ConfluentRegistry(there.registry_url) as registry:
+            found = RunStore(settings, registry).find(run)
+        return found.results + found.dead_letters if found else 0
 
     def outcomes(self, run: str) -> list[Answer]:
         """All that a run has written and committed. Not to be asked while it is under way: it has no end then."""

@@ -22,6 +22,8 @@ from tests.integration.mixed import mixed
 from tests.integration.replays import COMMAND_SECONDS, Replays
 
 EVENTS = 600
+SLOWLY = "5"
+"""Records a second: so that a replay is not over before something is done to it."""
 
 
 @pytest.fixture
@@ -47,15 +49,15 @@ def test_replay_killed_twice_answers_each_record_once_and_touches_nothing_live(s
     live_topics = (scene.results, scene.dead_letters)
     before = scene.ends(*live_topics), scene.members()
 
-    process = scene.start(scene.requests, "--run", "r", "--rate", "50")
+    process = scene.start(scene.requests, "--run", "r", "--rate", SLOWLY)
     answered = 0
-    for _ in range(2):
+    for speed in (("--rate", SLOWLY), ()):
         wait_until(lambda seen=answered: scene.answered("r") > seen, 60, "more outcomes")  # type: ignore[misc]
         process.send_signal(signal.SIGKILL)
         process.communicate()
         answered = scene.answered("r")
         assert answered < len(sent), "it was over before it could be killed"
-        process = scene.start("--resume", "r", "--rate", "50")
+        process = scene.start("--resume", "r", *speed)
     out, err = process.communicate(timeout=COMMAND_SECONDS)
     assert process.returncode == 0, err
 
@@ -154,7 +156,7 @@ def test_records_that_retention_has_deleted_stop_a_replay_with_a_clear_error(sce
 def test_two_processes_at_one_run_answer_each_record_once(scene: Replays) -> None:
     """As on two machines: by another name of the broker the second does not see the first one's lock."""
     sent = scene.send_events([event(numbers(index)) for index in range(400)])
-    first = scene.start(scene.requests, "--run", "r", "--rate", "20")
+    first = scene.start(scene.requests, "--run", "r", "--rate", SLOWLY)
     wait_until(lambda: scene.answered("r"), 60, "outcomes of the run")
     here = scene.start("--resume", "r")
     scene.elsewhere = True

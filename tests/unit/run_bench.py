@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import Producer
 
@@ -14,7 +14,7 @@ from headrace.connectors.kafka.transactional import TransactionSettings
 from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
 from headrace.pipeline.records import OutputRecord, TopicPartition
 from headrace.pipeline.replay.counting import CountedTransactions
-from headrace.pipeline.replay.manifest import Progress
+from headrace.pipeline.replay.manifest import Progress, Run
 from tests.unit import replay_bench
 from tests.unit.fake_coordinator import FakeCoordinator
 from tests.unit.fakes import LoopClock
@@ -35,6 +35,11 @@ def decode(value: bytes) -> Progress:
     return Progress("r", writer, number, found, results, dead_letters, resumed)
 
 
+def encode_manifest(run: Run) -> OutputRecord:
+    kept = {"state": run.state.value, "results": run.results, "resumed": run.resumed}
+    return OutputRecord("runs", b"r", json.dumps(kept).encode())
+
+
 class RunBench:
     """What is committed in the run."""
 
@@ -43,12 +48,25 @@ class RunBench:
 
     @property
     def newest(self) -> bytes | None:
-        progress = [value for value in self.coordinator.outputs if value and value.startswith(b"[")]
+        progress = self._outputs(b"[")
         return progress[-1] if progress else None
 
     @property
-    def results(self) -> list[bytes | None]:
-        return [value for value in self.coordinator.outputs if value and not value.startswith(b"[")]
+    def results(self) -> list[bytes]:
+        return self._outputs(b"r")
+
+    @property
+    def manifests(self) -> list[dict[str, Any]]:
+        """How the run was said to be, the newest last."""
+        return [json.loads(value) for value in self._outputs(b"{")]
+
+    @property
+    def writers(self) -> list[str]:
+        """Of each transaction, in their order."""
+        return [decode(value).writer for value in self._outputs(b"[")]
+
+    def _outputs(self, beginning: bytes) -> list[bytes]:
+        return [value for value in self.coordinator.outputs if value and value.startswith(beginning)]
 
     @property
     def progress(self) -> Progress:
@@ -69,7 +87,10 @@ class Process:
             lambda: bench.newest,
             make_producer=cast("Callable[..., Producer]", bench.coordinator.producer),
         )
-        self.transactions = CountedTransactions(inner, PLAN, decode, encode, LoopClock(), resume=False)
+        self.exhausted = False
+        self.transactions = CountedTransactions(
+            inner, PLAN, decode, encode, encode_manifest, lambda: self.exhausted, LoopClock(), resume=False
+        )
         self._next = 0
 
     async def start(self) -> None:
