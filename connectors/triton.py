@@ -87,10 +87,12 @@ class TritonInferenceClient:
     Args:
         url: Triton's gRPC endpoint, ``host:port``.
         control_timeout_seconds: time limit of calls that run no inference.
+        priority: of infer calls, by Triton's levels: 1 goes first; 0, or a model without levels: the model's default.
     """
 
-    def __init__(self, url: str, control_timeout_seconds: float = 5.0) -> None:
+    def __init__(self, url: str, control_timeout_seconds: float = 5.0, priority: int = 0) -> None:
         self._url = url
+        self._priority = priority
         self._control_timeout_seconds = control_timeout_seconds
         self._client = triton.InferenceServerClient(url, channel_args=(*_CHANNEL, *_proxy(url)))
 
@@ -185,6 +187,7 @@ class TritonInferenceClient:
                 [_input(name, array) for name, array in call.inputs.items()],
                 model_version=call.version,
                 client_timeout=timeout_seconds,
+                priority=self._priority,
                 parameters=_parameters(call.parameters),
             )
             reply = result.get_response()

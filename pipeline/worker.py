@@ -34,6 +34,8 @@ PROBE_SECONDS = 2.0
 JOINING_PROBE_SECONDS = 0.1
 """Until the group is joined, which somebody may be waiting for."""
 ABANDON_SECONDS = 5.0
+LINGER_SECONDS = 0.2
+"""Of a replay's transactions: nobody waits for its answers, and live traffic shares the brokers with it."""
 MAX_BACKOFF_SECONDS = 2.0
 
 T = TypeVar("T")
@@ -203,6 +205,7 @@ class Worker:
             self._clock,
             settings.worker.max_records_per_transaction,
             settings.worker.max_bytes_per_transaction,
+            LINGER_SECONDS if self._rules is not None else 0.0,
         )
         try:
             await transactions.start()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -33,6 +35,8 @@ from headrace.pipeline.replay.ranges import bound, resolve, total
 from headrace.pipeline.replay.rules import check_routes, forced_pins
 from headrace.pipeline.replay.settings import run_topics, settings_sha256
 
+BEHIND_LIVE_NICE = 10
+"""So much a replay steps back for what else runs on its machine: it has time."""
 LINE_SECONDS = 5.0
 """Between lines of progress where there is no terminal."""
 JSON_SECONDS = 1.0
@@ -129,6 +133,8 @@ def perform(
     Raises:
         FatalError: it cannot go on.
     """
+    with contextlib.suppress(OSError):
+        os.nice(BEHIND_LIVE_NICE)
     plan = run.plan
     replay = Replay(settings, run, rate, max_concurrency, resume=resume)
     view = _JsonView(plan) if as_json else _TextView(plan)

@@ -56,7 +56,7 @@ def answers(side: str) -> str:
         []::STRUCT(start DOUBLE, "end" DOUBLE, label VARCHAR)[] AS segments,
         CASE WHEN i % 10 = 0 THEN [{kind}] ELSE [] END AS tensors,
         5 * -ln(1 - {chance(side + "w")}) AS waiting_ms, 20 - 10 * ln(1 - {chance(side + "t")}) AS inference_ms,
-        8 AS batch_size"""
+        8 AS batch_size, 1 AS parts"""
 
 
 def make(folder: Path, events: int) -> Files:
@@ -71,7 +71,10 @@ def make(folder: Path, events: int) -> Files:
             write(database, folder / "candidate", answers("candidate"), events, answered),
             write(database, folder / "baseline", answers("baseline"), events),
             write(
-                database, folder / "truths", f"{_PLACE}, NULL::VARCHAR AS id, 'class-' || {truth()} AS label", events
+                database,
+                folder / "truths",
+                f"{_PLACE}, NULL::VARCHAR AS id, '' AS route, 'class-' || {truth()} AS label",
+                events,
             ),
             write(database, folder / "failures", f"{_PLACE}, 'infer' AS stage, 'CODE' AS code", events, refused),
             write(database, folder / "none", f"{_PLACE}, 'infer' AS stage, 'CODE' AS code", 0),

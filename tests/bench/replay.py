@@ -22,15 +22,17 @@ from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.records import TopicSpec
-from tests.integration.avro_ends import Datum, event, numbers, text
+from tests.integration.avro_ends import DATA, Datum, event, image, numbers, text
 from tests.integration.harness import Scene, wait_until
 from tests.integration.replays import Replays
 
 PARTITIONS = 4
+PHOTO = (DATA / "photos" / "cat.jpg").read_bytes()
 LEFT_OUT = 0.1
 LOADS: Mapping[str, tuple[int, Any]] = {
     "identity": (40_000, lambda index: event(numbers(index))),
     "text_embedding": (3_000, lambda index: event(text(f"sentence number {index} of many, none of them long"))),
+    "image_jpeg": (1_000, lambda index: event(image(PHOTO))),
 }
 """Model → how many events, and which."""
 MANY_SECONDS = 300

@@ -1,9 +1,10 @@
 """Live beside a replay: what a replay that ``--rate`` holds back costs live traffic in latency.
 
-Run: ``python -m tests.bench.replay_beside_live``. A worker and a broker; sentences at 40 % of the rate at which a
-worker goes through a backlog of them, which is measured first. The replay, of other sentences, is held to half of what
-live leaves idle. Live is run without it and beside it in turn, each first every other time, so that the machine's moods
-meet both. Latency is from ``produce`` to a ``read_committed`` consumer, in the same process.
+Run: ``python -m tests.bench.replay_beside_live``. A worker and a broker; events of one model at a share of the rate at
+which a worker goes through a backlog of them, which is measured first. What live leaves idle is what a replay that
+nothing holds back reaches beside it; then the replay, of other events, is held to half of that, and to one call at a
+time. Live is run without it and beside it in turn, each first every other time, so that the machine's moods meet both.
+Latency is from ``produce`` to a ``read_committed`` consumer, in the same process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +30,9 @@ from tests.bench.steady import SteadyLoad, percentile
 from tests.integration.harness import Scene, wait_until
 from tests.integration.replays import COMMAND_SECONDS, Replays
 
-MODEL = "text_embedding"
 SATURATED_RUNS = 3
-LIVE_SHARE = 0.4
-"""Of the saturated rate."""
+GENTLY = ("--max-concurrency", "1")
+"""What live asks a model for waits for the replay's calls that are under way: for one of them, not for four."""
 REPLAY_SHARE = 0.5
 """Of what live leaves idle."""
 SPARE_SECONDS = 30.0
@@ -45,17 +45,15 @@ ARMS = ("undisturbed", "beside a replay")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Records a second."""
+    """Records a second. ``idle`` is what live leaves idle."""
 
     saturated: float
-
-    @property
-    def live(self) -> float:
-        return LIVE_SHARE * self.saturated
+    live: float
+    idle: float
 
     @property
     def replay(self) -> float:
-        return REPLAY_SHARE * (self.saturated - self.live)
+        return REPLAY_SHARE * self.idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +67,31 @@ class Percentiles:
         return cls(tuple(percentile(latencies, share) * 1000 for share in SHARES))
 
 
-def saturated(endpoints: Endpoints, folder: Path, history: Scene) -> Rates:
+def saturated(endpoints: Endpoints, folder: Path, history: Scene, model: str) -> float:
     """Fill the history, and see how fast a worker of a new group goes through it."""
-    count, make = LOADS[MODEL]
+    count, make = LOADS[model]
     ensure_topics(endpoints.bootstrap_servers, [TopicSpec(history.requests, PARTITIONS)])
     history.send_events(events(make, count))
     names = [f"saturated-{number}" for number in range(SATURATED_RUNS)]
-    return Rates(statistics.median(live(endpoints, folder / each, history.requests, each, count) for each in names))
+    return statistics.median(live(endpoints, folder / each, history.requests, each, count) for each in names)
 
 
-def lengthen(history: Scene, rates: Rates, seconds: float) -> None:
-    """Until a replay at its rate does not come to the end of it while live runs."""
-    count, make = LOADS[MODEL]
-    wanted = int(rates.replay * (seconds + SPARE_SECONDS))
+def lengthen(history: Scene, model: str, most: float, seconds: float) -> None:
+    """Until no replay comes to the end of it while live runs."""
+    count, make = LOADS[model]
+    wanted = int(most * (seconds + SPARE_SECONDS))
     history.send_events(events(make, max(0, wanted - count)))
 
 
 def beside_replay(
-    scene: Replays, history: str, run: str, rates: Rates, send: Callable[[], list[float]]
+    scene: Replays, history: str, run: str, held: Sequence[str], send: Callable[[], list[float]]
 ) -> tuple[list[float], float]:
-    """Send while a replay runs.
+    """Send while a replay runs, held back by these options.
 
     Returns:
         What came of the sending, and the rate that the replay came to, in records a second.
     """
-    with scene.start(history, "--run", run, "--rate", f"{rates.replay:.1f}") as process:
+    with scene.start(history, "--run", run, *held) as process:
         try:
             wait_until(lambda: scene.answered(run), 60, "outcomes of the replay")
             latencies = send()
@@ -113,36 +111,42 @@ def _rate_told(lines: str) -> float:
     return float((last["results"] - first["results"]) / (last["active_seconds"] - first["active_seconds"]))
 
 
-def measure(endpoints: Endpoints, folder: Path, seconds: float, repetitions: int) -> None:
+def measure(
+    endpoints: Endpoints, folder: Path, model: str, seconds: float, repetitions: int, live_share: float
+) -> None:
     for each in ("history", "beside"):
         (folder / each).mkdir()
-    make = LOADS[MODEL][1]
+    make = LOADS[model][1]
     found: dict[str, list[Percentiles]] = {arm: [] for arm in ARMS}
     replayed: list[float] = []
     history = Scene(endpoints, "history", folder / "history")
     scene = Replays(endpoints, "beside", folder / "beside", topics={"partitions": PARTITIONS})
     with history, scene:
-        rates = saturated(endpoints, folder, history)
-        lengthen(history, rates, seconds)
+        most = saturated(endpoints, folder, history, model)
+        lengthen(history, model, most, seconds)
         scene.worker()
-        load = SteadyLoad(scene, rates.live, RESOLUTION_SECONDS)
+        load = SteadyLoad(scene, live_share * most, RESOLUTION_SECONDS)
 
         def send(of_seconds: float = seconds) -> list[float]:
-            return load.latencies([scene.value(each) for each in events(make, int(of_seconds * rates.live))])
+            return load.latencies([scene.value(each) for each in events(make, int(of_seconds * live_share * most))])
 
         send(WARM_SECONDS)
+        _, idle = beside_replay(scene, history.requests, "unlimited", (), send)
+        rates = Rates(most, live_share * most, idle)
+        held = ("--rate", f"{rates.replay:.1f}", *GENTLY)
         for number in range(repetitions):
             for arm in ARMS[:: -1 if number % 2 else 1]:
                 if arm == ARMS[0]:
                     latencies = send()
                 else:
-                    latencies, rate = beside_replay(scene, history.requests, f"r{number}", rates, send)
+                    latencies, rate = beside_replay(scene, history.requests, f"r{number}", held, send)
                     replayed.append(rate)
                 found[arm].append(Percentiles.of(latencies))
                 shown = " ".join(f"{each:.1f}" for each in found[arm][-1].milliseconds)
                 print(f"{arm}: {shown} ms, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     print(
-        f"{MODEL}: saturated {rates.saturated:,.0f}/s, live {rates.live:,.0f}/s, replay held to {rates.replay:,.0f}/s "
+        f"{model}: saturated {rates.saturated:,.0f}/s, live {rates.live:,.0f}/s, an unlimited replay beside it "
+        f"{rates.idle:,.0f}/s, replay held to {rates.replay:,.0f}/s "
         f"(came to {statistics.median(replayed):,.0f}/s)"
     )
     show(found)
@@ -162,11 +166,13 @@ def show(found: dict[str, list[Percentiles]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=LOADS, default="image_jpeg")
     parser.add_argument("--seconds", type=float, default=20, help="of each run")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--live-share", type=float, default=0.2, help="of the saturated rate, that live has")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Stack() as stack:
-        measure(stack.endpoints, Path(folder), options.seconds, options.repetitions)
+        measure(stack.endpoints, Path(folder), options.model, options.seconds, options.repetitions, options.live_share)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,28 @@ async def test_message_larger_than_grpc_allows_by_default_passes(client: TritonI
     assert reply.outputs["OUTPUT0"].nbytes == large.nbytes
 
 
+async def test_call_of_lower_priority_waits_for_others_although_it_came_first(
+    stack: Endpoints, client: TritonInferenceClient
+) -> None:
+    """Each call is a whole batch of the model, which has one instance."""
+    behind = TritonInferenceClient(stack.triton_grpc, priority=2)
+    words = np.array([[f"the mill turns {number} times".encode()] for number in range(64)], dtype=np.object_)
+    long_call = InferCall("text_embedding", "", {"TEXT": words})
+    ended: list[str] = []
+
+    async def infer(name: str, by: TritonInferenceClient) -> None:
+        await by.infer(long_call, 60)
+        ended.append(name)
+
+    async with asyncio.TaskGroup() as calls:
+        for number in range(6):
+            calls.create_task(infer(f"behind {number}", behind))
+        await asyncio.sleep(0.1)  # they have come first
+        calls.create_task(infer("live", client))
+    await behind.close()
+    assert ended.index("live") < 4
+
+
 async def test_many_calls_share_the_channel(client: TritonInferenceClient) -> None:
     replies = await asyncio.gather(*(client.infer(call("identity"), 30) for _ in range(200)))
     assert all(np.array_equal(reply.outputs["OUTPUT0"], ROW) for reply in replies)

@@ -18,13 +18,13 @@ P0 = TopicPartition("requests", 0)
 
 
 class Bench:
-    def __init__(self, max_records: int = 100) -> None:
+    def __init__(self, max_records: int = 100, linger_seconds: float = 0.0) -> None:
         self.broker = FakeBroker()
         self.budget = Budget(1000, 10**6)
         self.flow = Flow(self.budget, lambda batch: None, 10.0)
         self.source = FakeSource(self.broker, self.budget)
         self.transactions = FakeTransactions(self.broker)
-        self.commit = GroupCommit(self.flow, self.transactions, LoopClock(), max_records)
+        self.commit = GroupCommit(self.flow, self.transactions, LoopClock(), max_records, linger_seconds=linger_seconds)
         self.running: asyncio.Task[None]
 
     async def begin(self, records: int) -> None:
@@ -122,6 +122,34 @@ async def test_two_flushes_both_return(bench: Bench) -> None:
     bench.transactions.let_go()
     async with asyncio.timeout(1):
         await both
+
+
+@on_virtual_time
+async def test_lingering_commits_share_a_transaction_and_a_flush_does_not_wait_for_them() -> None:
+    bench = Bench(linger_seconds=0.2)
+    await bench.begin(60)
+    for offset in range(40):
+        bench.complete(offset)
+        await asyncio.sleep(0.025)
+    assert len(bench.sizes) in (4, 5)
+    await asyncio.sleep(1)
+    assert sum(bench.sizes) == 40
+    began = LoopClock().monotonic()
+    bench.complete(40)
+    await settle()
+    assert sum(bench.sizes) == 40
+    await bench.commit.flush()
+    assert sum(bench.sizes) == 41
+    assert LoopClock().monotonic() == began
+
+
+@on_virtual_time
+async def test_backlog_does_not_linger() -> None:
+    bench = Bench(max_records=4, linger_seconds=0.2)
+    await bench.begin(10)
+    bench.complete(*range(10))
+    await asyncio.sleep(0.25)
+    assert bench.sizes == [4, 4, 2]
 
 
 @on_virtual_time
