@@ -8,12 +8,15 @@ import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from headrace.connectors.kafka.runs import RunStore
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.video.sampler import ProcessSampler
-from headrace.pipeline.cli.gathering import Gathering, Progress, Scope
+from headrace.pipeline.cli.gathering import EventsAt, Gathering, Progress
+from headrace.pipeline.cli.gathering_jobs import Scope
+from headrace.pipeline.cli.processes import usual_count
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_video import Sampling, VideoSettings
 from headrace.pipeline.errors import ConfigError, PoisonError
@@ -29,11 +32,10 @@ from headrace.pipeline.evaluate.answer_topics import (
 )
 from headrace.pipeline.evaluate.comparators import load_comparator
 from headrace.pipeline.evaluate.compare import Files
-from headrace.pipeline.evaluate.compared import replayed_parts, shadowed_parts
+from headrace.pipeline.evaluate.compared import LeftOut, replayed_parts, shadowed_parts
 from headrace.pipeline.evaluate.evaluation import Analysis, Evaluation
 from headrace.pipeline.evaluate.examples import SIDE_PIXELS, with_examples
 from headrace.pipeline.evaluate.gate import Gate, judge, load_gate
-from headrace.pipeline.evaluate.gather import LeftOut
 from headrace.pipeline.evaluate.junit import junit_xml
 from headrace.pipeline.evaluate.measures import HEADER
 from headrace.pipeline.evaluate.report import metrics_json, render_html, render_markdown
@@ -107,14 +109,14 @@ def evaluate(settings: Settings, wishes: Wishes, progress: Progress) -> Evaluate
     with (
         ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry,
         tempfile.TemporaryDirectory(prefix="headrace-evaluate-") as folder,
+        closing(Gathering(settings, progress, usual_count())) as gathering,
     ):
-        gathering = Gathering(settings, registry, progress)
         runs = RunStore(settings, registry)
         candidate = _candidate(settings, wishes, runs, gathering, now_ms)
         baseline = _baseline(settings, wishes, runs, candidate)
         wishes.out.mkdir(parents=True, exist_ok=True)  # that it cannot be is found out before all is read
         analysis, notes = _analysed(wishes, gate, gathering, candidate, baseline, Path(folder))
-        with closing(gathering.events_at(candidate.scope.topic)) as event_at:
+        with closing(EventsAt(settings, registry, candidate.scope.topic)) as event_at:
             worst = tuple(with_examples(analysis.worst, event_at, _frame))
     plan = candidate.run.plan if candidate.run else None
     if plan is not None and plan.settings_sha256 != settings_sha256(settings):
@@ -166,14 +168,14 @@ def _candidate(settings: Settings, wishes: Wishes, runs: RunStore, gathering: Ga
     if wishes.candidate != SHADOW:
         run = _finished(runs.named(wishes.candidate), wishes.partial)
         plan = run.plan
-        parts_of = replayed_parts(settings.routes, plan.routes)
+        parts_of = partial(replayed_parts, settings.routes, plan.routes)
         return Candidate(Scope(plan.topic, plan.ranges, plan.filters, plan.routes, parts_of), run_answers(plan), run)
     routes = tuple(route.name for route in settings.routes if route.shadow)
     if not routes:
         raise ConfigError("no route has a shadow (routes[].shadow): there is nothing to evaluate")
     topic = wishes.topic or settings.topics.requests[0]
     ranges = gathering.ranges(topic, bound(wishes.begin, now_ms), bound(wishes.end, now_ms))
-    scope = Scope(topic, ranges, wishes.filters, routes, shadowed_parts(settings.routes), undecodable=False)
+    scope = Scope(topic, ranges, wishes.filters, routes, partial(shadowed_parts, settings.routes), undecodable=False)
     return Candidate(scope, shadow_answers(settings), None)
 
 
@@ -214,11 +216,11 @@ def _analysed(
 ) -> tuple[Analysis, list[str]]:
     """What comes of the comparison, and what is to be said beside it."""
     scope, answers = candidate.scope, candidate.answers
-    candidate_failures, baseline_failures = (folder / f"{side}-failures.parquet" for side in ("candidate", "baseline"))
+    candidate_failures, baseline_failures = (folder / f"failures-{side}-*.parquet" for side in "cb")
     files = Files(
-        events=folder / "events.parquet",
-        candidate=folder / "candidate.parquet",
-        baseline=folder / "baseline.parquet" if baseline else None,
+        events=folder / "events-*.parquet",
+        candidate=folder / "candidate-*.parquet",
+        baseline=folder / "baseline-*.parquet" if baseline else None,
         truths=folder / "truths.parquet" if wishes.labels else None,
         candidate_failures=candidate_failures if answers.dead_letters else None,
         baseline_failures=baseline_failures if baseline else None,
@@ -237,6 +239,7 @@ def _analysed(
             )
         if baseline and files.baseline:
             notes += _notes(baseline, gathering.answers(files.baseline, baseline_failures, baseline, scope, events))
+        gathering.close()
         gathering.progress.begin("analysing", 0)
         judged = gate.slices if gate else ()
         request = AnalysisRequest(

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import duckdb
 
 from headrace.connectors.kafka.history import KafkaTopicHistory
-from headrace.connectors.kafka.ranges import read_ranges
 from headrace.connectors.kafka.reader import Beginning, CommittedReader
+from headrace.pipeline.cli.gathering_jobs import ReadAnswers, ReadEvents, Scope, records
+from headrace.pipeline.cli.processes import Processes
 from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.evaluate.answer_topics import AnswerTopics
-from headrace.pipeline.evaluate.compared import OffsetSet, PartsOf
+from headrace.pipeline.evaluate.compared import LeftOut, OffsetSet
 from headrace.pipeline.evaluate.evaluation import Position
-from headrace.pipeline.evaluate.gather import (
-    Events,
-    LeftOut,
-    gather_events,
-    gather_outcomes,
-    gather_topic_truths,
-    gather_truths,
-)
+from headrace.pipeline.evaluate.gather import Events
+from headrace.pipeline.evaluate.gather_labels import gather_topic_truths, gather_truths
 from headrace.pipeline.evaluate.labels import read_labels
-from headrace.pipeline.outcomes import Outcome, OutcomeDecoder, Unreadable
+from headrace.pipeline.evaluate.shares import Share, TopicRanges, shares
 from headrace.pipeline.ports import SchemaRegistry
-from headrace.pipeline.records import InferenceRequest, SourceRecord
-from headrace.pipeline.replay.chosen import Choice, chosen
+from headrace.pipeline.records import InferenceRequest
 from headrace.pipeline.replay.connect import decoding
 from headrace.pipeline.replay.ranges import At, Bound, Earliest, Latest, PartitionRange, resolve, total
-from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES
 
 CLOCKS_APART_MS = 5 * 60 * 1000
 """A result may have an earlier timestamp than its event, if the clocks of producer and worker do not agree."""
 TOPIC_LABELS = "topic:"
-TOLD_RECORDS = 500
-"""Between signs of progress."""
 READ_SECONDS = 30.0
+SHARED_OFFSETS = 100_000
+"""Of fewer the start of processes takes longer than they save."""
 
 
 class Progress(Protocol):
@@ -52,62 +44,74 @@ class Progress(Protocol):
         """So much more of it is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which events are compared.
-
-    Attributes:
-        topic, ranges: where they are.
-        filters: which of them, as ``--filter`` says it.
-        routes: whose answers; all, if empty.
-        parts_of: which parts of an event.
-        undecodable: whether records that cannot be decoded, too: a run makes dead letters of them.
-    """
-
-    topic: str
-    ranges: tuple[PartitionRange, ...]
-    filters: tuple[str, ...]
-    routes: tuple[str, ...]
-    parts_of: PartsOf
-    undecodable: bool = True
-
-
 class Gathering:
     """Reads from the topics of one Kafka, and joins no group.
 
     Args:
         settings: of the pipeline.
-        registry: for the schemas of what is read.
         progress: is told.
+        processes: how many share in what is much.
+        shared_offsets: what is much.
 
     All methods raise UnavailableError or FatalError if Kafka or the registry does not let us.
     """
 
-    def __init__(self, settings: Settings, registry: SchemaRegistry, progress: Progress) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress,
+        processes: int = 1,
+        shared_offsets: int = SHARED_OFFSETS,
+    ) -> None:
         self._settings = settings
-        self._registry = registry
+        self._processes = Processes(processes)
+        self._shared_offsets = shared_offsets
         self.progress = progress
-        self._max_bytes = settings.topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES
+
+    def close(self) -> None:
+        """End the processes: their memory may be needed elsewhere."""
+        self._processes.close()
 
     def ranges(self, topic: str, begin: Bound, end: Bound) -> tuple[PartitionRange, ...]:
         """What lies between two bounds now. Raises ConfigError as ``ranges.resolve`` does."""
         kafka = self._settings.kafka
         return resolve(KafkaTopicHistory(kafka.bootstrap_servers, topic, kafka.client), begin, end)
 
-    def events(self, path: Path, scope: Scope) -> Events:
-        """Write the table of events."""
+    def events(self, tables: Path, scope: Scope) -> Events:
+        """Write tables of events.
+
+        Args:
+            tables: theirs: its ``*`` stands for a number.
+            scope: which.
+        """
+        shared = self._shares("events", [TopicRanges(scope.topic, scope.ranges)])
+        jobs = [ReadEvents(self._settings, scope, share, _numbered(tables, number)) for number, share in shared]
         events = Events(OffsetSet(scope.topic, scope.ranges))
-        decode = _remembering(decoding(self._registry, self._settings))
-        takes = Choice(chosen(scope.filters), decode).takes
-        records = self._read("events", scope.topic, scope.ranges)
-        gather_events(path, records, takes, decode, scope.parts_of, events, undecodable=scope.undecodable)
+        for found in self._processes.run(jobs, self.progress.advance):
+            events.update(found)
         return events
 
     def answers(self, answers: Path, failures: Path, of: AnswerTopics, scope: Scope, events: Events) -> LeftOut:
-        """Write the tables of a side's answers and dead letters."""
-        return gather_outcomes(
-            answers, failures, self._outcomes(of, events.first_ms or 0), events.offsets, scope.routes
-        )
+        """Write tables of a side's answers and dead letters, named as those of events are."""
+        begin = Earliest() if of.own else At(max(0, (events.first_ms or 0) - CLOCKS_APART_MS))
+        topics = (*of.results, *filter(None, (of.dead_letters,)))
+        shared = self._shares(of.title, [TopicRanges(topic, self.ranges(topic, begin, Latest())) for topic in topics])
+        jobs = [
+            ReadAnswers(
+                self._settings,
+                of,
+                share,
+                events.offsets,
+                scope.routes,
+                _numbered(answers, number),
+                _numbered(failures, number),
+            )
+            for number, share in shared
+        ]
+        left_out = LeftOut()
+        for found in self._processes.run(jobs, self.progress.advance):
+            left_out.add(found)
+        return left_out
 
     def truths(self, path: Path, labels: str, database: duckdb.DuckDBPyConnection, scratch: Path) -> None:
         """Write the table of what should have been answered.
@@ -127,26 +131,22 @@ class Gathering:
         topic = labels.removeprefix(TOPIC_LABELS)
         if not topic:
             raise ConfigError(f"--labels {labels}: name the topic, as in topic:inference.labels")
-        ranges = self.ranges(topic, Earliest(), Latest())
-        gather_topic_truths(path, self._read("labels", topic, ranges), database, scratch)
+        whole = (TopicRanges(topic, self.ranges(topic, Earliest(), Latest())),)
+        self.progress.begin("labels", _offsets(whole))
+        gather_topic_truths(path, records(self._settings, whole, self.progress.advance), database, scratch)
 
-    def events_at(self, topic: str) -> EventsAt:
-        """Finds single events again."""
-        return EventsAt(self._settings, self._registry, topic)
+    def _shares(self, what: str, whole: Sequence[TopicRanges]) -> Iterator[tuple[int, Share]]:
+        """By number: in the order of the whole, which is that of the tables."""
+        self.progress.begin(what, _offsets(whole))
+        return enumerate(shares(whole, self._processes.count if _offsets(whole) >= self._shared_offsets else 1))
 
-    def _outcomes(self, of: AnswerTopics, first_ms: int) -> Iterator[Outcome | Unreadable]:
-        begin = Earliest() if of.own else At(max(0, first_ms - CLOCKS_APART_MS))
-        decoder = OutcomeDecoder(self._registry, of.dead_letters or "")
-        for topic in (*of.results, *filter(None, (of.dead_letters,))):
-            for record in self._read(of.title, topic, self.ranges(topic, begin, Latest())):
-                yield from decoder.decode([record])
 
-    def _read(self, what: str, topic: str, ranges: Sequence[PartitionRange]) -> Iterator[SourceRecord]:
-        self.progress.begin(what, total(ranges))
-        for number, record in enumerate(read_ranges(self._settings.kafka, topic, ranges, self._max_bytes), 1):
-            if number % TOLD_RECORDS == 0:
-                self.progress.advance(TOLD_RECORDS)
-            yield record
+def _offsets(whole: Sequence[TopicRanges]) -> int:
+    return sum(total(each.ranges) for each in whole)
+
+
+def _numbered(tables: Path, number: int) -> Path:
+    return tables.with_name(tables.name.replace("*", f"{number:03}"))
 
 
 class EventsAt:
@@ -164,18 +164,3 @@ class EventsAt:
     def close(self) -> None:
         """Leave Kafka."""
         self._reader.close()
-
-
-def _remembering(
-    decode: Callable[[SourceRecord], InferenceRequest | None],
-) -> Callable[[SourceRecord], InferenceRequest | None]:
-    """Decodes a record once, also if it is asked for twice in a row: to choose it, and then to keep it."""
-    last: tuple[SourceRecord, InferenceRequest | None] | None = None
-
-    def remembered(record: SourceRecord) -> InferenceRequest | None:
-        nonlocal last
-        if last is None or last[0] is not record:
-            last = record, decode(record)
-        return last[1]
-
-    return remembered

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.errors import PoisonError
@@ -16,11 +20,29 @@ PartsOf = Callable[[SourceRecord, InferenceRequest], Sequence[Part]]
 """The parts of an event that the candidate is to answer; none, if it is to leave out the event."""
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """Records of topics of answers that are not compared.
+
+    Attributes:
+        unreadable: neither result nor dead letter.
+        others: of events that are not compared.
+    """
+
+    unreadable: int = 0
+    others: int = 0
+
+    def add(self, more: LeftOut) -> None:
+        """Those as well."""
+        self.unreadable += more.unreadable
+        self.others += more.others
+
+
 class OffsetSet:
     """Offsets within fixed ranges of a topic, a bit each: a million take 125 kB."""
 
     def __init__(self, topic: str, ranges: Iterable[PartitionRange]) -> None:
-        self._topic = topic
+        self.topic = topic
         self._ranges = {each.partition: each for each in ranges}
         self._bits = {partition: bytearray((each.offsets + 7) // 8) for partition, each in self._ranges.items()}
 
@@ -31,10 +53,25 @@ class OffsetSet:
 
     def __contains__(self, at: Provenance) -> bool:
         held = self._ranges.get(at.partition)
-        if held is None or at.topic != self._topic or not held.start <= at.offset < held.end:
+        if held is None or at.topic != self.topic or not held.start <= at.offset < held.end:
             return False
         place = at.offset - held.start
         return bool(self._bits[at.partition][place >> 3] >> (place & 7) & 1)
+
+    def hold(self, partitions: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of so many positions in the topic are in it."""
+        found = np.zeros(len(offsets), np.bool_)
+        for partition, held in self._ranges.items():
+            inside = np.flatnonzero((partitions == partition) & (offsets >= held.start) & (offsets < held.end))
+            places = offsets[inside] - held.start
+            found[inside] = np.frombuffer(self._bits[partition], np.uint8)[places >> 3] >> (places & 7) & 1
+        return found
+
+    def update(self, other: OffsetSet) -> None:
+        """Add another's, which must be of the same ranges."""
+        for partition, bits in other._bits.items():
+            mine = np.frombuffer(self._bits[partition], np.uint8)
+            mine |= np.frombuffer(bits, np.uint8)
 
 
 def replayed_parts(routes: Sequence[RouteSettings], only: Iterable[str]) -> PartsOf:

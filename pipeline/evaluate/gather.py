@@ -1,41 +1,28 @@
-"""Records → the tables of a comparison, one by one, in memory that does not grow with them. Reads nothing itself."""
+"""Records → the tables of a comparison, in memory that does not grow with them. Reads nothing itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import duckdb
-import pyarrow as pa
-
-from headrace.pipeline.errors import ConfigError
-from headrace.pipeline.evaluate.compared import OffsetSet, PartsOf
-from headrace.pipeline.evaluate.labels import Truth, json_truth
-from headrace.pipeline.evaluate.sql import named, quoted, table_of
+from headrace.pipeline.envelope import DeadLetterDecoder, RequestDecoder
+from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.evaluate.answer_columns import ResultReader
+from headrace.pipeline.evaluate.compared import LeftOut, OffsetSet, PartsOf
 from headrace.pipeline.evaluate.store import (
     ANSWERS,
     EVENTS,
     FAILURES,
-    TRUTHS,
+    GROUP_BYTES,
+    GROUP_ROWS,
     TableWriter,
     write_event,
     write_failure,
-    write_result,
-    write_truth,
 )
-from headrace.pipeline.outcomes import Outcome, Unreadable
-from headrace.pipeline.records import DeadLetter, InferenceRequest, Provenance, SourceRecord
-
-_LABEL_RECORDS = pa.schema(
-    [
-        ("at_partition", pa.int32()),
-        ("at_offset", pa.int64()),
-        ("at_key", pa.binary()),
-        ("problem", pa.string()),
-        *TRUTHS,
-    ]
-)
+from headrace.pipeline.ports import SchemaRegistry
+from headrace.pipeline.records import InferenceRequest, Provenance, SourceRecord
+from headrace.pipeline.wire import HEADER_BYTES
 
 
 @dataclass(slots=True)
@@ -56,20 +43,52 @@ class Events:
         """One more."""
         self.offsets.add(at)
         self.count += 1
-        self.first_ms = at.timestamp_ms if self.first_ms is None else min(self.first_ms, at.timestamp_ms)
+        self._came(at.timestamp_ms)
+
+    def update(self, more: Events) -> None:
+        """Others of the same ranges."""
+        self.offsets.update(more.offsets)
+        self.count += more.count
+        if more.first_ms is not None:
+            self._came(more.first_ms)
+
+    def _came(self, epoch_ms: int) -> None:
+        self.first_ms = epoch_ms if self.first_ms is None else min(self.first_ms, epoch_ms)
 
 
-@dataclass(slots=True)
-class LeftOut:
-    """Records of topics of answers that are not compared.
+class RequestReader:
+    """Records → requests, each once also if it is asked for twice in a row: to choose it, and then to keep it.
 
-    Attributes:
-        unreadable: neither result nor dead letter.
-        others: of events that are not compared.
+    Args:
+        registry: for the schemas of these.
+        max_value_bytes: larger values are no requests.
     """
 
-    unreadable: int = 0
-    others: int = 0
+    def __init__(self, registry: SchemaRegistry, max_value_bytes: int) -> None:
+        self._registry = registry
+        self._decoder = RequestDecoder(max_value_bytes=max_value_bytes)
+        self._known: set[bytes] = set()  # beginnings of values whose schema is known
+        self._last: SourceRecord | None = None
+        self._request: InferenceRequest | None = None
+
+    def __call__(self, record: SourceRecord) -> InferenceRequest | None:
+        """None if it cannot be decoded. Raises UnavailableError if the registry is needed and does not answer."""
+        if record is not self._last:
+            self._request = self._read(record.value or b"")
+            self._last = record
+        return self._request
+
+    def _read(self, value: bytes) -> InferenceRequest | None:
+        head = value[:HEADER_BYTES]
+        if head not in self._known:
+            for schema_id in self._decoder.missing([value]):
+                self._decoder.add_schema(schema_id, self._registry.schema(schema_id))
+        try:
+            request = self._decoder.decode(value)
+        except PoisonError:
+            return None
+        self._known.add(head)
+        return request
 
 
 def gather_events(
@@ -105,103 +124,70 @@ def gather_events(
                 parts = tuple(parts_of(record, request))
                 if not parts:
                     continue
-                request = replace(request, parts=parts)
+                if len(parts) < len(request.parts):
+                    request = replace(request, parts=parts)
             events.add(record.provenance)
             write_event(table, record, request)
 
 
-def gather_outcomes(
-    answers: Path,
-    failures: Path,
-    outcomes: Iterable[Outcome | Unreadable],
+def gather_results(
+    path: Path,
+    values: Iterable[Sequence[bytes | None]],
+    registry: SchemaRegistry,
     among: OffsetSet,
     routes: Iterable[str] = (),
 ) -> LeftOut:
-    """Results and dead letters, each with the *original* position of its event, also if that was retried or redriven.
+    """Results, each with the *original* position of its event, also if that was retried or redriven.
 
     All there are of an event: which of them counts is for the comparison to say.
 
     Args:
-        answers: the table of results that is written.
-        failures: that of dead letters.
-        outcomes: of any order.
+        path: the table that is written.
+        values: of their records, some at a time.
+        registry: for the schemas of these; may raise UnavailableError.
         among: of which events.
         routes: whose answers; all, if empty.
     """
-    named = frozenset(routes)
+    reader = ResultReader(registry, among, frozenset(routes))
+    with TableWriter(path, ANSWERS) as table:
+        for batch in batches(values):
+            reader.write(table, batch)
+    return reader.left_out
+
+
+def gather_failures(
+    path: Path, values: Iterable[Sequence[bytes | None]], registry: SchemaRegistry, among: OffsetSet
+) -> LeftOut:
+    """Dead letters, as ``gather_results`` does with results."""
+    decoder = DeadLetterDecoder()
     left_out = LeftOut()
-    with TableWriter(answers, ANSWERS) as answered, TableWriter(failures, FAILURES) as failed:
-        for outcome in outcomes:
-            if isinstance(outcome, Unreadable):
-                left_out.unreadable += 1
-            elif outcome.content.provenance not in among:
-                left_out.others += 1
-            elif isinstance(outcome.content, DeadLetter):
-                write_failure(failed, outcome.content)
-            else:
-                write_result(answered, outcome.content, named)
+    with TableWriter(path, FAILURES) as table:
+        for batch in values:
+            for schema_id in decoder.missing(batch):
+                decoder.add_schema(schema_id, registry.schema(schema_id))
+            for value in batch:
+                try:
+                    letter = decoder.decode(value)
+                except PoisonError:
+                    left_out.unreadable += 1
+                    continue
+                if letter.provenance in among:
+                    write_failure(table, letter)
+                else:
+                    left_out.others += 1
     return left_out
 
 
-def gather_truths(path: Path, truths: Iterable[Truth]) -> None:
-    """What should have been answered, as a file says it."""
-    with TableWriter(path, TRUTHS) as table:
-        for truth in truths:
-            write_truth(table, truth)
-
-
-def gather_topic_truths(
-    path: Path, records: Iterable[SourceRecord], database: duckdb.DuckDBPyConnection, scratch: Path
-) -> None:
-    """What should have been answered, as a topic says it: the last record of a key counts; if it is empty, none does.
-
-    Args:
-        path: the table that is written.
-        records: values are as a line of a labels file; the key is the event's id where the value names none. Records
-            without a key stand for themselves. Each partition's are in order.
-        database: sorts out what is superseded.
-        scratch: a file to make.
-
-    Raises:
-        ConfigError: a value that counts is no label.
-    """
-    with TableWriter(scratch, _LABEL_RECORDS) as table:
-        for record in records:
-            problem, truth = _told(record)
-            table.add(record.provenance.partition, record.provenance.offset, record.key, problem, *_columns(truth))
-    database.execute(
-        f"""
-        CREATE OR REPLACE TEMP VIEW labels_that_count AS
-        SELECT * EXCLUDE (age) FROM (
-            SELECT *, row_number() OVER (PARTITION BY at_partition, at_key ORDER BY at_offset DESC) AS age
-            FROM {table_of(scratch)}
-        ) WHERE at_key IS NULL OR age = 1
-        """
-    )
-    wrong = database.execute(
-        "SELECT problem FROM labels_that_count WHERE problem IS NOT NULL ORDER BY at_partition, at_offset LIMIT 1"
-    ).fetchone()
-    if wrong is not None:
-        raise ConfigError(wrong[0])
-    columns = ", ".join(map(named, TRUTHS.names))
-    counting = f"SELECT {columns} FROM labels_that_count WHERE label IS NOT NULL"
-    database.execute(f"COPY ({counting}) TO {quoted(str(path))} (FORMAT parquet)")
-
-
-def _columns(truth: Truth | None) -> tuple[str | int | None, ...]:
-    """In the order of ``TRUTHS``."""
-    if truth is None:
-        return (None,) * len(TRUTHS)
-    return *(truth.position or (None, None, None)), truth.id, truth.part, truth.route, truth.label
-
-
-def _told(record: SourceRecord) -> tuple[str | None, Truth | None]:
-    """What is wrong with a record of labels, or what it says; neither for an empty one."""
-    if record.value is None:
-        return None, None
-    at = record.provenance
-    key = None if record.key is None else record.key.decode(errors="backslashreplace")
-    try:
-        return None, json_truth(record.value, f"{at.topic}:{at.partition}:{at.offset}", key)
-    except ConfigError as error:
-        return str(error), None
+def batches(values: Iterable[Sequence[bytes | None]]) -> Iterator[list[bytes | None]]:
+    """The same, in pieces that are worth a table's while and are not too large to be in memory several times."""
+    batch: list[bytes | None] = []
+    size_bytes = 0
+    for some in values:
+        for value in some:
+            batch.append(value)
+            size_bytes += len(value or b"")
+            if len(batch) >= GROUP_ROWS or size_bytes >= GROUP_BYTES:
+                yield batch
+                batch, size_bytes = [], 0
+    if batch:
+        yield batch

@@ -13,6 +13,9 @@ BLOCK = f"""(((("offset" & 2147483647) * 2654435761) >> 16) + partition * 31) % 
 """Of an event: a multiplicative hash (Knuth, The Art of Computer Programming 6.4), so that what repeats with the
 offsets does not gather in a few blocks."""
 
+PLACE = "((file_index::BIGINT << 40) + file_row_number)"
+"""Of a row of Parquet files: a number that grows with their names, and within each from row to row."""
+
 
 def quoted(text: str) -> str:
     """As a string."""
@@ -40,5 +43,5 @@ def whole_multiple(number: str, scale: float) -> str:
 
 
 def table_of(path: Path) -> str:
-    """The rows of a Parquet file, and, as ``file_row_number``, where each stands in it."""
+    """The rows of a Parquet file, or of all whose names fit its ``*``; ``PLACE`` says where each stands."""
     return f"read_parquet({quoted(str(path))})"

@@ -65,7 +65,7 @@ ANSWERS = pa.schema(
         ("tensors", pa.list_(pa.struct([("name", pa.string()), ("values", pa.list_(pa.float32()))]))),
         ("waiting_ms", pa.float64()),
         ("inference_ms", pa.float64()),
-        ("batch_size", pa.int32()),
+        ("batch_size", pa.int64()),
         ("parts", pa.int32()),
     ]
 )
@@ -89,18 +89,21 @@ class TableWriter:
 
     def __init__(self, path: Path, schema: Any) -> None:
         self._schema = schema
-        self._names = schema.names
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._columns: list[list[Any]] = [[] for _ in self._names]
+        self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
 
     def add(self, *values: Any, size_bytes: int = 0) -> None:
         """One row, in the order of the schema. ``size_bytes``: of its large values, about."""
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
+        self._rows.append(values)
         self._bytes += size_bytes
-        if len(self._columns[0]) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+        if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._write()
+
+    def add_rows(self, rows: Any) -> None:
+        """Many rows, as a table of the schema; to be called with some thousands of them."""
+        self._write()
+        self._writer.write_table(rows)
 
     def close(self) -> None:
         """Write what is left."""
@@ -114,10 +117,11 @@ class TableWriter:
         self.close()
 
     def _write(self) -> None:
-        if self._columns[0]:
-            arrays = [pa.array(column, field.type) for column, field in zip(self._columns, self._schema, strict=True)]
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
             self._writer.write_table(pa.table(arrays, schema=self._schema))
-            self._columns = [[] for _ in self._names]
+            self._rows = []
             self._bytes = 0
 
 
@@ -195,12 +199,16 @@ def _tensors(output: PartOutput) -> Iterable[dict[str, Any]]:
 
 
 def numbers(tensor: Tensor) -> Any:
-    """A tensor's elements, row-major, float32 [n]; None if they are no numbers."""
-    if tensor.datatype == "BYTES":
+    """A tensor's elements, row-major, float32 [n]; None if they are no numbers, or not of the datatype that it says."""
+    is_brain_float = tensor.datatype == "BF16"
+    try:
+        dtype = np.dtype("<u2") if is_brain_float else dtype_of(tensor.datatype)
+    except KeyError:
         return None
-    if tensor.datatype == "BF16":
-        return (np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(tensor.data, dtype_of(tensor.datatype)).astype(np.float32)
+    if dtype.hasobject or len(tensor.data) % dtype.itemsize:
+        return None
+    found = np.frombuffer(tensor.data, dtype)
+    return (found.astype(np.uint32) << 16).view(np.float32) if is_brain_float else found.astype(np.float32)
 
 
 def connect(spill: Path) -> duckdb.DuckDBPyConnection:

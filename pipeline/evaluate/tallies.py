@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from headrace.pipeline.evaluate.evaluation import FailureCount, Side
-from headrace.pipeline.evaluate.sql import ANSWER_KEY, BLOCK, POSITION, kind_column, kind_columns, table_of
+from headrace.pipeline.evaluate.sql import ANSWER_KEY, BLOCK, PLACE, POSITION, kind_column, kind_columns, table_of
 
 ALL_ROUTES = "*"
 """The route of what is of whole events."""
@@ -31,18 +31,17 @@ def _read_answers(database: duckdb.DuckDBPyConnection, side: str, path: Path | N
     rows = table_of(path)
     database.execute(f"""
         CREATE TABLE {side}_again AS
-        SELECT {ANSWER_KEY}, min(file_row_number) AS first, count(*) AS answers FROM {rows}
+        SELECT {ANSWER_KEY}, min({PLACE}) AS first, count(*) AS answers FROM {rows}
         GROUP BY {ANSWER_KEY} HAVING count(*) > 1
     """)
     database.execute(f"""
         CREATE TABLE {side}_left_out AS
-        SELECT file_row_number AS place FROM {rows} JOIN {side}_again USING ({ANSWER_KEY})
-        WHERE file_row_number <> first
+        SELECT {PLACE} AS place FROM {rows} JOIN {side}_again USING ({ANSWER_KEY})
+        WHERE {PLACE} <> first
     """)
-    database.execute(f"""
-        CREATE VIEW {side} AS
-        SELECT * FROM {rows} WHERE file_row_number NOT IN (SELECT place FROM {side}_left_out)
-    """)
+    (left_out,) = database.execute(f"SELECT count(*) FROM {side}_left_out").fetchall()[0]
+    is_first = f"{PLACE} NOT IN (SELECT place FROM {side}_left_out)" if left_out else "true"  # asked of every row
+    database.execute(f"CREATE VIEW {side} AS SELECT * FROM {rows} WHERE {is_first}")
 
 
 def _read_letters(database: duckdb.DuckDBPyConnection, side: str, path: Path | None) -> None:
@@ -53,7 +52,7 @@ def _read_letters(database: duckdb.DuckDBPyConnection, side: str, path: Path | N
     if path is not None:
         database.execute(f"""
             INSERT INTO {side}_letters
-            SELECT {POSITION}, arg_max(stage, file_row_number), arg_max(code, file_row_number), count(*)
+            SELECT {POSITION}, arg_max(stage, {PLACE}), arg_max(code, {PLACE}), count(*)
             FROM {table_of(path)} GROUP BY {POSITION}
         """)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from headrace.pipeline.evaluate.analysis import AnalysisRequest, analyse
-from headrace.pipeline.evaluate.compare import Files
+from headrace.pipeline.evaluate.compare import Comparison, Files, compare
 from headrace.pipeline.evaluate.evaluation import Analysis
 from headrace.pipeline.evaluate.labels import Truth
-from headrace.pipeline.evaluate.measures import Measure, Slice
+from headrace.pipeline.evaluate.measures import Measure, Slice, SliceSize
+from headrace.pipeline.evaluate.measuring import METRICS, measure, tensor_metrics
 from headrace.pipeline.evaluate.store import (
     ANSWERS,
     EVENTS,
@@ -72,6 +76,14 @@ def true(number: int) -> str:
 
 def camera(number: int) -> str:
     return "/cam/night" if number % 10 == 0 else "/cam/day"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a gate asks for, of an analysis."""
+
+    measures: tuple[Measure, ...]
+    slices: tuple[SliceSize, ...]
 
 
 class Tables:
@@ -140,8 +152,40 @@ class Tables:
         with connect(self.folder / "spill") as database:
             return analyse(database, files, self.folder, request or AnalysisRequest("candidate", "baseline"))
 
+    @contextmanager
+    def compared(
+        self,
+        candidate: Path,
+        baseline: Path | None = None,
+        truths: Path | None = None,
+        *,
+        failures: tuple[Path | None, Path | None] = (None, None),
+        request: AnalysisRequest | None = None,
+    ) -> Iterator[Comparison]:
+        """Joined, for one step of the analysis alone: all of them take their time."""
+        asked = request or AnalysisRequest("candidate", "baseline")
+        with connect(self.folder / "spill") as database:
+            files = Files(self.folder / "events", candidate, baseline, truths, *failures)
+            yield compare(database, files, self.folder, asked.slices, asked.judged)
 
-def by_name(analysis: Analysis) -> dict[tuple[str, Slice | None], Measure]:
+    def measure(
+        self,
+        names: Sequence[str],
+        candidate: Path,
+        baseline: Path | None = None,
+        truths: Path | None = None,
+        *,
+        failures: tuple[Path | None, Path | None] = (None, None),
+        request: AnalysisRequest | None = None,
+    ) -> Measured:
+        """The measures of these names, which may be patterns, as an analysis has them among others."""
+        with self.compared(candidate, baseline, truths, failures=failures, request=request) as comparison:
+            metrics = [*METRICS, *tensor_metrics(comparison.tensors)]
+            asked = [each for each in metrics if any(fnmatchcase(each.name, name) for name in names)]
+            return Measured(tuple(measure(comparison, asked)), comparison.sizes)
+
+
+def by_name(analysis: Analysis | Measured) -> dict[tuple[str, Slice | None], Measure]:
     """The measures of the one route there is, or of all."""
     return {(each.name, each.slice): each for each in analysis.measures}
 

@@ -7,10 +7,14 @@ import math
 
 import pytest
 
-from headrace.pipeline.evaluate.analysis import AnalysisRequest
+from headrace.pipeline.evaluate.analysis import MAX_CASES
+from headrace.pipeline.evaluate.calibration import calibrations
+from headrace.pipeline.evaluate.confusion import confusions
 from headrace.pipeline.evaluate.evaluation import Confusion, FailureCount, Position
+from headrace.pipeline.evaluate.histograms import histograms
 from headrace.pipeline.evaluate.measures import Slice
 from headrace.pipeline.evaluate.store import ANSWERS, TableWriter, write_result
+from headrace.pipeline.evaluate.worst import worst_cases
 from headrace.pipeline.records import InferenceResult, Label, PartOutput, Segment, Timings
 from tests.unit.evaluate_tables import EVENTS_COUNT, Answer, Tables, at, by_name, labelled, output, tables, tensor, true
 
@@ -62,8 +66,8 @@ def test_answers_beyond_the_first_are_counted_and_not_compared(tables: Tables) -
 
 def test_confusion_counts_labels_and_puts_the_rare_together(tables: Tables) -> None:
     candidate = tables.answers("c", labelled(lambda number: f"rare-{number}" if number < 30 else true(number)))
-    found = tables.analyse(candidate, tables.answers("b", labelled(lambda _: "c1")), tables.truths(true))
-    truth, baseline = found.confusions
+    with tables.compared(candidate, tables.answers("b", labelled(lambda _: "c1")), tables.truths(true)) as comparison:
+        truth, baseline = confusions(comparison)
     assert (truth.route, truth.against, baseline.against) == ("image", "truth", "baseline")
     assert truth.labels[:3] == ("c0", "c1", "c2")
     assert (len(truth.labels), truth.labels[-1]) == (21, "(other)")
@@ -75,9 +79,9 @@ def test_confusion_counts_labels_and_puts_the_rare_together(tables: Tables) -> N
 
 
 def test_confusion_of_few_labels_is_whole(tables: Tables) -> None:
-    (found,) = tables.analyse(
-        tables.answers("c", labelled(lambda _: "a")), None, tables.truths(lambda _: "b")
-    ).confusions
+    candidate, truths = tables.answers("c", labelled(lambda _: "a")), tables.truths(lambda _: "b")
+    with tables.compared(candidate, None, truths) as comparison:
+        (found,) = confusions(comparison)
     assert found == Confusion("image", "truth", ("a", "b"), ((0, 0), (EVENTS_COUNT, 0)))
 
 
@@ -111,8 +115,9 @@ def test_calibration_is_compared_where_both_sides_tell_it(tables: Tables) -> Non
 
     candidate = labelled(lambda number: "wrong" if number < 100 else true(number), 1 + 5e-7)  # as 16 bits round it
     baseline = tables.answers("b", of_baseline, range(50, 150))
-    found = tables.analyse(tables.answers("c", candidate), baseline, tables.truths(true))
-    error = by_name(found)["calibration_error", None]
+    with tables.compared(tables.answers("c", candidate), baseline, tables.truths(true)) as comparison:
+        _, (error,) = calibrations(comparison)
+    assert error.name == "calibration_error"
     assert (error.records, error.paired) == (EVENTS_COUNT, 50)
     assert error.candidate.value == pytest.approx(0.5)
     assert error.baseline is not None
@@ -122,9 +127,10 @@ def test_calibration_is_compared_where_both_sides_tell_it(tables: Tables) -> Non
 
 
 def test_scores_that_are_no_probabilities_have_no_calibration(tables: Tables) -> None:
-    found = tables.analyse(tables.answers("c", labelled(true, lambda number: number / 50)), None, tables.truths(true))
-    assert not found.calibrations
-    (score,) = (each for each in found.histograms if each.name == "score")
+    candidate = tables.answers("c", labelled(true, lambda number: number / 50))
+    with tables.compared(candidate, None, tables.truths(true)) as comparison:
+        assert calibrations(comparison) == ([], [])
+        (score,) = (each for each in histograms(comparison) if each.name == "score")
     assert (score.edges[0], sum(score.candidate)) == (0.0, EVENTS_COUNT)
     assert score.edges[-1] > 3.9
 
@@ -135,7 +141,8 @@ def test_histograms_have_all_numbers_and_tell_drift(tables: Tables) -> None:
 
     candidate = tables.answers("c", labelled(true, lambda n: n / 400), timings=lambda n: timed(1.05**n))
     baseline = tables.answers("b", labelled(true, lambda n: 0.5 + n / 400), timings=lambda n: timed(2.0))
-    found = {each.name: each for each in tables.analyse(candidate, baseline).histograms}
+    with tables.compared(candidate, baseline) as comparison:
+        found = {each.name: each for each in histograms(comparison)}
     score = found["score"]
     assert (score.edges[0], score.edges[-1], len(score.edges)) == (0.0, 1.0, len(score.candidate) + 1)
     assert sum(score.candidate[:20]) == sum(score.baseline or ()) == EVENTS_COUNT
@@ -152,10 +159,9 @@ def test_histogram_of_both_together_has_no_baseline(tables: Tables) -> None:
     def near(number: int) -> PartOutput:
         return output(number, tensors=(tensor([1.0, 0.001 * number]),))
 
-    found = tables.analyse(
-        tables.answers("c", near), tables.answers("b", lambda n: output(n, tensors=(tensor([1, 0]),)))
-    )
-    cosine = next(each for each in found.histograms if each.name == "cosine.E")
+    candidate, baseline = tables.answers("c", near), tables.answers("b", lambda n: output(n, tensors=(tensor([1, 0]),)))
+    with tables.compared(candidate, baseline) as comparison:
+        cosine = next(each for each in histograms(comparison) if each.name == "cosine.E")
     assert cosine.baseline is None
     assert cosine.drift is None
     assert cosine.edges[0] == pytest.approx(0.9)
@@ -171,11 +177,9 @@ def test_worst_cases_are_regressions_first_then_what_differs(tables: Tables) -> 
     def baseline(number: int) -> str:
         return "other" if number in (6, 7) else true(number)
 
-    found = tables.analyse(
-        tables.answers("c", labelled(candidate, lambda number: 0.5 + number / 1000)),
-        tables.answers("b", labelled(baseline, 0.7)),
-        tables.truths(true),
-    ).worst
+    answers = tables.answers("c", labelled(candidate, lambda number: 0.5 + number / 1000))
+    with tables.compared(answers, tables.answers("b", labelled(baseline, 0.7)), tables.truths(true)) as comparison:
+        found = worst_cases(comparison, MAX_CASES)
     assert [(each.metric, each.at) for each in found] == [
         ("accuracy", Position("in", 1, 1)),
         ("accuracy", Position("in", 0, 1)),
@@ -209,7 +213,8 @@ def test_worst_cases_are_of_all_routes(tables: Tables) -> None:
         return lambda number: several_routes(number, shift)
 
     candidate, baseline = tables.answers("c", answers(1.0)), tables.answers("b", answers(0.0))
-    found = tables.analyse(candidate, baseline, request=AnalysisRequest("c", "b", max_cases=8)).worst
+    with tables.compared(candidate, baseline) as comparison:
+        found = worst_cases(comparison, 8)
     assert [each.route for each in found] == ["text"] * 3 + ["vector"] * 3 + ["voice"] * 2
     assert [each.metric for each in found[::3]] == ["text_distance", "cosine.E", "segments_overlap"]
     assert found[0].at == Position("in", 199 % 4, 199 // 4)
@@ -219,7 +224,8 @@ def test_worst_cases_are_of_all_routes(tables: Tables) -> None:
 
 def test_worst_without_a_baseline_is_what_is_wrong(tables: Tables) -> None:
     candidate = tables.answers("c", labelled(lambda number: "wrong" if number == 8 else true(number)))
-    (found,) = tables.analyse(candidate, None, tables.truths(true)).worst
+    with tables.compared(candidate, None, tables.truths(true)) as comparison:
+        (found,) = worst_cases(comparison, MAX_CASES)
     assert (found.at, found.baseline) == (Position("in", 0, 2), None)
 
 

@@ -14,6 +14,7 @@ from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.evaluate.analysis import AnalysisRequest
 from headrace.pipeline.evaluate.labels import Truth
 from headrace.pipeline.evaluate.measures import Slice
+from headrace.pipeline.evaluate.percentiles import measure_percentiles
 from headrace.pipeline.evaluate.slices import PERIODS_MS, period_ms
 from headrace.pipeline.evaluate.store import GROUP_BYTES, TRUTHS, TableWriter, numbers, write_truth
 from headrace.pipeline.records import PartOutput, Segment, Tensor, Timings
@@ -38,11 +39,8 @@ def night_wrong(number: int) -> str:
 
 
 def test_candidate_that_is_worse_on_one_slice_is_seen_there(tables: Tables) -> None:
-    found = by_name(
-        tables.analyse(
-            tables.answers("c", labelled(night_wrong)), tables.answers("b", labelled(true)), tables.truths(true)
-        )
-    )
+    candidate, baseline = tables.answers("c", labelled(night_wrong)), tables.answers("b", labelled(true))
+    found = by_name(tables.measure(("accuracy", "agreement"), candidate, baseline, tables.truths(true)))
     whole = found["accuracy", None]
     assert whole.records == EVENTS_COUNT
     assert whole.candidate.value == 0.95
@@ -62,7 +60,7 @@ def test_candidate_that_is_worse_on_one_slice_is_seen_there(tables: Tables) -> N
 
 def test_numbers_are_told_as_they_are(tables: Tables) -> None:
     """A mean of equal scores is that score, and so is its interval: thresholds are held to it."""
-    score = by_name(tables.analyse(tables.answers("c", labelled(true, 0.8))))["score", None]
+    score = by_name(tables.measure(("score",), tables.answers("c", labelled(true, 0.8))))["score", None]
     assert (score.candidate.low, score.candidate.value, score.candidate.high) == (0.8, 0.8, 0.8)
 
 
@@ -73,7 +71,8 @@ def test_label_of_a_part_goes_before_that_of_its_event(tables: Tables) -> None:
             position = place.topic, place.partition, place.offset
             write_truth(table, Truth("wrong", None, position))
             write_truth(table, Truth(true(number), None, position, "p"))
-    found = by_name(tables.analyse(tables.answers("c", labelled(true)), truths=tables.folder / "truths"))
+    candidate = tables.answers("c", labelled(true))
+    found = by_name(tables.measure(("accuracy",), candidate, truths=tables.folder / "truths"))
     assert (found["accuracy", None].candidate.value, found["accuracy", None].records) == (1.0, EVENTS_COUNT)
 
 
@@ -90,7 +89,8 @@ def test_answers_meet_at_their_position_alone(tables: Tables) -> None:
     """Of the baseline every other is missing, and those that are there differ at one place."""
     even = range(0, EVENTS_COUNT, 2)
     baseline = tables.answers("b", labelled(lambda number: "x" if number == 8 else true(number)), even)
-    found = by_name(tables.analyse(tables.answers("c", labelled(true)), baseline))
+    names = ("accuracy", "agreement", "score")
+    found = by_name(tables.measure(names, tables.answers("c", labelled(true)), baseline))
     agreement = found["agreement", None]
     assert agreement.records == len(even)
     assert agreement.candidate.value == pytest.approx(1 - 1 / len(even))
@@ -103,7 +103,7 @@ def test_answers_meet_at_their_position_alone(tables: Tables) -> None:
 def test_headers_and_sources_make_slices(tables: Tables) -> None:
     candidate = tables.answers("c", labelled(true))
     request = AnalysisRequest("c", slices=("header.tenant", "header.Tenant"))
-    found = by_name(tables.analyse(candidate, request=request))
+    found = by_name(tables.measure(("score",), candidate, request=request))
     slices = {each for name, each in found if name == "score" and each is not None}
     assert Slice("header.Tenant", "one") in slices
     assert {each for each in slices if each.by == "header.tenant"} == {
@@ -114,7 +114,7 @@ def test_headers_and_sources_make_slices(tables: Tables) -> None:
 
 
 def test_time_is_sliced_by_periods_that_fit(tables: Tables) -> None:
-    found = by_name(tables.analyse(tables.answers("c", labelled(true))))
+    found = by_name(tables.measure(("score",), tables.answers("c", labelled(true))))
     seconds = [each.value for name, each in found if name == "score" and each is not None and each.by == "time"]
     assert seconds == [f"2023-11-14T22:13:{second}Z" for second in range(20, 24)]
 
@@ -129,7 +129,7 @@ def test_period_is_the_shortest_of_which_few_cover_the_time(seconds: float, peri
 
 
 def test_small_slices_are_left_out(tables: Tables) -> None:
-    found = by_name(tables.analyse(tables.answers("c", labelled(true), range(40))))
+    found = by_name(tables.measure(("score",), tables.answers("c", labelled(true), range(40))))
     answered = {each.value for name, each in found if name == "score" and each is not None and each.by == "source"}
     assert answered == {"/cam/day"}
 
@@ -139,11 +139,9 @@ def said(text: str, end: float, vector: Sequence[float]) -> Answer:
 
 
 def test_texts_spans_and_tensors_are_measured(tables: Tables) -> None:
-    found = by_name(
-        tables.analyse(
-            tables.answers("c", said("kitten", 2.0, [1, 0])), tables.answers("b", said("sitting", 1.0, [1, 1]))
-        )
-    )
+    names = ("text_*", "segments_overlap", "*.E", "inference_ms")
+    candidate, baseline = said("kitten", 2.0, [1, 0]), said("sitting", 1.0, [1, 1])
+    found = by_name(tables.measure(names, tables.answers("c", candidate), tables.answers("b", baseline)))
     values = {name: each.candidate.value for (name, of), each in found.items() if of is None}
     assert values["text_agreement"] == 0.0
     assert values["text_distance"] == pytest.approx(3 / 7)
@@ -169,7 +167,8 @@ def test_tensors_meet_by_name_and_length(tables: Tables) -> None:
 
         return made
 
-    found = by_name(tables.analyse(tables.answers("c", answer(1)), tables.answers("b", answer(-1))))
+    names = ("cosine.*", "max_abs.*")
+    found = by_name(tables.measure(names, tables.answers("c", answer(1)), tables.answers("b", answer(-1))))
     assert found["cosine.E", None].records == EVENTS_COUNT
     assert found["cosine.E", None].candidate.value == -1.0
     for name in ("LONGER", "THEIRS"):
@@ -184,21 +183,22 @@ def test_vectors_that_are_no_numbers_are_told_as_such(tables: Tables) -> None:
     def answer(odd: float) -> Answer:
         return lambda number: output(number, tensors=(tensor([odd if number == 7 else 1.0, 2.0], "E"),))
 
-    found = by_name(tables.analyse(tables.answers("c", answer(math.nan)), tables.answers("b", answer(1.0))))
+    names = ("cosine.E", "max_abs.E")
+    found = by_name(tables.measure(names, tables.answers("c", answer(math.nan)), tables.answers("b", answer(1.0))))
     assert math.isnan(found["cosine.E", None].candidate.value)
     assert math.isnan(found["max_abs.E", None].candidate.low)
 
     def zero(every: int) -> Answer:
         return lambda number: output(number, tensors=(tensor([float(number % every == 0), 0.0], "E"),))
 
-    silent = by_name(tables.analyse(tables.answers("c", zero(4)), tables.answers("b", zero(2))))
+    silent = by_name(tables.measure(names, tables.answers("c", zero(4)), tables.answers("b", zero(2))))
     assert silent["cosine.E", None].candidate.value == 0.75
     assert silent["max_abs.E", None].candidate.value == 0.25
 
 
 def test_cost_is_the_share_of_a_batch(tables: Tables) -> None:
     candidate = tables.answers("c", lambda number: output(number, batch_size=4))
-    cost = by_name(tables.analyse(candidate, tables.answers("b", output)))["cost_ms", None]
+    cost = by_name(tables.measure(("cost_ms",), candidate, tables.answers("b", output)))["cost_ms", None]
     assert cost.candidate.value == 1.25
     assert cost.difference is not None
     assert cost.difference.value == -3.75
@@ -210,7 +210,8 @@ def test_percentiles_are_of_the_values_themselves(tables: Tables) -> None:
 
     candidate = tables.answers("c", output, timings=slower)
     baseline = tables.answers("b", output, timings=lambda number: Timings(0, 0.0, float(number + 1)))
-    found = by_name(tables.analyse(candidate, baseline))
+    with tables.compared(candidate, baseline) as comparison:
+        found = {(each.name, each.slice): each for each in measure_percentiles(comparison)}
     middle = found["inference_ms.p50", None]
     assert middle.candidate.value == 110.0
     assert middle.candidate.low < 110.0 < middle.candidate.high

@@ -8,18 +8,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.config import Match, RouteSettings
 from headrace.pipeline.config_shadow import ShadowSettings
+from headrace.pipeline.envelope import encode_dead_letter, encode_request, encode_result
 from headrace.pipeline.errors import ConfigError
-from headrace.pipeline.evaluate.compared import OffsetSet, PartsOf, replayed_parts, shadowed_parts
-from headrace.pipeline.evaluate.gather import Events, LeftOut, gather_events, gather_outcomes, gather_topic_truths
-from headrace.pipeline.evaluate.store import connect
-from headrace.pipeline.outcomes import Outcome, Unreadable
+from headrace.pipeline.evaluate.compared import LeftOut, OffsetSet, PartsOf, replayed_parts, shadowed_parts
+from headrace.pipeline.evaluate.gather import (
+    Events,
+    RequestReader,
+    batches,
+    gather_events,
+    gather_failures,
+    gather_results,
+)
+from headrace.pipeline.evaluate.gather_labels import gather_topic_truths
+from headrace.pipeline.evaluate.store import GROUP_BYTES, GROUP_ROWS, connect
 from headrace.pipeline.records import (
     DeadLetter,
     Headers,
@@ -62,6 +72,16 @@ def rows(path: Path) -> list[dict[str, Any]]:
 # --- which events
 
 
+def test_offset_sets_of_the_same_ranges_add_up() -> None:
+    whole = OffsetSet("in", RANGES)
+    for offsets in ((100, 109), (109, 116)):
+        some = OffsetSet("in", RANGES)
+        for offset in offsets:
+            some.add(at(offset))
+        whole.update(some)
+    assert [offset for offset in range(90, 130) if at(offset) in whole] == [100, 109, 116]
+
+
 @given(st.sets(st.integers(100, 116)), st.integers(-5, 130), st.integers(-1, 4), st.sampled_from(["in", "out"]))
 def test_offset_set_holds_what_was_added_and_no_other(added: set[int], offset: int, partition: int, topic: str) -> None:
     held = OffsetSet("in", RANGES)
@@ -69,6 +89,8 @@ def test_offset_set_holds_what_was_added_and_no_other(added: set[int], offset: i
         held.add(at(each))
     wanted = topic == "in" and partition == 0 and offset in added
     assert (at(offset, partition, topic) in held) is wanted
+    (found,) = held.hold(np.array([partition]), np.array([offset])).tolist()
+    assert found is (wanted or (topic != "in" and at(offset, partition) in held))
 
 
 def names(parts_of: PartsOf, event: InferenceRequest, headers: Headers = ()) -> list[str]:
@@ -144,28 +166,85 @@ def letter(where: Provenance, code: str) -> DeadLetter:
     return DeadLetter(None, None, (), where, "infer", code, "", 1, 0, 0, "w")
 
 
-def test_outcomes_have_the_original_position_and_are_of_the_events_that_are_compared(tmp_path: Path) -> None:
-    """Where the record of an outcome lies says nothing; of one event all there are is kept."""
+class Registry:
+    """Each contract's schema by an id of its own."""
+
+    def schema(self, schema_id: int) -> str | None:
+        return schema_json(list(Contract)[schema_id])
+
+    def register(self, subject: str, schema: str, compatibility: str) -> int:
+        raise NotImplementedError
+
+
+RESULT_ID, LETTER_ID, REQUEST_ID = (
+    list(Contract).index(each) for each in (Contract.RESULT, Contract.DEAD_LETTER, Contract.REQUEST)
+)
+
+
+def some_events() -> OffsetSet:
     events = OffsetSet("in", RANGES)
     for offset in (100, 101):
         events.add(at(offset))
-    contents: list[InferenceResult | DeadLetter] = [
+    return events
+
+
+def test_results_have_the_original_position_and_are_of_the_events_that_are_compared(tmp_path: Path) -> None:
+    """Of one event all there are is kept, in their order, however they come."""
+    results = [
         result(at(100), "text", "image"),
-        letter(at(101), "TOO_LATE"),
         result(at(101), "image"),
         result(at(101, topic="other"), "image"),
-        letter(at(102), "TOO_LATE"),
+        result(at(102), "image"),
         result(at(100), "image"),
     ]
-    outcomes: list[Outcome | Unreadable] = [Outcome(record(at(900, 7, "out")), content) for content in contents]
-    outcomes.append(Unreadable(record(at(901, 7, "out")), "no Avro"))
-    left_out = gather_outcomes(tmp_path / "answers", tmp_path / "failures", outcomes, events, ["image"])
-    assert left_out == LeftOut(unreadable=1, others=2)
-    found = rows(tmp_path / "answers")
-    answers = [(row["topic"], row["partition"], row["offset"], row["route"]) for row in found]
-    assert answers == [("in", 0, 100, "image"), ("in", 0, 101, "image"), ("in", 0, 100, "image")]
-    assert [row["parts"] for row in found] == [2, 1, 1]  # of the whole result, whose times they share
-    assert [(row["offset"], row["code"]) for row in rows(tmp_path / "failures")] == [(101, "TOO_LATE")]
+    values = [encode_result(each, RESULT_ID) for each in results]
+    ways: list[list[list[bytes | None]]] = [
+        [[*values]],
+        [[*values[:2]], [], [*values[2:]], [b"no Avro", None]],
+        [[each] for each in values],
+    ]
+    for some in ways:
+        left_out = gather_results(tmp_path / "answers", some, Registry(), some_events(), ["image"])
+        assert left_out == LeftOut(unreadable=sum(map(len, some)) - len(values), others=2)
+        found = rows(tmp_path / "answers")
+        answers = [(row["topic"], row["partition"], row["offset"], row["route"]) for row in found]
+        assert answers == [("in", 0, 100, "image"), ("in", 0, 101, "image"), ("in", 0, 100, "image")]
+        assert [row["parts"] for row in found] == [2, 1, 1]  # of the whole result, whose times they share
+
+
+def test_dead_letters_have_the_original_position_and_are_of_the_events_that_are_compared(tmp_path: Path) -> None:
+    letters = [letter(at(101), "TOO_LATE"), letter(at(102), "TOO_LATE"), letter(at(101), "NO_ROUTE")]
+    values = [encode_dead_letter(each, LETTER_ID) for each in letters]
+    values.append(encode_result(result(at(100), "text"), RESULT_ID))
+    left_out = gather_failures(tmp_path / "failures", [values[:1], values[1:], [None]], Registry(), some_events())
+    assert left_out == LeftOut(unreadable=2, others=1)
+    assert [(row["offset"], row["code"]) for row in rows(tmp_path / "failures")] == [
+        (101, "TOO_LATE"),
+        (101, "NO_ROUTE"),
+    ]
+
+
+def test_values_are_gathered_in_pieces_that_are_neither_long_nor_large() -> None:
+    small = list(batches([[b""] * 3, [None] * GROUP_ROWS, []]))
+    assert [len(each) for each in small] == [GROUP_ROWS, 3]
+    large = list(batches([[bytes(GROUP_BYTES // 2)] * 3, [bytes(2 * GROUP_BYTES)]]))
+    assert [len(each) for each in large] == [2, 2]
+
+
+# --- requests
+
+
+def test_request_is_read_once_and_only_if_it_is_one() -> None:
+    read = RequestReader(Registry(), max_value_bytes=1_000)
+    event = request(text_part(name="words"))
+    good = record(at(100), encode_request(event, REQUEST_ID))
+    assert read(good) == event
+    assert read(good) is read(good)
+    long = encode_request(request(text_part("x" * 1_000)), REQUEST_ID)
+    foreign = encode_result(result(at(100), "text"), RESULT_ID)
+    for bad in (b"", None, b"no Avro", good.value[:-1] if good.value else None, long, foreign):
+        assert read(record(at(101), bad)) is None
+    assert read(record(at(102), good.value)) == event
 
 
 # --- labels of a topic

@@ -107,8 +107,9 @@ def test_interval_of_a_drop_holds_the_true_one_even_if_few_records_differ(
 
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_interval_of_a_share_is_of_shares(right: float) -> None:
-    """Whatever is rounded: a bound of 0 or 1 is held to it."""
-    ends = [share_intervals(np.full((each, 1), right), np.ones((each, 1)))[0] for each in range(5, 200)]
+    """Whatever is rounded: a bound of 0 or 1 is held to it. Of 5 to 199 records."""
+    counts = np.tri(199)[4:].T
+    ends = share_intervals(counts * right, counts)
     assert all(0.0 <= each.low < each.high <= 1.0 and right in (each.low, each.high) for each in ends)
     ones = np.ones((20, 1))
     (worst,) = share_difference_intervals(-ones, ones, np.zeros(1), np.full(1, 20.0))

@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from headrace.pipeline.evaluate.analysis import AnalysisRequest
+from headrace.pipeline.evaluate.analysis import MAX_CASES, AnalysisRequest
 from headrace.pipeline.evaluate.evaluation import Analysis
 from headrace.pipeline.evaluate.gate import Gate, SliceThreshold, judge
 from headrace.pipeline.evaluate.labels import Truth
 from headrace.pipeline.evaluate.measures import LEAST_RECORDS, Measure, Slice
 from headrace.pipeline.evaluate.slices import MAX_JUDGED_SLICES, MAX_SLICES
 from headrace.pipeline.evaluate.store import TRUTHS, TableWriter, write_truth
+from headrace.pipeline.evaluate.worst import worst_cases
 from headrace.pipeline.records import Label, PartOutput, Segment
-from tests.unit.evaluate_tables import EVENTS_COUNT, Answer, Tables, at, by_name, labelled, output, tables, tensor, true
+from tests.unit.evaluate_tables import (
+    EVENTS_COUNT,
+    Answer,
+    Measured,
+    Tables,
+    at,
+    by_name,
+    labelled,
+    output,
+    tables,
+    tensor,
+    true,
+)
 
 __all__ = ["tables"]
 
@@ -28,7 +41,7 @@ def silent_at_night(answer: Answer) -> Answer:
     return lambda number: output(number) if is_night(number) else answer(number)
 
 
-def problems(analysis: Analysis, *thresholds: dict[str, object]) -> list[str | None]:
+def problems(analysis: Analysis | Measured, *thresholds: dict[str, object]) -> list[str | None]:
     gate = Gate.model_validate({"thresholds": thresholds})
     return [check.problem for check in judge(gate, analysis.measures, analysis.slices)]
 
@@ -91,13 +104,13 @@ def test_no_text_and_no_segments_are_as_far_as_can_be(tables: Tables) -> None:
         return output(number, text="hello", segments=(Segment(0.0, 0.0 if number % 4 else 1.0),))
 
     quiet = silent_at_night(spoken)
-    truths = tables.truths(lambda _: "hello")
-    found = by_name(tables.analyse(tables.answers("c", quiet), tables.answers("b", spoken), truths))
+    names, truths = ("text_*", "segments_overlap"), tables.truths(lambda _: "hello")
+    found = by_name(tables.measure(names, tables.answers("c", quiet), tables.answers("b", spoken), truths))
     assert value(found["text_accuracy", None]) == (0.9, EVENTS_COUNT)
     assert value(found["text_agreement", NIGHT]) == (0.0, EVENTS_COUNT // 10)
     assert value(found["text_distance", NIGHT]) == (1.0, EVENTS_COUNT // 10)
     assert value(found["segments_overlap", NIGHT]) == (0.0, EVENTS_COUNT // 10)
-    both = by_name(tables.analyse(tables.answers("c", quiet), tables.answers("b", quiet)))
+    both = by_name(tables.measure(names, tables.answers("c", quiet), tables.answers("b", quiet)))
     assert value(both["text_agreement", NIGHT]) == (1.0, EVENTS_COUNT // 10)
     assert value(both["segments_overlap", NIGHT]) == (1.0, EVENTS_COUNT // 10)
 
@@ -109,14 +122,16 @@ def test_vector_that_is_missing_or_shorter_has_nothing_in_common(tables: Tables)
     def cut(number: int) -> PartOutput:
         return output(number, tensors=(tensor([1.0] if number % 2 else [1.0, 2.0]),))
 
-    analysis = tables.analyse(tables.answers("c", silent_at_night(cut)), tables.answers("b", vectors))
-    assert value(by_name(analysis)["cosine.E", None]) == (0.4, EVENTS_COUNT)
-    assert problems(analysis, {"metric": "cosine.*", "min": 0.5}, {"metric": "max_abs.*", "max": 1e9}) == [
+    candidate, baseline = tables.answers("c", silent_at_night(cut)), tables.answers("b", vectors)
+    found = tables.measure(("*.E", "missing"), candidate, baseline)
+    assert value(by_name(found)["cosine.E", None]) == (0.4, EVENTS_COUNT)
+    assert problems(found, {"metric": "cosine.*", "min": 0.5}, {"metric": "max_abs.*", "max": 1e9}) == [
         "0.4 is less than 0.5",
         "it is not a number",
         None,
     ]
-    assert {each.metric for each in analysis.worst} == {"cosine.E"}
+    with tables.compared(candidate, baseline) as comparison:
+        assert {each.metric for each in worst_cases(comparison, MAX_CASES)} == {"cosine.E"}
 
 
 def test_texts_are_compared_by_their_beginning(tables: Tables) -> None:
@@ -125,7 +140,7 @@ def test_texts_are_compared_by_their_beginning(tables: Tables) -> None:
     def long(end: str) -> Answer:
         return lambda number: output(number, text="a" * 100 + "b" * 100 + end * 1_800)
 
-    found = by_name(tables.analyse(tables.answers("c", long("x")), tables.answers("b", long("y"))))
+    found = by_name(tables.measure(("text_*",), tables.answers("c", long("x")), tables.answers("b", long("y"))))
     assert (found["text_agreement", None].candidate.value, found["text_distance", None].candidate.value) == (0.0, 0.0)
 
 
@@ -135,18 +150,18 @@ def test_texts_are_compared_by_their_beginning(tables: Tables) -> None:
 def test_missing_events_are_measured_and_fail_any_gate_that_does_not_name_them(tables: Tables) -> None:
     day = [number for number in range(EVENTS_COUNT) if not is_night(number)]
     candidate, baseline = tables.answers("c", labelled(true), day), tables.answers("b", labelled(true))
-    analysis = tables.analyse(candidate, baseline, tables.truths(true))
-    found = by_name(analysis)
+    measured = tables.measure(("accuracy", "missing"), candidate, baseline, tables.truths(true))
+    found = by_name(measured)
     assert (found["missing", None].route, *value(found["missing", None])) == ("*", 0.1, EVENTS_COUNT)
     rise = found["missing", None].difference
     assert rise is not None
     assert rise.value == 0.1
     assert value(found["missing", NIGHT]) == (1.0, EVENTS_COUNT // 10)
-    alone = by_name(tables.analyse(candidate, None, tables.truths(true)))["missing", None]
+    alone = by_name(tables.measure(("missing",), candidate))["missing", None]
     assert (alone.candidate.value, alone.baseline, alone.paired) == (0.1, None, 0)
     accuracy: dict[str, object] = {"metric": "accuracy", "max_drop": 0.01}
-    assert problems(analysis, accuracy) == [None, "0.1 is more than 0"]
-    assert problems(analysis, accuracy, {"metric": "missing", "max": 0.2}) == [None, None]
+    assert problems(measured, accuracy) == [None, "0.1 is more than 0"]
+    assert problems(measured, accuracy, {"metric": "missing", "max": 0.2}) == [None, None]
 
 
 def test_event_is_answered_if_all_its_parts_are(tmp_path: Path) -> None:
@@ -205,17 +220,17 @@ def test_slices_that_a_gate_asks_for_are_measured(tmp_path: Path) -> None:
     every: dict[str, object] = {"metric": "accuracy", "slice": {"by": "source"}, "min": 0.8}
     for asked, failed in (("*", 10), ("/059", 1)):
         request = AnalysisRequest("c", judged=(SliceThreshold(by="source", value=asked),))
-        analysis = tables.analyse(candidate, None, truths, request=request)
-        assert problems(analysis, every).count("0 is less than 0.8") == failed
+        found = tables.measure(("accuracy", "missing"), candidate, None, truths, request=request)
+        assert problems(found, every).count("0 is less than 0.8") == failed
 
 
 def test_more_slices_than_can_be_measured_hold_no_threshold(tmp_path: Path) -> None:
     count = (MAX_JUDGED_SLICES + 2) * LEAST_RECORDS
     tables = Tables(tmp_path, count, lambda number: f"/{number // LEAST_RECORDS:03}")
-    judged = SliceThreshold(by="source")
-    analysis = tables.analyse(tables.answers("c", output, range(count)), request=AnalysisRequest("c", judged=(judged,)))
+    request = AnalysisRequest("c", judged=(SliceThreshold(by="source"),))
+    found = tables.measure(("inference_ms", "missing"), tables.answers("c", output, range(count)), request=request)
     threshold: dict[str, object] = {"metric": "inference_ms", "slice": {"by": "source"}, "max": 9}
-    assert problems(analysis, threshold)[:-1] == [None] * MAX_JUDGED_SLICES + [
+    assert problems(found, threshold)[:-1] == [None] * MAX_JUDGED_SLICES + [
         "there are more slices than are measured, among them /500: choose fewer by slice.value, or only those with "
         "min_records above 20"
     ]
@@ -228,13 +243,16 @@ def test_slice_that_is_hardly_answered_holds_no_threshold(tables: Tables) -> Non
     truths, letters = tables.truths(true), tables.failures("cf", refused)
     candidate = tables.answers("c", labelled(true), some)
     threshold: dict[str, object] = {"metric": "accuracy", "slice": {"by": "source"}, "min": 0.8}
-    found = tables.analyse(candidate, tables.answers("b", labelled(true)), truths, failures=(letters, None))
+    baseline = tables.answers("b", labelled(true))
+    names = ("accuracy", "missing")
+    found = tables.measure(names, candidate, baseline, truths, failures=(letters, None))
     assert problems(found, threshold) == [
         None,
         "the candidate answers too little of /cam/night (1 of 20) to be judged",
         None,
     ]
-    as_bad = tables.analyse(candidate, tables.answers("b", labelled(true), some), truths, failures=(letters, letters))
+    as_bad_baseline = tables.answers("b", labelled(true), some)
+    as_bad = tables.measure(names, candidate, as_bad_baseline, truths, failures=(letters, letters))
     assert problems(as_bad, threshold) == [None, None]
 
 
