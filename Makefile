@@ -8,6 +8,8 @@ PYTHON312 ?= python3.12
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# For tests that share nothing: a process a core. File by file in their order, or the longest would be among the last.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
@@ -25,13 +27,14 @@ replay-demo: setup ## Try a model's next version on history: replayed, judged by
 	@$(BIN)/headrace replay-demo $(ARGS)
 
 test: lint ## Everything that must be green: lint, then all tests but the chaos suite
-	@$(PYTEST) tests/unit tests/docs tests/integration $(ARGS)
+	@$(PYTEST) $(PARALLEL) tests/unit tests/docs $(ARGS)
+	@$(PYTEST) tests/integration $(ARGS)
 
 setup: ## Make .venv from the version lock (every other target does it when needed)
 	@PYTHON="$(PYTHON)" tools/bootstrap.sh $(firstword $(MAKECMDGOALS))
 
 unit: setup ## The fast tests: no server, under a minute
-	@$(PYTEST) tests/unit tests/docs $(ARGS)
+	@$(PYTEST) $(PARALLEL) tests/unit tests/docs $(ARGS)
 
 integration: setup ## The tests on real servers: Kafka, schema registry, Triton
 	@$(PYTEST) tests/integration $(ARGS)
@@ -62,7 +65,7 @@ test-lowest: setup ## Run the fast tests on the lowest versions that pyproject.t
 	@rm -rf $(LOWEST)
 	@$(BIN)/python -m venv $(LOWEST)
 	@$(LOWEST)/bin/python -m pip install --quiet --only-binary :all: -c requirements/lowest.txt -e '.[triton,embedded,evaluate,dev]'
-	@$(LOWEST)/bin/python -m pytest tests/unit $(ARGS)
+	@$(LOWEST)/bin/python -m pytest $(PARALLEL) tests/unit $(ARGS)
 
 wheel: setup ## Build the wheel into dist/
 	@$(BIN)/python -m build --no-isolation --wheel --outdir dist .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,12 +16,17 @@ KEPT |= {"HEADRACE_CHAOS_SEED", "HEADRACE_CHAOS_SECONDS", "HEADRACE_CHAOS_RATE"}
 themselves."""
 
 
+sys.dont_write_bytecode = False
+"""Whatever the shell says: else each process would compile all of it again, what is tested and what tests it."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("HEADRACE_") and name not in KEPT]:
             patch.delenv(name)
         patch.setenv("HEADRACE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
 
 

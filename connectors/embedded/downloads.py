@@ -134,11 +134,11 @@ class Downloads:
             self._progress.download(title, total_bytes) as advance,
             ThreadPoolExecutor(_PARALLEL) as pool,
         ):
-            waiting = [
-                pool.submit(fetch_one, artifact, Path(scratch), advance, stop, self._repositories)
-                for artifact in artifacts
-            ]
             try:
+                waiting = [
+                    pool.submit(fetch_one, artifact, Path(scratch), advance, stop, self._repositories)
+                    for artifact in artifacts
+                ]
                 for artifact, future in zip(artifacts, waiting, strict=True):
                     future.result().replace(folder / artifact.filename)
             finally:

@@ -29,7 +29,7 @@ from tests.integration.foreign_producer import register
 from tests.integration.harness import LOG_SHOWN, WorkerProcess, wait_until
 
 PARTITIONS = 3
-WORKER_EVENTS = 4000
+WORKER_EVENTS = 1600
 WORKER_RATE = 400.0
 ENDS_SECONDS = 2.0
 

@@ -47,6 +47,6 @@ def test_demo_with_a_killed_worker_accounts_for_every_event(tmp_path: Path) -> N
 @pytest.mark.parametrize("moment", ["starting Kafka", "starting two workers", "SIGKILL to worker", "all answered"])
 @pytest.mark.timeout(300)
 def test_interrupted_demo_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
-    with Demo(tmp_path, "demo", "--events", "160", "--seconds", "8") as demo:
+    with Demo(tmp_path, "demo", "--events", "60", "--seconds", "3") as demo:
         demo.wait_for(moment)
         demo.interrupt()

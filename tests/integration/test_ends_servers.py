@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ CLOSED = {
 def headrace(stack: Endpoints, tmp_path: Path) -> Pipeline:
     """Its topics are not there yet."""
     return make_pipeline(stack, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def served(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """With a worker, which has answered one event."""
+    with running_pipeline(stack, tmp_path_factory.mktemp("served")) as pipeline:
+        yield pipeline
 
 
 def offline(headrace: Pipeline) -> Pipeline:
@@ -73,15 +81,16 @@ def test_lag_is_counted_without_joining_the_group(headrace: Pipeline, stack: End
     assert headrace.prefix not in [group.group_id for group in groups]
 
 
-def test_committed_offsets_are_those_of_the_worker(stack: Endpoints, tmp_path: Path) -> None:
-    with running_pipeline(stack, tmp_path) as headrace:
-        headrace("send", "a", "b", "c", "--wait")
-        requests = topics_of(headrace)["requests"]
-        admin = AdminClient({"bootstrap.servers": stack.bootstrap_servers})
-        group = admin.describe_consumer_groups([headrace.prefix], request_timeout=15)[headrace.prefix].result()
-        assert (group.state, len(group.members)) == (ConsumerGroupState.STABLE, 1)
-    assert requests["lag"] == 0
-    assert sum(each["committed"] or 0 for each in requests["offsets"]) == 4  # with the one that the fixture sends
+def test_committed_offsets_are_those_of_the_worker(stack: Endpoints, served: Pipeline) -> None:
+    before = topics_of(served)["requests"]
+    served("send", "a", "b", "c", "--wait")
+    after = topics_of(served)["requests"]
+    admin = AdminClient({"bootstrap.servers": stack.bootstrap_servers})
+    group = admin.describe_consumer_groups([served.prefix], request_timeout=15)[served.prefix].result()
+    assert (group.state, len(group.members)) == (ConsumerGroupState.STABLE, 1)
+    assert (before["lag"], after["lag"]) == (0, 0)
+    done = [sum(each["committed"] or 0 for each in requests["offsets"]) for requests in (before, after)]
+    assert done[1] - done[0] == 3
 
 
 def test_topics_that_are_not_as_wanted_are_told_and_left_alone(headrace: Pipeline, stack: Endpoints) -> None:
@@ -134,12 +143,11 @@ def test_models_as_json_say_everything(headrace: Pipeline) -> None:
     assert "image" in model["routes"]
 
 
-def test_model_is_shown_with_its_counts(stack: Endpoints, tmp_path: Path) -> None:
-    with running_pipeline(stack, tmp_path) as headrace:
-        before = json.loads(headrace("models", "show", "text_embedding", "--json").stdout)[0]["counts"]
-        headrace("send", "one", "two", "three", "--wait")
-        after = json.loads(headrace("models", "show", "text_embedding", "--json").stdout)[0]["counts"]
-        shown = headrace("models", "show", "text_embedding")
+def test_model_is_shown_with_its_counts(served: Pipeline) -> None:
+    before = json.loads(served("models", "show", "text_embedding", "--json").stdout)[0]["counts"]
+    served("send", "one", "two", "three", "--wait")
+    after = json.loads(served("models", "show", "text_embedding", "--json").stdout)[0]["counts"]
+    shown = served("models", "show", "text_embedding")
     assert after["inferences"] == before["inferences"] + 3
     assert before["executions"] < after["executions"] <= before["executions"] + 3
     assert after["mean_batch"] == pytest.approx(after["inferences"] / after["executions"])

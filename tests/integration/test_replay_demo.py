@@ -20,8 +20,8 @@ LAST_LINE = re.compile(
     r"gate_after=pass report=build/replay-demo/before/report\.html"
 )
 PAGE = read(DOCS / "replay-walkthrough.md")
-SHORTER = {"--only-files .": f"--only-files . --events {EVENTS}", "--rate 50": "--rate 10"}
-"""So that the replay takes as long as on the page."""
+SHORTER = {"--only-files .": f"--only-files . --events {EVENTS}", "--rate 50": "--rate 20", "KILL 30": "KILL 12"}
+"""So that the replay is killed as far on as on the page."""
 
 
 @pytest.mark.timeout(600)

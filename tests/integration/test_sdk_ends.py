@@ -39,7 +39,8 @@ from headrace.pipeline.setup import topic_specs
 from tests.integration.harness import Scene
 from tests.integration.sdk_scene import Writer, photo, sdk_settings
 
-IDLE_SECONDS = 5.0
+SILENT_SECONDS = 1.0
+"""So long nothing comes where nothing more is to come."""
 
 
 @pytest.fixture
@@ -256,7 +257,8 @@ def test_everything_in_the_topics_is_handed_over_and_nothing_ends_the_stream(set
     writer.dead_letter()
     writer.results(2, key=b"k")
     with ResultConsumer(settings, dead_letters=True) as consumer:
-        received = list(consumer.until_idle(IDLE_SECONDS))
+        received = [each for each in (consumer.receive(15) for _ in range(5)) if each]
+        assert consumer.receive(SILENT_SECONDS) is None
     (dead,) = [each for each in received if each.position.topic == settings.topics.dead_letters]
     with pytest.raises(DeadLetteredError, match="in:1:7 became a dead letter, infer/BAD: wrong"):
         _ = dead.result
@@ -306,8 +308,9 @@ async def test_cancelled_wait_loses_no_record(settings: Settings, names: Callabl
                         found.append(received.result.provenance.offset)
             except TimeoutError:
                 continue
-        while received := await consumer.receive_async(IDLE_SECONDS):
+        while len(found) < 10 and (received := await consumer.receive_async(15)):
             found.append(received.result.provenance.offset)
+        assert await consumer.receive_async(SILENT_SECONDS) is None
     assert sorted(found) == [*range(10)]
 
 

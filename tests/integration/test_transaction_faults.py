@@ -6,6 +6,7 @@ once, and the next units go through.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import time
@@ -54,9 +55,8 @@ def cluster(shared_cluster: KafkaCluster) -> Iterator[KafkaCluster]:
 
 
 @pytest.fixture
-def make_rig(cluster: KafkaCluster, names: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
-    monkeypatch.setattr(transaction, "CALL_TIMEOUT_SECONDS", CALL_SECONDS)
-    monkeypatch.setattr(transaction, "COMMIT_TIMEOUT_SECONDS", CALL_SECONDS)
+def make_patient_rig(cluster: KafkaCluster, names: Callable[[str], str]) -> Callable[..., Rig]:
+    """Its calls have all the time that they have in a worker."""
     topics = [TopicSpec(names("t.requests"), 2, len(NODES)), TopicSpec(names("t.results"), 1, len(NODES))]
     ensure_topics(cluster.bootstrap_servers, topics)
     return functools.partial(
@@ -66,6 +66,13 @@ def make_rig(cluster: KafkaCluster, names: Callable[[str], str], monkeypatch: py
         names("t"),
         client={"reconnect.backoff.max.ms": 300},
     )
+
+
+@pytest.fixture
+def make_rig(make_patient_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
+    monkeypatch.setattr(transaction, "CALL_TIMEOUT_SECONDS", CALL_SECONDS)
+    monkeypatch.setattr(transaction, "COMMIT_TIMEOUT_SECONDS", CALL_SECONDS)
+    return make_patient_rig
 
 
 @pytest.fixture
@@ -179,6 +186,38 @@ async def test_transaction_that_the_broker_timed_out_is_made_anew(rig: Rig) -> N
         await rig.start()
         rig.strikes.after("produce", lambda _: time.sleep(TIMEOUT_SECONDS + 1.5))
         await commit_each(rig)
+
+
+async def test_records_after_an_abort_are_not_taken_for_those_that_were_in_flight(
+    cluster: KafkaCluster, make_patient_rig: Callable[..., Rig]
+) -> None:
+    """The broker has written the aborted ones, and would confirm others with their sequence numbers as duplicates."""
+    owned = True
+
+    def first_sent(producer: Producer | None) -> None:
+        """The partition is in the transaction: of the second record only the confirmation is waited for."""
+        assert producer is not None
+        assert producer.flush(10) == 0
+        hold_replies(cluster)
+        rig.strikes.after("produce", second_sent)
+
+    def second_sent(producer: Producer | None) -> None:
+        nonlocal owned
+        wait_until(lambda: rig.end() > written + 1, 10, "the second record to be written")
+        heal(cluster, drop=True)
+        owned = False
+
+    async with make_patient_rig(producers=1) as rig:
+        rig.owned = lambda: owned
+        await rig.start()
+        assert await rig.commit(1)
+        written = await asyncio.to_thread(rig.end)
+        rig.strikes.after("produce", first_sent)
+        assert not await rig.commit(2, b"2a", b"2b")
+        owned = True
+        for number in (3, 4):
+            assert await rig.commit(number)
+        await rig.check(1, 3, 4)
 
 
 # --- killed brokers -------------------------------------------------------------------------------------------------

@@ -5,6 +5,6 @@ from __future__ import annotations
 from headrace.pipeline.offsets import OffsetBitmap
 
 
-def done_from(bitmap: OffsetBitmap, base: int, span: int = 1000) -> list[int]:
-    """Those of the ``span`` offsets from ``base`` on that are done, ascending."""
-    return [offset for offset in range(base, base + span) if offset in bitmap]
+def done_from(bitmap: OffsetBitmap, base: int) -> list[int]:
+    """The offsets from ``base`` on, which is not below where the bitmap begins, that are done, ascending."""
+    return [offset for run in bitmap.runs(base) for offset in range(*run)]

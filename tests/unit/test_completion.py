@@ -16,41 +16,51 @@ from headrace.pipeline.cli import COMMANDS, cli
 BASH = shutil.which("bash")
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """With ``headrace`` on the path, whether it is installed or not, and a pipeline.yaml in the current folder."""
-    script = tmp_path / "bin" / "headrace"
-    script.parent.mkdir()
-    script.write_text(f"#!{sys.executable}\nfrom headrace.pipeline.cli import main\nmain()\n")
-    script.chmod(0o755)
-    (tmp_path / "pipeline.yaml").write_text(
-        "routes: [{name: captions, model: captioner}, {name: calls, model: listener}]\n"
-    )
-    path = os.pathsep.join([str(script.parent), os.environ["PATH"]])
-    root = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PATH": path, "PYTHONPATH": root, "HEADRACE_HOME": str(tmp_path / "home")}
+class Shell:
+    """Bash, with ``headrace`` on the path, installed or not, and a pipeline.yaml in the current folder."""
+
+    def __init__(self, folder: Path) -> None:
+        script = folder / "bin" / "headrace"
+        script.parent.mkdir()
+        script.write_text(f"#!{sys.executable}\nfrom headrace.pipeline.cli import main\nmain()\n")
+        script.chmod(0o755)
+        (folder / "pipeline.yaml").write_text(
+            "routes: [{name: captions, model: captioner}, {name: calls, model: listener}]\n"
+        )
+        path = os.pathsep.join([str(script.parent), os.environ["PATH"]])
+        root = str(Path(__file__).resolve().parents[2])
+        self._environment = {**os.environ, "PATH": path, "PYTHONPATH": root, "HEADRACE_HOME": str(folder / "home")}
+        self._folder = folder
+        self._completion = self._run("headrace completion bash")
+
+    def _run(self, script: str) -> str:
+        done = subprocess.run(
+            [str(BASH), "--norc", "-c", script],
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            cwd=self._folder,
+            timeout=60,
+            check=False,
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    def offered(self, *words: str) -> list[str]:
+        """What it offers for the last of the words, as it fills COMPREPLY."""
+        array = " ".join(f"'{word}'" for word in words)
+        script = (
+            f"{self._completion}\n"
+            f"COMP_WORDS=({array}) COMP_CWORD={len(words) - 1}\n"
+            f"_headrace_completion headrace '{words[-1]}' '{words[-2]}'\n"
+            'printf "%s\\n" "${COMPREPLY[@]}"\n'
+        )
+        return self._run(script).split()
 
 
-def offered(environment: dict[str, str], folder: Path, *words: str) -> list[str]:
-    """What bash offers for the last of the words, as it fills COMPREPLY."""
-    array = " ".join(f"'{word}'" for word in words)
-    script = (
-        'eval "$(headrace completion bash)"\n'
-        f"COMP_WORDS=({array}) COMP_CWORD={len(words) - 1}\n"
-        f"_headrace_completion headrace '{words[-1]}' '{words[-2]}'\n"
-        'printf "%s\\n" "${COMPREPLY[@]}"\n'
-    )
-    done = subprocess.run(
-        [str(BASH), "--norc", "-c", script],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=folder,
-        timeout=60,
-        check=False,
-    )
-    assert done.stderr == ""
-    return done.stdout.split()
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("shell"))
 
 
 @pytest.mark.skipif(BASH is None, reason="needs bash")
@@ -68,10 +78,8 @@ def offered(environment: dict[str, str], folder: Path, *words: str) -> list[str]
         (("headrace", "tail", "-c", "nowhere.yaml", "--route", ""), []),
     ],
 )
-def test_bash_completes(
-    environment: dict[str, str], tmp_path: Path, words: tuple[str, ...], expected: list[str]
-) -> None:
-    assert sorted(offered(environment, tmp_path, *words)) == sorted(expected)
+def test_bash_completes(shell: Shell, words: tuple[str, ...], expected: list[str]) -> None:
+    assert sorted(shell.offered(*words)) == sorted(expected)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

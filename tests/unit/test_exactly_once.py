@@ -93,7 +93,7 @@ class Pipeline(RuleBasedStateMachine):
             await step
             await settle()
 
-        self.runner.run(and_all_that_follows())
+        self.runner.get_loop().run_until_complete(and_all_that_follows())  # a runner would see to Ctrl-C each time
         if self.life.committing.done():
             self.life.committing.result()
 
@@ -255,18 +255,24 @@ class Pipeline(RuleBasedStateMachine):
             return
         sent = sum(len(records) for records in self.broker.inputs.values())
         self.run(self._end_stall())
-        for _ in range(sent + 1):
-            self.run(self._work())
+        self._work_off(sent)
         self.outputs_and_offsets_agree()
         self.run(self._rebalance(True, set(PARTITIONS)))
-        for _ in range(sent + 1):
-            self.run(self._work())
+        self._work_off(sent)
         assert self.life.budget.records == self.life.budget.size_bytes == 0
         assert len(self.broker.outputs) == sent
         self.outputs_and_offsets_agree()
         self.keys_stay_in_order()
         self.runner.run(self.life.crash(committed=False))
         self.runner.close()
+
+    def _work_off(self, sent: int) -> None:
+        """Until there is an output for each record that was sent, and once more."""
+        for _ in range(sent):
+            if len(self.broker.outputs) >= sent:
+                break
+            self.run(self._work())
+        self.run(self._work())
 
     async def _work(self) -> None:
         for partition in PARTITIONS:

@@ -74,7 +74,7 @@ class Life:
         self.offset, self.metadata = taken.offset, taken.metadata
         done, complaint = decode_metadata(self.offset, self.metadata)
         assert complaint is None
-        found = {offset for offset in done_from(done, self.offset, 2 * FAR) if offset in self.lanes}
+        found = {offset for offset in done_from(done, self.offset) if offset in self.lanes}
         assert found == {offset for offset in self.committed if offset >= self.offset}
         assert {offset for offset in self.records if offset < self.offset} <= set(self.committed)
 

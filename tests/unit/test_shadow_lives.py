@@ -236,7 +236,9 @@ def test_each_event_has_one_outcome_and_at_most_one_shadow_with_it(
     assert set(shadows.values()) <= {1}
     whole = {number for number, fate in enumerate(some) if not fate.live_fails and not fate.shadow_fails}
     late = {number for number, fate in enumerate(some) if fate.shadow_seconds - fate.live_seconds > 1.05}
-    assert shadows.keys() <= whole - late
+    assert shadows.keys() <= whole
+    if len(some) == 1:  # with others an event may wait for its own call, and its shadow has so much more time
+        assert not shadows.keys() & late
     if not late and not leaves and refused is None:
         assert shadows.keys() == whole
 
