@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from headrace.pipeline.config import RetrySettings, RouteSettings
+from headrace.pipeline.config_retries import RetrySettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.records import Stage
 

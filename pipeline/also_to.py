@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.config_output import AlsoTo, NextParts, ValueKind
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.emit import Emitter
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.headers import Delivery, mapped_headers, next_delivery, request_headers, result_headers

@@ -12,6 +12,7 @@ from headrace.pipeline.headers import RESULT_TYPE, dead_letter_headers, result_h
 from headrace.pipeline.journey import Journey
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import DeadLetter, InferenceResult, OutputRecord, SourceRecord, Stage, Timings
+from headrace.pipeline.retrying import Retry
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, HEADERS_ALLOWANCE_BYTES, ContractIds
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Answers:
             timings=Timings(
                 journey.decode_seconds * 1000, journey.waited_seconds * 1000, journey.inferred_seconds * 1000
             ),
-            attempt=journey.attempts,
+            attempt=journey.attempts + (journey.retry.attempts if journey.retry else 0),
             worker=self._worker,
             completed_ms=self._clock.epoch_ms(),
         )
@@ -85,8 +86,19 @@ class Answers:
         route: str | None = None,
         model: str | None = None,
         attempts: int = 0,
+        before: Retry | None = None,
     ) -> OutputRecord:
-        """The record that says why there is no result. Never fails, whatever the record was."""
+        """The record that says why there is no result. Never fails, whatever the record was.
+
+        Args:
+            record: as it was first.
+            error: why.
+            request_id: None if it could not be decoded.
+            route: None if it has not been routed.
+            model: of that route.
+            attempts: infer attempts since it was last put off.
+            before: what has become of it until then, if it was.
+        """
         now_ms = self._clock.epoch_ms()
         trace = trace_of(record.headers)
         topics = self._settings.topics
@@ -99,8 +111,8 @@ class Answers:
             stage=error.stage,
             code=error.code,
             message=error.message,
-            attempts=attempts,
-            first_failed_ms=now_ms,
+            attempts=attempts + (before.attempts if before else 0),
+            first_failed_ms=before.first_failed_ms if before else now_ms,
             last_failed_ms=now_ms,
             worker=self._worker,
             request_id=request_id,
@@ -121,6 +133,13 @@ class Answers:
             error.message,
         )
         headers = dead_letter_headers(
-            record.headers, error.stage, error.code, record.provenance, now_ms, self._settings.name, request_id
+            record.headers,
+            error.stage,
+            error.code,
+            record.provenance,
+            now_ms,
+            self._settings.name,
+            request_id,
+            redrives=before.redrives if before else 0,
         )
         return OutputRecord(topics.dead_letters, letter.key, value, headers)

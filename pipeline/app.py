@@ -24,6 +24,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.health import Health
 from headrace.pipeline.http_port import listenable
 from headrace.pipeline.ports import FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
+from headrace.pipeline.retrying import delay_topics
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds, register_contracts, topic_specs
 from headrace.pipeline.slot import slot_number
 
@@ -64,17 +65,19 @@ class KafkaTritonConnections:
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         settings = self._settings
         kafka = settings.kafka
+        delays = delay_topics(settings)
         consumer = GroupConsumer(
             ConsumerSettings(
                 bootstrap_servers=kafka.bootstrap_servers,
                 group_id=settings.name,
                 instance_id=self._instance_id,
-                topics=settings.topics.requests,
+                topics=(*settings.topics.requests, *delays),
                 session_timeout_seconds=kafka.session_timeout_seconds,
                 max_poll_interval_seconds=kafka.max_poll_interval_seconds,
                 assignment=kafka.assignment,
                 max_message_bytes=settings.topics.max_message_bytes,
                 client=kafka.client,
+                delays=delays,
             ),
             budget,
         )

@@ -3,52 +3,97 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
+
+RESUMED_SHARE = 0.5
+"""A topic that has been paused for want of room is read again when this much of its share is taken: to pause throws
+fetched records away, so it must not happen for each of them."""
+
+
+class _Share:
+    """Each counter only grows and has one writer, so no lock is needed to read the difference."""
+
+    def __init__(self, max_records: int, max_bytes: int) -> None:
+        self.max_records = max_records
+        self.max_bytes = max_bytes
+        self.taken_records = self.taken_bytes = 0
+        self.released_records = self.released_bytes = 0
+
+    @property
+    def records(self) -> int:
+        return self.taken_records - self.released_records
+
+    @property
+    def size_bytes(self) -> int:
+        return self.taken_bytes - self.released_bytes
+
+    @property
+    def full(self) -> bool:
+        return self.records >= self.max_records or self.size_bytes >= self.max_bytes
+
+    def taken(self, share: float) -> bool:
+        """Whether more than this share of it is."""
+        return self.records > share * self.max_records or self.size_bytes > share * self.max_bytes
 
 
 class Budget:
     """Records and bytes in flight in this worker.
 
-    The consumer thread takes, the event loop releases. Each counter only grows and has one writer, so no lock is
-    needed to read the difference; the condition is for waiting alone.
+    Each lane has an equal share of it, and all other topics together have one: so none can take the room of another.
+    The consumer thread takes, the event loop releases.
+
+    Args:
+        max_records, max_bytes: of all shares together.
+        lanes: topics with a share of their own.
     """
 
-    def __init__(self, max_records: int, max_bytes: int) -> None:
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._taken_records = self._taken_bytes = 0
-        self._released_records = self._released_bytes = 0
+    def __init__(self, max_records: int, max_bytes: int, lanes: Collection[str] = ()) -> None:
+        count = len(lanes) + 1
+        self._others, *own = (_Share(max(1, max_records // count), max(1, max_bytes // count)) for _ in range(count))
+        self._lanes = dict(zip(sorted(lanes), own, strict=True))
+        self._shares = (self._others, *own)
         self._room = threading.Condition()
 
     @property
     def records(self) -> int:
-        return self._taken_records - self._released_records
+        return sum(share.records for share in self._shares)
 
     @property
     def size_bytes(self) -> int:
-        return self._taken_bytes - self._released_bytes
+        return sum(share.size_bytes for share in self._shares)
 
     @property
     def full(self) -> bool:
-        return self.records >= self._max_records or self.size_bytes >= self._max_bytes
+        """Whether nothing more may be taken, of any topic."""
+        return all(share.full for share in self._shares)
 
     @property
     def room_records(self) -> int:
-        """How many more records may be taken now; 0 if the bytes are spent."""
-        return 0 if self.full else self._max_records - self.records
+        """How many more records may be taken now, of all topics together; 0 if it is full."""
+        return sum(share.max_records - share.records for share in self._shares if not share.full)
 
-    def take(self, records: int, size_bytes: int) -> None:
+    def crowds_out(self, topic: str, paused: bool) -> bool:
+        """Whether nothing more may be taken of this topic, or not much more and it is paused, while others go on."""
+        if not self._lanes:
+            return False
+        share = self._lanes.get(topic, self._others)
+        return share.full or (paused and share.taken(RESUMED_SHARE))
+
+    def take(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Consumer thread only."""
-        self._taken_records += records
-        self._taken_bytes += size_bytes
+        share = self._lanes.get(topic, self._others)
+        share.taken_records += records
+        share.taken_bytes += size_bytes
 
-    def release(self, records: int, size_bytes: int) -> None:
+    def release(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Event loop only."""
-        self._released_records += records
-        self._released_bytes += size_bytes
+        share = self._lanes.get(topic, self._others)
+        share.released_records += records
+        share.released_bytes += size_bytes
         with self._room:
             self._room.notify_all()
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
-        """Block the consumer thread until there is room; False on time-out."""
+        """Block the consumer thread until it is not full; False on time-out."""
         with self._room:
             return self._room.wait_for(lambda: not self.full, timeout_seconds)

@@ -15,25 +15,15 @@ from headrace.pipeline.config_base import (
     GRPC_PATTERN,
     HTTP_PATTERN,
     SERVERS_PATTERN,
-    VERSION_PATTERN,
     Name,
     Section,
     TopicName,
+    TopicPrefix,
 )
-from headrace.pipeline.config_output import AlsoTo, UserCodeSettings, ValueKind
-from headrace.pipeline.config_shadow import ShadowSettings
+from headrace.pipeline.config_output import UserCodeSettings, ValueKind
+from headrace.pipeline.config_routes import RouteSettings, default_routes
 from headrace.pipeline.config_slot import Slot
-from headrace.pipeline.config_video import Sampling, VideoSettings
 from headrace.pipeline.offsets import MetadataFormat
-from headrace.pipeline.records import Modality
-
-
-class Ordering(enum.StrEnum):
-    """In which order a route's results are released."""
-
-    PARTITION = "partition"
-    KEY = "key"
-    NONE = "none"
 
 
 class Assignment(enum.StrEnum):
@@ -132,6 +122,13 @@ class TopicSettings(Section):
         default="inference.runs", description="Where replays keep what they do and how far they are."
     )
     shadow: TopicName = Field(default="inference.shadow", description="Where what the routes' shadows answer goes.")
+    retry: TopicPrefix | None = Field(
+        default=None,
+        description="What delay topics' names begin with; default `NAME.retry`, as in `x.retry.5s`.",
+    )
+    redriven: TopicName | None = Field(
+        default=None, description="Where dead letters go that are to be tried again; default `NAME.redriven`."
+    )
     emitted: dict[TopicName, ValueKind] = Field(
         default_factory=dict,
         description="Topics that user code may emit to; their values: `result`, `request`, `json` or `bytes`.",
@@ -145,91 +142,6 @@ class TopicSettings(Section):
         description="`max.message.bytes` of the request topics; senders refuse larger events. "
         "The dead-letter topic allows 1 MiB more, so that a record of this size still fits as a dead letter.",
     )
-
-
-class Match(Section):
-    """All that is given must match; lists match any of their entries; `*` and `?` are wildcards."""
-
-    modality: tuple[Modality, ...] = Field(default=(), description="Modalities of the part.")
-    content_type: tuple[str, ...] = Field(default=(), description="Content types of the part (`image/*`).")
-    type: tuple[str, ...] = Field(default=(), description="Event types.")
-    source: tuple[str, ...] = Field(default=(), description="Event sources.")
-    headers: dict[str, str] = Field(default_factory=dict, description="Record headers and the value each must have.")
-    explicit: bool = Field(default=False, description="Match only events that name this route's model themselves.")
-
-
-class BatchSettings(Section):
-    max_records: int = Field(
-        default=16,
-        ge=1,
-        le=4096,
-        description="Records in one infer call, each frame of a video counting as one; at most the model's "
-        "max_batch_size.",
-    )
-    max_delay_seconds: float = Field(
-        default=0.005,
-        ge=0,
-        le=60,
-        description="How long a record may wait for others while calls are in flight; an idle route never waits.",
-    )
-    max_bytes: int = Field(default=16 * 1024 * 1024, ge=1, description="Content bytes in one infer call.")
-
-
-class RetrySettings(Section):
-    max_attempts: int = Field(
-        default=4,
-        ge=1,
-        le=1000,
-        description="Infer attempts of a batch; an unreachable server costs none, and each half of a spent batch "
-        "gets one more.",
-    )
-    initial_backoff_seconds: float = Field(
-        default=0.1, gt=0, le=60, description="Wait before the second attempt; doubles each time."
-    )
-    max_backoff_seconds: float = Field(default=5.0, gt=0, le=600, description="Longest wait between attempts.")
-
-    @model_validator(mode="after")
-    def _backoff_grows(self) -> Self:
-        if self.max_backoff_seconds < self.initial_backoff_seconds:
-            raise ValueError("max_backoff_seconds must not be less than initial_backoff_seconds")
-        return self
-
-
-class RouteSettings(Section):
-    name: Name = Field(description="Unique name, used in metrics, logs and results.")
-    model: Name = Field(description="Triton model that answers.")
-    version: str = Field(default="", pattern=VERSION_PATTERN, description="Model version; empty lets Triton choose.")
-    match: Match = Field(
-        default_factory=Match, description="Which parts of which events take this route: all, if empty."
-    )
-    batch: BatchSettings = Field(default_factory=BatchSettings, description="How records become infer calls.")
-    video: VideoSettings = Field(default_factory=VideoSettings, description="How videos become frames for the model.")
-    max_concurrency: int = Field(default=4, ge=1, le=256, description="Infer calls in flight.")
-    ordering: Ordering = Field(default=Ordering.KEY, description="Order of results: `partition`, `key` or `none`.")
-    deadline_seconds: float | None = Field(
-        default=None,
-        gt=0,
-        le=86_400,
-        description="Age past which a record is refused; its own `deadline` header goes first.",
-    )
-    timeout_seconds: float | None = Field(
-        default=None, gt=0, le=3600, description="Time limit of one infer call; default triton's."
-    )
-    retries: RetrySettings = Field(default_factory=RetrySettings, description="Retry budget.")
-    reply_topic: TopicName | None = Field(default=None, description="Where results go; default `topics.results`.")
-    reply_topics_allowed: tuple[TopicName, ...] = Field(
-        default=(), description="Topics a record's `reply_topic` header may name; any other is ignored."
-    )
-    also_to: tuple[AlsoTo, ...] = Field(default=(), description="Second records, beside the result.")
-    shadow: ShadowSettings | None = Field(
-        default=None, description="A candidate model that answers a share of the events as well, and no caller."
-    )
-
-    @model_validator(mode="after")
-    def _shadow_differs(self) -> Self:
-        if self.shadow is not None and self.shadow.is_of(self.model, self.version):
-            raise ValueError("shadow is the route's own model and version: name another version, or another model")
-        return self
 
 
 class WorkerSettings(Section):
@@ -267,65 +179,6 @@ class WorkerSettings(Section):
     )
 
 
-def default_routes() -> tuple[RouteSettings, ...]:
-    """Routes over the bundled models: what runs when no file is given."""
-    return (
-        RouteSettings(
-            name="text",
-            model="text_embedding",
-            match=Match(modality=(Modality.TEXT,)),
-            batch=BatchSettings(max_records=32),
-        ),
-        RouteSettings(
-            name="image",
-            model="image_jpeg",
-            match=Match(modality=(Modality.IMAGE,)),
-            batch=BatchSettings(max_records=8, max_delay_seconds=0.01),
-        ),
-        RouteSettings(name="audio", model="audio_vad", match=Match(modality=(Modality.AUDIO,))),
-        RouteSettings(
-            name="video",
-            model="image_jpeg",
-            match=Match(modality=(Modality.VIDEO,)),
-            batch=BatchSettings(max_records=64, max_delay_seconds=0.01),
-        ),
-        RouteSettings(
-            name="image-tensor",
-            model="image_classification",
-            match=Match(modality=(Modality.TENSOR,), explicit=True),
-            batch=BatchSettings(max_records=8),
-        ),
-        RouteSettings(
-            name="identity",
-            model="identity",
-            match=Match(modality=(Modality.TENSOR,)),
-            batch=BatchSettings(max_records=64),
-        ),
-        RouteSettings(
-            name="affine",
-            model="affine",
-            match=Match(modality=(Modality.TENSOR,), explicit=True),
-            batch=BatchSettings(max_records=64),
-        ),
-        RouteSettings(name="delay", model="delay", match=Match(modality=(Modality.TENSOR,), explicit=True)),
-        # Of the models that `headrace up` serves when asked to (`--extra`).
-        RouteSettings(
-            name="speech-to-text",
-            model="speech_to_text",
-            match=Match(modality=(Modality.AUDIO,), explicit=True),
-            batch=BatchSettings(max_records=4),
-            timeout_seconds=120.0,
-        ),
-        RouteSettings(
-            name="content-type",
-            model="content_type",
-            match=Match(explicit=True),
-            batch=BatchSettings(max_records=64),
-            video=VideoSettings(sample=Sampling.NONE),
-        ),
-    )
-
-
 class Settings(Section):
     """The whole of ``pipeline.yaml``."""
 
@@ -342,6 +195,14 @@ class Settings(Section):
     user_code: UserCodeSettings = Field(default_factory=UserCodeSettings, description="Your own Python in the worker.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="This process.")
 
+    def delay_topic(self, delay: str) -> str:
+        """Of this group alone, as the next: another that read it would answer the same records."""
+        return f"{self.topics.retry or f'{self.name}.retry'}.{delay}"
+
+    @property
+    def redriven_topic(self) -> str:
+        return self.topics.redriven or f"{self.name}.redriven"
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [route.name for route in self.routes]
@@ -356,15 +217,24 @@ class Settings(Section):
         inputs = set(self.topics.requests)
         if len(inputs) != len(self.topics.requests):
             raise ValueError("topics.requests: each topic once")
+        lanes = {topic for route in self.routes for topic in route.topics}
+        if missing := sorted(lanes - inputs):
+            raise ValueError(
+                f"routes: {', '.join(missing)} is a route's topic and not in topics.requests: add it there"
+            )
+        if lanes and all(route.topics for route in self.routes) and (idle := sorted(inputs - lanes)):
+            raise ValueError(f"topics.requests: no route takes {', '.join(idle)}: each has topics of its own")
         replies = {self.topics.results}
         replies |= {
             topic for route in self.routes for topic in (route.reply_topic, *route.reply_topics_allowed) if topic
         }
         kinds = _kinds(self, replies)
         taken = {*inputs, *replies, *kinds, self.topics.dead_letters}
-        apart = {"runs": self.topics.runs}
+        apart = {"runs": self.topics.runs, "redriven": self.redriven_topic}
         if any(route.shadow for route in self.routes):
             apart["shadow"] = self.topics.shadow
+        delays = {delay for route in self.routes for delay in route.retries.delays}
+        apart |= {f"retry, for {delay}": self.delay_topic(delay) for delay in sorted(delays)}
         for what, topic in apart.items():
             if topic in taken:
                 raise ValueError(

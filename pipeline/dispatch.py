@@ -16,8 +16,9 @@ from typing import NamedTuple
 from headrace.pipeline import metrics
 from headrace.pipeline.admission import attempts_left, backoff_seconds, patience_seconds
 from headrace.pipeline.batching import Batch, Batcher, halves
-from headrace.pipeline.config import RouteSettings
-from headrace.pipeline.errors import FatalError, PoisonError, RetriableError, UnavailableError
+from headrace.pipeline.breakers import Breakers
+from headrace.pipeline.config_routes import RouteSettings
+from headrace.pipeline.errors import ExhaustedError, FatalError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.flow import Calls
 from headrace.pipeline.health import Health
 from headrace.pipeline.inference import Prepared, answers, call_of, is_sampled, max_rows, prepare
@@ -61,6 +62,7 @@ class RouteDispatcher:
 
     Args:
         finish: takes each part's outcome, once, while its record is still in flight.
+        on_hold: told whether the route can take no more events for now (see ``Breakers``).
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class RouteDispatcher:
         health: Health,
         clock: Clock,
         finish: Outcome,
+        on_hold: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._route = route
         self._timeout_seconds = timeout_seconds
@@ -83,7 +86,8 @@ class RouteDispatcher:
         self._finish = finish
         batch = route.batch
         self._batcher: Batcher[_Item] = Batcher(batch.max_records, batch.max_bytes, batch.max_delay_seconds)
-        self._signatures = Signatures(route, client, flow, health, clock)
+        self._breakers = Breakers(route, clock, on_hold)
+        self._signatures = Signatures(route, client, flow, health, clock, self._breakers)
         self._samplings = Samplings(route, sampler, flow, health, clock, self._add_sampled, self._fail_unprepared)
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -93,6 +97,9 @@ class RouteDispatcher:
         waits: defaultdict[tuple[str, str], Waits] = defaultdict(Waits)  # they all began to wait when they came here
         turn_began = self._clock.monotonic()
         for task in tasks:
+            if self._breakers.diverts(task):
+                await self._divert(task)
+                continue
             try:
                 signature = await self._signatures.of(task, waits[task.model, task.version])
             except FatalError:
@@ -102,8 +109,17 @@ class RouteDispatcher:
             else:
                 if signature is not None:
                     self._queue(task, signature)
+                elif self._breakers.diverts(task):
+                    await self._divert(task)
             turn_began = await give_way(self._clock, turn_began)
         self._wake.set()
+
+    async def _divert(self, task: PartTask) -> None:
+        """Its model is not called for now: another answers, or it is put off."""
+        if error := self._breakers.divert(task):
+            self._finish(task, error)
+        else:
+            await self.submit([task])
 
     def _queue(self, task: PartTask, signature: ModelSignature) -> None:
         part = task.part
@@ -150,6 +166,7 @@ class RouteDispatcher:
         finally:
             for call in self._calls:
                 call.cancel()
+            self._breakers.close()
             await self._samplings.stop()
 
     def _set_timer(self) -> asyncio.TimerHandle | None:
@@ -213,22 +230,31 @@ class RouteDispatcher:
         began = self._clock.monotonic()
         waits = waits or Waits()
         while items:
+            lead = items[0].task
             given_up: PoisonError | None = None
+            if not self._breakers.admits(lead):
+                items = await self._wait_or_divert(items)
+                continue
             try:
                 await self._call(items, failures + 1)
+                self._breakers.answered(lead)
                 return
             except UnavailableError as error:
                 self._count("unavailable")
-                given_up = await self._signatures.wait(items[0].task, error, waits)
+                self._breakers.failed(lead)
+                if not self._breakers.diverts(lead):
+                    given_up = await self._signatures.wait(lead, error, waits)
             except RetriableError as error:
                 self._count("retry")
+                self._breakers.failed(lead)
                 failures += 1
-                if attempts_left(failures, self._route.retries):
-                    await asyncio.sleep(backoff_seconds(failures, self._route.retries, random.random()))
-                else:
+                if not attempts_left(failures, self._route.retries):
                     given_up = _exhausted(error, failures)
+                elif not self._breakers.diverts(lead):
+                    await asyncio.sleep(backoff_seconds(failures, self._route.retries, random.random()))
             except PoisonError as error:
                 self._count("poison")
+                self._breakers.answered(lead)
                 given_up = error
             if given_up:
                 if search is None:
@@ -239,6 +265,18 @@ class RouteDispatcher:
                 await self._isolate(items, given_up, failures, waits, search)
                 return
             items = self._in_time(items)
+
+    async def _wait_or_divert(self, items: list[_Item]) -> list[_Item]:
+        """Their model is not called for now. Returns those to be tried again then: they have nowhere else to go."""
+        left = []
+        for item in items:
+            if self._breakers.diverts(item.task):
+                await self._divert(item.task)
+            else:
+                left.append(item)
+        if left:
+            await self._breakers.wait(left[0].task)
+        return self._in_time(left)
 
     async def _isolate(
         self, items: list[_Item], error: PoisonError, failures: int, waits: Waits, search: _Search
@@ -317,8 +355,8 @@ def _is_bad_output(outcome: PartOutput | PoisonError) -> bool:
     return isinstance(outcome, PoisonError) and outcome.code == "BAD_MODEL_OUTPUT"
 
 
-def _exhausted(error: RetriableError, attempts: int) -> PoisonError:
-    return PoisonError(Stage.INFER, "RETRIES_EXHAUSTED", f"{attempts} attempts failed, the last one: {error}")
+def _exhausted(error: RetriableError, attempts: int) -> ExhaustedError:
+    return ExhaustedError(Stage.INFER, "RETRIES_EXHAUSTED", f"{attempts} attempts failed, the last one: {error}")
 
 
 def _unexpected(stage: Stage, error: Exception) -> PoisonError:

@@ -33,6 +33,13 @@ class PoisonError(HeadraceError):
         self.message = message
 
 
+class ExhaustedError(PoisonError):
+    """A record that failed as often as it may for now, and yet may succeed later: a delay topic is for it.
+
+    A dead letter where its route has none, or all its delays are spent.
+    """
+
+
 class OutputRefusedError(HeadraceError):
     """A transaction was aborted because one record of it can never be written: it is larger than its topic takes.
 

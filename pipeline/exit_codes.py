@@ -95,6 +95,18 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
     },
     "dlq list": {},
     "dlq show": {ExitCode.FAILED: "there is no such dead letter, or Kafka does not answer"},
+    "dlq stats": {},
+    "dlq redrive": {
+        ExitCode.OK: "what was chosen is redriven, now or before; what cannot be is counted",
+        ExitCode.FAILED: "broken off, or another has begun: the same command goes on with the rest; or not confirmed",
+        ExitCode.WRONG_INPUT: "wrong arguments or settings; or no --yes, and nobody to be asked",
+        ExitCode.INTERRUPTED: "stopped by Ctrl-C or SIGTERM: the same command goes on with the rest",
+    },
+    "dlq purge": {
+        ExitCode.OK: "what is older is deleted",
+        ExitCode.FAILED: "not confirmed, or Kafka does not let us",
+        ExitCode.WRONG_INPUT: "wrong arguments or settings; or no --yes, and nobody to be asked",
+    },
     "config check": {ExitCode.OK: "the settings are right", ExitCode.WRONG_INPUT: "they are not: a line a problem"},
     "config show": {},
     "config schema": {},

@@ -152,7 +152,8 @@ class Flow:
         for batch in batches:
             held = self._held.get(batch.partition)
             if held is None or held.generation != batch.generation:
-                self._budget.release(len(batch.records), sum(record.size_bytes for record in batch.records))
+                size_bytes = sum(record.size_bytes for record in batch.records)
+                self._budget.release(len(batch.records), size_bytes, batch.partition.topic)
                 continue
             admitted = tuple(record for record in batch.records if self._admit(held, record))
             if admitted:
@@ -163,14 +164,14 @@ class Flow:
     def _admit(self, held: _Held, record: SourceRecord) -> bool:
         if held.ledger.admit(record.provenance.offset, record.size_bytes):
             return True
-        self._budget.release(1, record.size_bytes)
+        self._budget.release(1, record.size_bytes, held.partition.topic)
         return False
 
     def _drop(self, partitions: frozenset[TopicPartition]) -> None:
         for partition in partitions:
             if held := self._held.pop(partition, None):
                 held.alive = False
-                self._budget.release(*held.ledger.outstanding)
+                self._budget.release(*held.ledger.outstanding, partition.topic)
         self.leaving(partitions)
 
     # --- what the processing calls
@@ -273,8 +274,8 @@ class Flow:
         Raises:
             FatalError: it was not committed, but not all its partitions are gone: the rest would be lost.
         """
-        for _, some in unit.taken:
-            self._budget.release(some.records, some.size_bytes)
+        for held, some in unit.taken:
+            self._budget.release(some.records, some.size_bytes, held.partition.topic)
         self._settled.set()
         if not committed and any(held.alive for held, _ in unit.taken):
             raise FatalError("a transaction was dropped although partitions of it are still assigned")

@@ -33,6 +33,7 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 DEAD_LETTER_STAGE = "dead_letter_stage"
 DEAD_LETTER_CODE = "dead_letter_code"
+DEAD_LETTER_REDRIVES = "dead_letter_redrives"
 
 DEFAULT_PRIORITY = 4  # of 0 (last) to 9 (first), as in JMS
 MAX_CORRELATION_ID_BYTES = 1024
@@ -202,10 +203,12 @@ def dead_letter_headers(
     source: str,
     request_id: str | None = None,
     new_span_id: Callable[[], str] = random_span_id,
+    redrives: int = 0,
 ) -> Headers:
     """A dead letter's own headers: enough to find it by correlation id or trace. Never fails.
 
-    The record's own headers, ``headers`` here, travel untouched inside the dead letter.
+    The record's own headers, ``headers`` here, travel untouched inside the dead letter. ``redrives`` is how many
+    redrives it has behind it.
     """
     found = dict(headers)
     correlation_id = found.get(CORRELATION_ID)
@@ -216,9 +219,16 @@ def dead_letter_headers(
         *_event(_position(provenance), DEAD_LETTER_TYPE, source, failed_ms),
         (DEAD_LETTER_STAGE, _bytes(stage)),
         (DEAD_LETTER_CODE, _bytes(code)),
+        *(((DEAD_LETTER_REDRIVES, _bytes(redrives)),) if redrives else ()),
         *(((CORRELATION_ID, correlation_id),) if correlation_id else ()),
         *_trace_headers(trace and trace.child(new_span_id)),
     )
+
+
+def redrives_of(headers: Headers) -> int:
+    """How many redrives a dead letter has behind it, by its own headers; 0 if they do not say."""
+    value = dict(headers).get(DEAD_LETTER_REDRIVES) or b""
+    return int(value) if _DIGITS(value) else 0
 
 
 @functools.lru_cache(maxsize=256)  # the records of a batch complete together

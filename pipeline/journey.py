@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.pipeline.admission import check_deadline
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.flow import Calls, RecordRef
 from headrace.pipeline.headers import Delivery
 from headrace.pipeline.records import InferenceRequest, Part, PartOutput, SourceRecord
+from headrace.pipeline.retrying import Retry
 from headrace.pipeline.user_code import Record
 
 _LONG_AGO_MS = 0
@@ -18,7 +19,8 @@ _LONG_AGO_MS = 0
 class Journey:
     """A decoded and routed record. Ends once: with a result when all its parts are answered, or as a dead letter.
 
-    ``lead`` is the route of its first part, ``view`` what user code sees of it, if there is any.
+    ``lead`` is the route of its first part, ``view`` what user code sees of it, if there is any, and ``retry`` what has
+    become of it before, if it has been put off.
     """
 
     ref: RecordRef
@@ -30,6 +32,7 @@ class Journey:
     decode_seconds: float
     outputs: list[PartOutput | None]
     view: Record | None = None
+    retry: Retry | None = None
     ended: bool = False
     waited_seconds: float = 0.0
     inferred_seconds: float = 0.0

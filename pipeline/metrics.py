@@ -10,6 +10,16 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 RECORDS = Counter("headrace_records_total", "Records consumed, by request topic.", ["topic"])
 RESULTS = Counter("headrace_results_total", "Results completed (they count as soon as they await commit).", ["route"])
 DEAD_LETTERS = Counter("headrace_dead_letters_total", "Dead letters, by stage and reason code.", ["stage", "code"])
+RETRIES = Counter("headrace_retries_total", "Records put off, by route and delay topic.", ["route", "topic"])
+BREAKER_STATE = Gauge(
+    "headrace_breaker_state", "Breaker of a route's model: 0 closed, 1 half-open, 2 open.", ["route", "model"]
+)
+BREAKER_CHANGES = Counter(
+    "headrace_breaker_changes_total", "Breakers that became closed, half_open or open.", ["route", "model", "state"]
+)
+DIVERTED = Counter(
+    "headrace_diverted_total", "Parts answered by the fallback, as the breaker was open.", ["route", "to"]
+)
 IN_FLIGHT_RECORDS = Gauge("headrace_in_flight_records", "Records consumed and not yet committed.")
 IN_FLIGHT_BYTES = Gauge("headrace_in_flight_bytes", "Bytes consumed and not yet committed.")
 ASSIGNED_PARTITIONS = Gauge("headrace_assigned_partitions", "Partitions this worker owns.")

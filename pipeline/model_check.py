@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.pipeline.codecs.tensor import describe, is_single_bytes
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.inference import data_input
 from headrace.pipeline.overviews import ModelConfig, ModelCounts, Scheduling, ServedModel

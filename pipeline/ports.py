@@ -138,7 +138,7 @@ class FrameSampler(Protocol):
         """The frames of an MP4. Cancelling it ends the work at once.
 
         Raises:
-            PoisonError: stage ``prepare``: the video is at fault (docs/contracts.md has the codes).
+            PoisonError: stage ``prepare``: the video is at fault (docs/errors.md has the codes).
             UnavailableError: no process could be started.
         """
 
@@ -239,6 +239,9 @@ class RecordSource(Protocol):
 
     async def wait_ended(self) -> None:
         """Return when the source has ended; raise what ended it."""
+
+    def hold(self, topics: frozenset[str]) -> None:
+        """Deliver nothing of these topics, until called again without them."""
 
     async def stop(self) -> None:
         """Revoke what is assigned (the listener drains), leave the group and close."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.pipeline.headers import redrives_of
 from headrace.pipeline.ports import dtype_of
 from headrace.pipeline.records import (
     Content,
@@ -160,15 +161,17 @@ def result_json(result: InferenceResult, record: SourceRecord) -> Json:
     }
 
 
-def dead_letter_line(letter: DeadLetter, record: SourceRecord) -> str:
-    """Where it lies, what it was, and why, in one line."""
+def dead_letter_line(letter: DeadLetter, record: SourceRecord, redriven_ms: int | None = None) -> str:
+    """Where it lies, what it was, and why, in one line; and when it was redriven."""
     where = f"{position(record.provenance)}  of {position(letter.provenance)}"
-    return clean(f"{where}  {letter.stage}/{letter.code}: {letter.message}")
+    redriven = f"  (redriven {moment(redriven_ms)})" if redriven_ms else ""
+    return clean(f"{where}  {letter.stage}/{letter.code}: {letter.message}{redriven}")
 
 
-def dead_letter_lines(letter: DeadLetter, record: SourceRecord) -> list[str]:
-    """Everything known of it, ending with a dump of the original bytes."""
+def dead_letter_lines(letter: DeadLetter, record: SourceRecord, redriven_ms: int | None = None) -> list[str]:
+    """Everything known of it, and when it was redriven, ending with a dump of the original bytes."""
     value = letter.value or b""
+    redrives = redrives_of(record.headers)
     facts = {
         "dead letter": position(record.provenance),
         "original": f"{position(letter.provenance)}, {moment(letter.provenance.timestamp_ms)}",
@@ -176,6 +179,8 @@ def dead_letter_lines(letter: DeadLetter, record: SourceRecord) -> list[str]:
         "code": letter.code,
         "reason": letter.message,
         "attempts": f"{letter.attempts}, failed {moment(letter.first_failed_ms)} to {moment(letter.last_failed_ms)}",
+        "redriven": moment(redriven_ms) if redriven_ms else None,
+        "redrives": f"{redrives:,} before it failed this time" if redrives else None,
         "worker": letter.worker,
         "request id": letter.request_id,
         "route": letter.route,
@@ -212,6 +217,7 @@ def dead_letter_json(letter: DeadLetter, record: SourceRecord) -> Json:
         "attempts": letter.attempts,
         "first_failed_ms": letter.first_failed_ms,
         "last_failed_ms": letter.last_failed_ms,
+        "redrives": redrives_of(record.headers),
         "worker": letter.worker,
         "request_id": letter.request_id,
         "route": letter.route,

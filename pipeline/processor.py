@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,10 +16,11 @@ from headrace.pipeline import metrics
 from headrace.pipeline.admission import check_deadline, deadline_ms
 from headrace.pipeline.also_to import Answered, also_outputs
 from headrace.pipeline.answers import Answers
-from headrace.pipeline.config import Ordering, RouteSettings, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import Ordering, RouteSettings
 from headrace.pipeline.emit import Emitter
 from headrace.pipeline.envelope import RequestDecoder
-from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.errors import ExhaustedError, PoisonError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.headers import Delivery, delivery_of
 from headrace.pipeline.journey import Journey, PartTask
@@ -34,6 +36,7 @@ from headrace.pipeline.records import (
     Stage,
 )
 from headrace.pipeline.replay.rules import ReplayRules
+from headrace.pipeline.retrying import Retry, delay_topics, put_off, resumed
 from headrace.pipeline.routing import Assignment, Router, reply_topic
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.shadow import Shadows
@@ -52,6 +55,7 @@ class _Decoded:
     record: SourceRecord
     request: InferenceRequest
     decode_seconds: float
+    retry: Retry | None
     view: Record | None = None
     rejected: PoisonError | None = None
     hooked: bool = False
@@ -93,8 +97,10 @@ class Processor:
         self._clock = clock
         self._user_code = user_code
         self._router = Router(settings.routes)
+        self._routes = {route.name: route for route in settings.routes}
         self._answers = Answers(settings, worker, ids, clock)
         self._emitter = Emitter(settings, ids, partitions)
+        self._delays = delay_topics(settings)
         self._following: set[asyncio.Task[None]] = set()
 
     # --- in: decode → (user code) → route → admit
@@ -108,12 +114,15 @@ class Processor:
         """
         decoded: list[_Decoded] = []
         turn_began = self._clock.monotonic()
-        for record in batch.records:
-            ref = RecordRef(batch.partition, batch.generation, record.provenance.offset)
+        for consumed in batch.records:
+            ref = RecordRef(batch.partition, batch.generation, consumed.provenance.offset)
+            record, retry = consumed, None
             try:
-                decoded.append(self._decode(ref, record))
+                if batch.partition.topic in self._delays:
+                    record, retry = resumed(consumed)
+                decoded.append(self._decode(ref, record, retry))
             except Exception as error:  # noqa: BLE001 - becomes the record's outcome
-                self._refuse(ref, record, error)
+                self._refuse(ref, record, error, retry)
             turn_began = await give_way(self._clock, turn_began)
         if self._user_code.before:
             await self._run_hooks(decoded)
@@ -124,26 +133,33 @@ class Processor:
             try:
                 opened = self._open(each)
             except Exception as error:  # noqa: BLE001 - becomes the record's outcome
-                self._refuse(each.ref, each.record, error, each.request.id)
+                self._refuse(each.ref, each.record, error, each.retry, each.request.id)
             else:
                 for task in opened:
                     tasks.setdefault(task.route, []).append(task)
             turn_began = await give_way(self._clock, turn_began)
         return tasks
 
-    def _refuse(self, ref: RecordRef, record: SourceRecord, error: Exception, request_id: str | None = None) -> None:
+    def _refuse(
+        self,
+        ref: RecordRef,
+        record: SourceRecord,
+        error: Exception,
+        retry: Retry | None,
+        request_id: str | None = None,
+    ) -> None:
         if not isinstance(error, PoisonError):
             log.error("%s[%d]@%d could not be opened", *ref.partition, ref.offset, exc_info=error)
             error = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
-        self._complete(ref, [self._answers.dead_letter(record, error, request_id)])
+        self._complete(ref, [self._answers.dead_letter(record, error, request_id, before=retry)])
 
-    def _decode(self, ref: RecordRef, record: SourceRecord) -> _Decoded:
+    def _decode(self, ref: RecordRef, record: SourceRecord, retry: Retry | None) -> _Decoded:
         began = self._clock.monotonic()
         if not record.headers_readable:
             raise poison(Poison.BAD_HEADER, "a header's name is not UTF-8 text, so none of its headers can be read")
         request = self._decoder.decode(record.value)
         view = None if self._user_code.empty else Record(record, request, self._emitter)
-        return _Decoded(ref, record, request, self._clock.monotonic() - began, view)
+        return _Decoded(ref, record, request, self._clock.monotonic() - began, retry, view)
 
     async def _run_hooks(self, decoded: Sequence[_Decoded]) -> None:
         """The ``before`` hooks: for many records at once if they wait for something, else one after the other."""
@@ -173,12 +189,12 @@ class Processor:
         each.request = each.view.request
 
     def _open(self, decoded: _Decoded) -> list[PartTask]:
-        if decoded.rejected:
+        if decoded.rejected and not isinstance(decoded.rejected, ExhaustedError):
             raise decoded.rejected
         began = self._clock.monotonic()
         record, request = decoded.record, decoded.request
         delivery = delivery_of(record.headers)
-        plan = self._router.plan(request, record.headers)
+        plan = self._router.plan(request, record.headers, record.provenance.topic)
         if self._rules is not None:
             request, plan = self._rules.apply(request, plan)
             if not plan:
@@ -186,6 +202,9 @@ class Processor:
                 return []
             delivery = replace(delivery, deadline_ms=None)
         lead = plan[0].route
+        if isinstance(decoded.rejected, ExhaustedError):
+            self._give_up(decoded, lead, delivery, decoded.rejected)
+            return []
         journey = Journey(
             ref=decoded.ref,
             record=record,
@@ -196,12 +215,23 @@ class Processor:
             decode_seconds=decoded.decode_seconds + self._clock.monotonic() - began,
             outputs=[None] * len(plan),
             view=decoded.view,
+            retry=decoded.retry,
         )
         tasks = [self._admit(journey, assignment) for assignment in plan]
         self._flow.enter(decoded.ref, list(_lanes(record, plan)))
         if self._shadows is not None:
             self._shadows.begin(journey, plan, tasks)
         return tasks
+
+    def _give_up(self, decoded: _Decoded, lead: RouteSettings, delivery: Delivery, error: ExhaustedError) -> None:
+        """A ``before`` hook has failed, for now: as often as the route of the event's first part says, it may again."""
+        record, retry = decoded.record, decoded.retry
+        deadline = deadline_ms(delivery.deadline_ms, record.provenance.timestamp_ms, lead)
+        self._end(
+            decoded.ref,
+            self._put_off(record, error, lead, retry, 0, deadline),
+            lambda: self._answers.dead_letter(record, error, decoded.request.id, lead.name, before=retry),
+        )
 
     def _admit(self, journey: Journey, assignment: Assignment) -> PartTask:
         deadline = deadline_ms(journey.delivery.deadline_ms, journey.record.provenance.timestamp_ms, assignment.route)
@@ -293,12 +323,50 @@ class Processor:
         journey.ended = True
         if journey.view is not None:
             journey.view.close()
-        self._complete(journey.ref, [self._letter(task, error)])
+        later = None
+        if isinstance(error, ExhaustedError):
+            route = self._routes[task.route]
+            later = self._put_off(journey.record, error, route, journey.retry, task.attempts, task.deadline_ms)
+        self._end(journey.ref, later, lambda: self._letter(task, error))
+
+    def _end(self, ref: RecordRef, later: OutputRecord | None, letter: Callable[[], OutputRecord]) -> None:
+        """A record has failed: it is put off, or a dead letter."""
+        if later is None:
+            self._complete(ref, [letter()])
+            return
+        if self._shadows is not None:
+            self._shadows.drop(ref)
+        self._complete(ref, [later], lambda *_: Completion([letter()]))
+
+    def _put_off(
+        self,
+        record: SourceRecord,
+        error: ExhaustedError,
+        route: RouteSettings,
+        before: Retry | None,
+        attempts: int,
+        deadline_ms: int | None,
+    ) -> OutputRecord | None:
+        """The record for its next delay topic, if there is one (see ``retrying.put_off``)."""
+        later = put_off(
+            record,
+            error,
+            route,
+            self._settings,
+            before=before,
+            attempts=attempts,
+            deadline_ms=deadline_ms,
+            now_ms=self._clock.epoch_ms(),
+            chance=random.random(),
+        )
+        if later is not None:
+            metrics.RETRIES.labels(route.name, later.topic).inc()
+        return later
 
     def _letter(self, task: PartTask, error: PoisonError) -> OutputRecord:
         journey = task.journey
         return self._answers.dead_letter(
-            journey.record, error, journey.request.id, task.route, task.model, attempts=task.attempts
+            journey.record, error, journey.request.id, task.route, task.model, task.attempts, journey.retry
         )
 
     async def close(self) -> None:

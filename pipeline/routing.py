@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.limits import MAX_VERSION_DIGITS
 from headrace.pipeline.patterns import Patterns
@@ -31,6 +31,8 @@ class Assignment:
 class Condition(enum.StrEnum):
     """What a route asks of an event or a part, in the order in which it is looked at."""
 
+    TOPIC = "topic"
+    """The record is in a lane of other routes, or the route has lanes and it is in none of them."""
     EXPLICIT = "explicit"
     """The event must name the route's model, and names none."""
     MODEL = "model"
@@ -70,11 +72,13 @@ class Explanation:
 class _Candidate:
     """A route with its match compiled."""
 
-    __slots__ = ("content_type", "headers", "match", "modality", "route", "source", "type")
+    __slots__ = ("content_type", "headers", "lanes", "match", "modality", "route", "source", "topics", "type")
 
-    def __init__(self, route: RouteSettings) -> None:
+    def __init__(self, route: RouteSettings, lanes: frozenset[str]) -> None:
         match = route.match
         self.route = route
+        self.lanes = lanes
+        self.topics = frozenset(route.topics)
         self.match = match
         self.modality = frozenset(match.modality)
         self.content_type = Patterns([media_type(pattern) for pattern in match.content_type])
@@ -82,8 +86,10 @@ class _Candidate:
         self.source = Patterns(match.source)
         self.headers = tuple((name, Patterns([pattern])) for name, pattern in match.headers.items())
 
-    def failed(self, request: InferenceRequest, part: Part, headers: Headers) -> Condition | None:
+    def failed(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> Condition | None:
         """The first condition that does not hold; None if the route takes the part. This alone decides."""
+        if self.lanes and (topic not in self.topics if self.topics else topic in self.lanes):
+            return Condition.TOPIC
         if request.model is None:
             if self.match.explicit:
                 return Condition.EXPLICIT
@@ -102,14 +108,18 @@ class _Candidate:
                 return Condition.HEADERS
         return None
 
-    def verdict(self, request: InferenceRequest, part: Part, headers: Headers) -> Verdict:
+    def verdict(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> Verdict:
         """What ``failed`` says, with the reason in words."""
-        failed = self.failed(request, part, headers)
-        return Verdict(self.route, failed, "" if failed is None else self._reason(failed, request, part, headers))
+        failed = self.failed(request, part, headers, topic)
+        reason = "" if failed is None else self._reason(failed, request, part, headers, topic)
+        return Verdict(self.route, failed, reason)
 
-    def _reason(self, failed: Condition, request: InferenceRequest, part: Part, headers: Headers) -> str:
+    def _reason(self, failed: Condition, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> str:
         wanted, model = self.match, self.route.model
         match failed:
+            case Condition.TOPIC:
+                own = _alternatives(self.route.topics) if self.topics else "one that is no route's own"
+                return f"topic: {topic or 'not said'}, wanted {own}"
             case Condition.EXPLICIT:
                 return f"explicit: takes only events that name model {model}"
             case Condition.MODEL:
@@ -153,15 +163,22 @@ class Router:
     """
 
     def __init__(self, routes: Sequence[RouteSettings]) -> None:
-        self._candidates = tuple(_Candidate(route) for route in routes)
+        lanes = frozenset(topic for route in routes for topic in route.topics)
+        self._candidates = tuple(_Candidate(route, lanes) for route in routes)
+        self._by_topic = bool(lanes)
         self._models = tuple(sorted({route.model for route in routes}))
         self._by_type = any(route.match.type for route in routes)
         self._by_source = any(route.match.source for route in routes)
         self._by_headers = any(route.match.headers for route in routes)
         self._cache: dict[_Key, RouteSettings] = {}
 
-    def plan(self, request: InferenceRequest, headers: Headers) -> tuple[Assignment, ...]:
+    def plan(self, request: InferenceRequest, headers: Headers, topic: str = "") -> tuple[Assignment, ...]:
         """One assignment a part, in the order of the parts.
+
+        Args:
+            request: the event.
+            headers: its record's.
+            topic: that it was sent to; it matters where routes have ``topics`` of their own.
 
         Raises:
             PoisonError: ``NO_PARTS``, ``NO_ROUTE``, ``UNKNOWN_MODEL``, ``VERSION_WITHOUT_MODEL`` or ``BAD_VERSION``.
@@ -170,41 +187,42 @@ class Router:
             raise PoisonError(Stage.ROUTE, "NO_PARTS", "the event has no parts: give at least one")
         version = _version(request)
         if len(request.parts) == 1:  # the usual case, and this is a hot path
-            route = self._route(request, request.parts[0], headers)
+            route = self._route(request, request.parts[0], headers, topic)
             return (Assignment(0, route, route.model, version or route.version),)
         return tuple(
             Assignment(index, route, route.model, version or route.version)
-            for index, route in enumerate([self._route(request, part, headers) for part in request.parts])
+            for index, route in enumerate([self._route(request, part, headers, topic) for part in request.parts])
         )
 
-    def explain(self, request: InferenceRequest, headers: Headers) -> Explanation:
+    def explain(self, request: InferenceRequest, headers: Headers, topic: str = "") -> Explanation:
         """What ``plan`` says, with the verdict on every route that was looked at. Never raises."""
-        verdicts = tuple(tuple(self._verdicts(request, part, headers)) for part in request.parts)
+        verdicts = tuple(tuple(self._verdicts(request, part, headers, topic)) for part in request.parts)
         try:
-            return Explanation(verdicts, self.plan(request, headers), None)
+            return Explanation(verdicts, self.plan(request, headers, topic), None)
         except PoisonError as error:
             return Explanation(verdicts, (), error)
 
-    def _verdicts(self, request: InferenceRequest, part: Part, headers: Headers) -> Iterator[Verdict]:
+    def _verdicts(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> Iterator[Verdict]:
         for candidate in self._candidates:
-            verdict = candidate.verdict(request, part, headers)
+            verdict = candidate.verdict(request, part, headers, topic)
             yield verdict
             if verdict.failed is None:
                 return
 
-    def _route(self, request: InferenceRequest, part: Part, headers: Headers) -> RouteSettings:
+    def _route(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> RouteSettings:
         if self._by_headers:
-            return self._search(request, part, headers)
+            return self._search(request, part, headers, topic)
         key = (
             request.model,
             part.modality,
             part.content_type,
             request.type if self._by_type else None,
             request.source if self._by_source else None,
+            topic if self._by_topic else None,
         )
         route = self._cache.get(key)
         if route is None:
-            route = self._search(request, part, headers)
+            route = self._search(request, part, headers, topic)
             self._remember(key, route)
         return route
 
@@ -215,9 +233,9 @@ class Router:
             self._cache.clear()
         self._cache[key] = route
 
-    def _search(self, request: InferenceRequest, part: Part, headers: Headers) -> RouteSettings:
+    def _search(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> RouteSettings:
         for candidate in self._candidates:
-            if candidate.failed(request, part, headers) is None:
+            if candidate.failed(request, part, headers, topic) is None:
                 return candidate.route
         raise self._no_route(request, part)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from headrace.pipeline import metrics
 from headrace.pipeline.admission import unavailable_backoff_seconds
 from headrace.pipeline.codecs.row import poison
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import FatalError, PoisonError, UnavailableError
 from headrace.pipeline.flow import Calls
 from headrace.pipeline.health import Health

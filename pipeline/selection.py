@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.outcomes import Outcome
 from headrace.pipeline.patterns import Patterns, headers_match, key_matches
 from headrace.pipeline.records import DeadLetter, InferenceResult, Modality, PartOutput

@@ -9,6 +9,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.config_output import ValueKind
 from headrace.pipeline.ports import SchemaRegistry
 from headrace.pipeline.records import TopicSpec
+from headrace.pipeline.retrying import delay_topics
 
 COMPATIBILITY = "FULL_TRANSITIVE"
 HEADERS_ALLOWANCE_BYTES = 64 * 1024
@@ -45,12 +46,13 @@ def register_contracts(registry: SchemaRegistry, settings: Settings) -> Contract
 
 
 def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
-    """Every topic the settings name, once: of requests, replies, shadows, dead letters, and of what is emitted."""
+    """Every topic the settings name, once: of requests, replies, shadows, dead letters, delays, and what is emitted."""
     topics = settings.topics
     dead_letter_bytes = topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES
     names = (*topics.requests, *reply_topics(settings), *shadow_topics(settings), *emitted_kinds(settings))
     sizes = dict.fromkeys(names, topics.max_message_bytes)
     sizes[topics.dead_letters] = max(sizes.get(topics.dead_letters, 0), dead_letter_bytes)
+    sizes |= dict.fromkeys(delay_topics(settings), dead_letter_bytes)  # one header more must fit
     return tuple(
         TopicSpec(name, topics.partitions, topics.replication_factor, {"max.message.bytes": str(max_bytes)})
         for name, max_bytes in sizes.items()

@@ -131,7 +131,7 @@ class Shadows:
         if shadow is None:
             self._flow.complete(ref, outputs, instead)
         elif instead is None:  # a dead letter
-            self._end(shadow, "dropped")
+            self.drop(ref)
             self._flow.complete(ref, outputs)
         else:
             shadow.held, shadow.held_at = Completion(outputs, instead), self._clock.monotonic()
@@ -142,6 +142,11 @@ class Shadows:
             else:
                 self._release(shadow)
         self._make_room()
+
+    def drop(self, ref: RecordRef) -> None:
+        """The event is put off, or a dead letter: there is nothing to compare a shadow with."""
+        if shadow := self._open.get(ref):
+            self._end(shadow, "dropped")
 
     # --- what ends a shadow's waiting
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from headrace.pipeline.admission import check_deadline
 from headrace.pipeline.budget import Budget
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.dispatch import Outcome, RouteDispatcher
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.flow import Calls, RecordRef
@@ -40,6 +40,8 @@ def as_dispatched(route: RouteSettings) -> RouteSettings:
         "version": shadow.version,
         "max_concurrency": shadow.max_concurrency,
         "shadow": None,
+        "breaker": None,
+        "fallback": None,
     }
     return route.model_copy(update=changed)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.pipeline.admission import patience_seconds, unavailable_backoff_seconds
-from headrace.pipeline.config import RouteSettings
-from headrace.pipeline.errors import PoisonError, RetriableError
+from headrace.pipeline.breakers import Breakers
+from headrace.pipeline.config_routes import RouteSettings
+from headrace.pipeline.errors import ExhaustedError, PoisonError, RetriableError
 from headrace.pipeline.flow import Calls
 from headrace.pipeline.health import Health
 from headrace.pipeline.journey import PartTask, wanted
@@ -31,17 +32,26 @@ class Signatures:
     """The signatures of one route's models, by model and version."""
 
     def __init__(
-        self, route: RouteSettings, client: InferenceClient, flow: Calls, health: Health, clock: Clock
+        self,
+        route: RouteSettings,
+        client: InferenceClient,
+        flow: Calls,
+        health: Health,
+        clock: Clock,
+        breakers: Breakers,
     ) -> None:
         self._route = route
         self._client = client
         self._flow = flow
         self._health = health
         self._clock = clock
+        self._breakers = breakers
         self._known: dict[tuple[str, str], ModelSignature] = {}
 
     async def of(self, task: PartTask, waits: Waits) -> ModelSignature | None:
-        """What a task's model takes and gives: asked for once, and waited for; None if the task is not wanted any more.
+        """What a task's model takes and gives: asked for once, and waited for.
+
+        None if the task is not wanted any more, or goes elsewhere (see ``Breakers.diverts``).
 
         Raises:
             PoisonError: there is no such model, it does not answer (see ``wait``), or the task's deadline has passed.
@@ -52,7 +62,8 @@ class Signatures:
                 self._known[key] = await self._client.signature(*key)
                 self._health.report("triton", up=True)
             except RetriableError as error:
-                if not wanted(task, self._flow, self._clock.epoch_ms()):
+                self._breakers.failed(task)
+                if not wanted(task, self._flow, self._clock.epoch_ms()) or self._breakers.diverts(task):
                     return None
                 if given_up := await self.wait(task, error, waits):
                     raise given_up from error
@@ -113,7 +124,7 @@ def _unavailable(task: PartTask, error: RetriableError, seconds: float) -> Poiso
         f"model {task.model} did not answer for {seconds:.0f} s although its server is up: "
         f"load it or start the server again, then send the record again; the last answer: {error}"
     )
-    return PoisonError(Stage.INFER, "MODEL_UNAVAILABLE", message)
+    return ExhaustedError(Stage.INFER, "MODEL_UNAVAILABLE", message)
 
 
 def _not_served(task: PartTask, error: RetriableError) -> PoisonError:

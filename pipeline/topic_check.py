@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headrace.pipeline.config import Settings
 from headrace.pipeline.overviews import GroupProgress, TopicState
 from headrace.pipeline.records import TopicSpec
+from headrace.pipeline.retrying import delay_topics
 from headrace.pipeline.setup import emitted_kinds, shadow_topics, topic_specs
 
 CREATE = "`headrace topics create` makes it"
@@ -40,14 +41,14 @@ def report(
         states: by name; None, or missing, if there is no such topic.
         progress: of the group ``settings.name``, by name.
     """
-    requests = set(settings.topics.requests)
+    consumed = {*settings.topics.requests, *delay_topics(settings)}
     roles = roles_of(settings)
     return tuple(
         TopicReport(
             spec,
             roles.get(spec.name, ()),
             state := states.get(spec.name),
-            progress.get(spec.name) if spec.name in requests else None,
+            progress.get(spec.name) if spec.name in consumed else None,
             _problems(spec, state),
         )
         for spec in topic_specs(settings)
@@ -56,7 +57,7 @@ def report(
 
 def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Topic → what it is for: ``requests``, ``results``, ``replies of ROUTE``, ``dead letters``, ``shadow``,
-    ``emitted (KIND)``.
+    ``redriven``, ``put off``, ``emitted (KIND)``.
     """
     found: dict[str, list[str]] = {}
 
@@ -72,6 +73,8 @@ def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
             if reply is not None:
                 add(reply, f"replies of {route.name}")
     add(settings.topics.dead_letters, "dead letters")
+    for topic in delay_topics(settings):
+        add(topic, "redriven" if topic == settings.redriven_topic else "put off")
     for topic in shadow_topics(settings):
         add(topic, "shadow")
     for topic, kind in emitted_kinds(settings).items():

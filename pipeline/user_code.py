@@ -18,7 +18,7 @@ from typing import TypeVar
 from headrace.pipeline import metrics
 from headrace.pipeline.emit import Emitter, Value
 from headrace.pipeline.envelope import check_request
-from headrace.pipeline.errors import HeadraceError, PoisonError
+from headrace.pipeline.errors import ExhaustedError, HeadraceError, PoisonError, RetriableError
 from headrace.pipeline.records import (
     Headers,
     InferenceRequest,
@@ -270,6 +270,8 @@ def failure(code: Callable[..., object], error: BaseException, timeout_seconds: 
     """What an error of user code makes of its record."""
     if isinstance(error, RejectError):
         return PoisonError(Stage.USER_CODE, error.code, str(error)[:1000])
+    if isinstance(error, RetriableError):
+        return ExhaustedError(Stage.USER_CODE, "USER_CODE_RETRY", f"{_name(code)}: {error}"[:1000])
     if isinstance(error, TimeUpError):
         message = f"{_name(code)} took longer than user_code.timeout_seconds ({timeout_seconds:g})"
         return PoisonError(Stage.USER_CODE, "USER_CODE_TIMEOUT", message)

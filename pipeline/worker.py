@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Protocol, TypeVar
 
 from headrace.pipeline import metrics
 from headrace.pipeline.answers import Answers
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.commit import GroupCommit
-from headrace.pipeline.config import RouteSettings, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.dispatch import Outcome, RouteDispatcher
 from headrace.pipeline.envelope import RequestDecoder
 from headrace.pipeline.errors import UnavailableError
@@ -101,11 +103,13 @@ class Worker:
         self._inbox: asyncio.Queue[RecordBatch] = asyncio.Queue()  # bounded by the budget
         worker = settings.worker
         self._slot = SlotLock(f"{settings.kafka.bootstrap_servers} {settings.name}", worker.slot)
-        self._budget = Budget(worker.max_in_flight_records, worker.max_in_flight_bytes)
+        lanes = {topic for route in settings.routes for topic in route.topics}
+        self._budget = Budget(worker.max_in_flight_records, worker.max_in_flight_bytes, lanes)
         self._flow = Flow(
             self._budget, self._inbox.put_nowait, worker.drain_timeout_seconds, settings.kafka.offset_metadata
         )
         self._decoder = RequestDecoder(max_value_bytes=settings.topics.max_message_bytes)
+        self._holding: set[str] = set()
         self._stop = asyncio.Event()
         self._done = asyncio.Event()
         self.health = Health()
@@ -195,10 +199,13 @@ class Worker:
             self._shadows,
         )
         self._dispatchers = {
-            route.name: self._make_dispatcher(route, self._flow, self.health, self._processor.finish)
+            route.name: self._make_dispatcher(
+                route, self._flow, self.health, self._processor.finish, partial(self._hold, route)
+            )
             for route in settings.routes
         }
         source, transactions = connections.open(self._budget, self.health)
+        self._source = source
         commit = GroupCommit(
             self._flow,
             transactions,
@@ -216,11 +223,33 @@ class Worker:
             await connections.sampler.close()
             await connections.inference.close()
 
-    def _make_dispatcher(self, route: RouteSettings, flow: Calls, health: Health, finish: Outcome) -> RouteDispatcher:
+    def _hold(self, route: RouteSettings, hold: bool) -> None:
+        """A route takes no events for now: the lanes that are for it, and no other that does, are not read."""
+        (self._holding.add if hold else self._holding.discard)(route.name)
+        going = {topic for each in self._settings.routes if each.name not in self._holding for topic in each.topics}
+        lanes = {topic for each in self._settings.routes for topic in each.topics}
+        self._source.hold(frozenset(lanes - going))
+
+    def _make_dispatcher(
+        self,
+        route: RouteSettings,
+        flow: Calls,
+        health: Health,
+        finish: Outcome,
+        on_hold: Callable[[bool], None] = lambda _: None,
+    ) -> RouteDispatcher:
         connections = self._connections
         timeout_seconds = route.timeout_seconds or self._settings.triton.timeout_seconds
         return RouteDispatcher(
-            route, timeout_seconds, connections.inference, connections.sampler, flow, health, self._clock, finish
+            route,
+            timeout_seconds,
+            connections.inference,
+            connections.sampler,
+            flow,
+            health,
+            self._clock,
+            finish,
+            on_hold,
         )
 
     def _make_shadows(self, answers: Answers) -> Shadows | None:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -19,6 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 
 from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer_settings import ConsumerSettings, consumer_config
+from headrace.connectors.kafka.early import EarlyRecords
 from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers, warn_of_new_client
 from headrace.connectors.kafka.positions import committed_positions, named, wake_fetchers
 from headrace.connectors.kafka.received import source_record
@@ -29,6 +30,7 @@ from headrace.pipeline.config import Assignment
 from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.ports import AssignmentListener
 from headrace.pipeline.records import RecordBatch, SourceRecord
+from headrace.pipeline.retrying import wait_seconds
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,10 @@ class GroupConsumer:
         self._cooperative = settings.assignment is Assignment.COOPERATIVE_STICKY
         self._generation = 0
         self._assigned: dict[records.TopicPartition, int] = {}
-        self._paused = False
+        self._early = EarlyRecords(lambda record: wait_seconds(record, _epoch_ms(), settings.delays))
+        self._full = False
+        self._held: frozenset[str] = frozenset()
+        self._paused: frozenset[records.TopicPartition] = frozenset()
         self._metadata: GroupMetadata = None
         self._member_id: str | None = None
         self._metadata_wanted = threading.Event()
@@ -92,6 +97,9 @@ class GroupConsumer:
 
     async def wait_ended(self) -> None:
         await asyncio.shield(asyncio.wrap_future(self._ended))
+
+    def hold(self, topics: frozenset[str]) -> None:
+        self._held = topics
 
     async def stop(self) -> None:
         self._stopping.set()
@@ -136,10 +144,9 @@ class GroupConsumer:
         try:
             while not self._stopping.is_set():
                 self._take_metadata_if_wanted(consumer)
-                if self._budget.full and not self._budget.wait_for_room(ROOM_WAIT_SECONDS):
-                    self._poll_paused(consumer)
-                    continue
-                self._poll(consumer, POLL_SECONDS)
+                self._full = self._budget.full and (self._full or not self._budget.wait_for_room(ROOM_WAIT_SECONDS))
+                self._pause(consumer, self._assigned.keys() if self._full else self._unwanted())
+                self._poll(consumer, PAUSED_POLL_SECONDS if self._full else POLL_SECONDS)
                 if self._lost_brokers.by(consumer):
                     self._lose(consumer)
                     return False
@@ -161,17 +168,27 @@ class GroupConsumer:
         assigned = consumer.assignment()
         self._release(consumer, assigned, self._listener.lost(_names(assigned)))
 
-    def _poll_paused(self, consumer: Consumer) -> None:
-        consumer.pause(consumer.assignment())
-        self._paused = True
-        try:
-            while self._budget.full and not self._stopping.is_set():
-                self._take_metadata_if_wanted(consumer)
-                self._poll(consumer, PAUSED_POLL_SECONDS)
-        finally:
-            self._paused = False
-            consumer.resume(consumer.assignment())
+    def _unwanted(self) -> set[records.TopicPartition]:
+        """Paused while others are read: what is early, lanes that are held, topics that have taken their share."""
+        held = self._held  # set from the event loop
+        return {
+            *self._early.partitions,
+            *(
+                each
+                for each in self._assigned
+                if each.topic in held or self._budget.crowds_out(each.topic, each in self._paused)
+            ),
+        }
+
+    def _pause(self, consumer: Consumer, partitions: Collection[records.TopicPartition]) -> None:
+        """Have these, and no others, paused."""
+        wanted = frozenset(partitions)
+        if more := wanted - self._paused:
+            consumer.pause(_client_partitions(more))
+        if less := self._paused - wanted:
+            consumer.resume(_client_partitions(less))
             wake_fetchers(consumer)
+        self._paused = wanted
 
     def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
         """Wait for one record, then take what else is there: ``consume(n, t)`` alone would wait for n or for t."""
@@ -180,6 +197,7 @@ class GroupConsumer:
         if first is not None:  # a message without a value is false
             found += self._found([first])
             found += self._found(consumer.consume(min(FETCH_RECORDS, max(self._budget.room_records - 1, 0)), 0))
+        found += [(self._assigned[_partition_of(each)], each) for each in self._early.due(self._room_after(found))]
         if self._callback_failed:
             raise self._callback_failed
         # A rebalance may have run inside consume. What was polled of a partition that went will come again; the client
@@ -187,14 +205,22 @@ class GroupConsumer:
         self._hand_over([record for generation, record in found if generation == self._generation_of(record)])
 
     def _found(self, polled: Iterable[Message]) -> list[tuple[int, SourceRecord]]:
-        """The records among what was polled of partitions that are ours, each with its partition's generation now."""
+        """The records among what was polled of partitions that are ours, each with its partition's generation now.
+
+        Those that are not due are held back.
+        """
         found: list[tuple[int, SourceRecord]] = []
         for each in polled:
             if error := each.error():
                 self._check(error)
-            elif generation := self._generation_of(record := source_record(each)):
+            elif (generation := self._generation_of(record := source_record(each))) and not (
+                self._early.hold_back(_partition_of(record), record)
+            ):
                 found.append((generation, record))
         return found
+
+    def _room_after(self, found: list[tuple[int, SourceRecord]]) -> int:
+        return min(FETCH_RECORDS, max(self._budget.room_records - len(found), 0))
 
     def _generation_of(self, record: SourceRecord) -> int | None:
         return self._assigned.get(_partition_of(record))
@@ -202,13 +228,14 @@ class GroupConsumer:
     def _hand_over(self, found: list[SourceRecord]) -> None:
         if not found:
             return
-        self._budget.take(len(found), sum(record.size_bytes for record in found))
         found.sort(key=_partition_of)  # stable: offsets stay in order
         batches = [
             RecordBatch(partition, self._assigned[partition], tuple(batch))
             for partition, batch in itertools.groupby(found, key=_partition_of)
         ]
         for batch in batches:
+            size_bytes = sum(record.size_bytes for record in batch.records)
+            self._budget.take(len(batch.records), size_bytes, batch.partition.topic)
             metrics.RECORDS.labels(batch.partition.topic).inc(len(batch.records))
         self._loop.call_soon_threadsafe(self._receive, batches)
 
@@ -281,8 +308,9 @@ class GroupConsumer:
             for partition, position in positions.items()
         ]
         (consumer.incremental_assign if self._cooperative else consumer.assign)(added)
-        if self._paused:
+        if self._full:
             consumer.pause(added)
+            self._paused |= positions.keys()
         elif self._cooperative:
             wake_fetchers(consumer)  # while it waits for a rebalance callback the client pauses what stays, too
 
@@ -299,8 +327,10 @@ class GroupConsumer:
         try:
             self._on_loop(consumer, listener_call, self._callback_deadline())
         finally:
-            for each in gone:
-                del self._assigned[named(each)]
+            for each in map(named, gone):
+                del self._assigned[each]
+                self._early.drop(each)
+                self._paused -= {each}
             metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
             try:
                 # librdkafka remembers a pause beyond unassign: a partition that came back would stay paused for ever.
@@ -332,6 +362,14 @@ class GroupConsumer:
                     "transaction or a piece of work does not come to its end"
                 )
         outcome.result()
+
+
+def _client_partitions(partitions: Iterable[records.TopicPartition]) -> list[TopicPartition]:
+    return [TopicPartition(*each) for each in partitions]
+
+
+def _epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _partition_of(record: SourceRecord) -> records.TopicPartition:

@@ -30,6 +30,8 @@ class ConsumerSettings:
     assignment: Assignment = Assignment.RANGE
     max_message_bytes: int = 8 * 1024 * 1024
     client: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    delays: Mapping[str, float] = field(default_factory=dict)
+    """Which of the topics are delay topics, and for how many seconds."""
 
     @property
     def callback_timeout_seconds(self) -> float:

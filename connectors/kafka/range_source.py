@@ -103,6 +103,9 @@ class RangeSource:
     async def wait_ended(self) -> None:
         await asyncio.shield(asyncio.wrap_future(self._ended))
 
+    def hold(self, topics: frozenset[str]) -> None:
+        """A range is of one topic, and read in any case."""
+
     async def stop(self) -> None:
         self._stopping.set()
         await asyncio.wait([asyncio.wrap_future(self._ended)])

@@ -25,7 +25,7 @@ COMMANDS: dict[str, str] = {
     "worker": "Run one worker.",
     "send": "Send events and, with --wait, print their results.",
     "tail": "Print results as they are committed.",
-    "dlq": "Look at dead letters.",
+    "dlq": "Look at dead letters, count them by reason, try them again, delete them.",
     "routes": "List the routes, and say which of them an event would take, and why.",
     "models": "Show what Triton serves, and whether routes can use it.",
     "topics": "Show the topics that the settings name, and create those that are missing.",

@@ -43,3 +43,20 @@ class HeldInterrupts:
         if not self._holding:
             raise KeyboardInterrupt
         self._came = True
+
+
+class PatientInterrupts(HeldInterrupts):
+    """As its base, for SIGTERM too; inside ``held``, which may be long, a second one does not wait."""
+
+    def __enter__(self) -> Self:
+        self._before_term = signal.signal(signal.SIGTERM, self._interrupt)
+        return super().__enter__()
+
+    def __exit__(self, *arguments: object) -> None:
+        super().__exit__(*arguments)
+        signal.signal(signal.SIGTERM, self._before_term)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._came:
+            raise KeyboardInterrupt
+        super()._interrupt(number, frame)

@@ -22,7 +22,8 @@ from headrace.connectors.kafka.ranges import read_ranges
 from headrace.connectors.kafka.runs import RunStore
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
-from headrace.pipeline.config import RouteSettings, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.evaluate.answer_topics import RESERVED
 from headrace.pipeline.exit_codes import ExitCode

@@ -35,9 +35,12 @@ def command(context: click.Context, config_file: Path | None, as_json: bool) -> 
 
 @command.command("try", short_help="Say which routes an event would take, and why.", epilog=epilog("routes try"))
 @event_options
+@click.option("--topic", default="", help="That it would be sent to; default: one that is no route's own.")
 @json_option("One JSON object a line for each event.")
 @settings_option
-def try_routes(settings: Settings, together: bool, make_input: Callable[[int], Input], as_json: bool) -> int:
+def try_routes(
+    settings: Settings, together: bool, make_input: Callable[[int], Input], topic: str, as_json: bool
+) -> int:
     """Say for each part which route it would take, and why none before it.
 
     Takes the arguments of 'headrace send' and sends nothing: neither Kafka nor registry nor Triton is asked.
@@ -63,7 +66,7 @@ def try_routes(settings: Settings, together: bool, make_input: Callable[[int], I
             _, headers = record_of(made, schema_id=0)  # refuses what sending would refuse
         except PoisonError as error:
             raise ConfigError(f"{made.origin}: {error}" if several else str(error)) from error
-        explanation = router.explain(made.request, headers)
+        explanation = router.explain(made.request, headers, topic)
         if explanation.error is not None:
             code = ExitCode.DEAD_LETTER
         if as_json:

@@ -1,4 +1,4 @@
-"""What stdout is, and lines on it in colour if it is a terminal."""
+"""What stdout is, lines on it in colour if it is a terminal, and questions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ from headrace.pipeline.tables import table
 def width() -> int | None:
     """Characters a line of the terminal that stdout is; None if it is none: nothing is to be cut then."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def confirmed(question: str) -> bool:
+    """Whether the user says yes; asked on stderr.
+
+    Raises:
+        click.UsageError: nobody is there to be asked.
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: give --yes, or --dry-run to see what would be done")
+    return click.confirm(question, err=True)
 
 
 def styled(text: str, **style: bool | str) -> str:

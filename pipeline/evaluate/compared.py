@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.headers import delivery_of
 from headrace.pipeline.records import InferenceRequest, Part, Provenance, SourceRecord
@@ -91,7 +91,7 @@ def replayed_parts(routes: Sequence[RouteSettings], only: Iterable[str]) -> Part
     def parts(record: SourceRecord, request: InferenceRequest) -> Sequence[Part]:
         try:
             delivery_of(record.headers)
-            plan = router.plan(request, record.headers)
+            plan = router.plan(request, record.headers, record.provenance.topic)
         except PoisonError:  # it becomes a dead letter before it is asked which routes are replayed
             return request.parts
         return tuple(request.parts[each.part_index] for each in plan if each.route.name in named)
@@ -108,7 +108,7 @@ def shadowed_parts(routes: Sequence[RouteSettings]) -> PartsOf:
 
     def parts(record: SourceRecord, request: InferenceRequest) -> Sequence[Part]:
         try:
-            plan = router.plan(request, record.headers)
+            plan = router.plan(request, record.headers, record.provenance.topic)
         except PoisonError:
             return ()
         return tuple(

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import ConfigError, PoisonError
 from headrace.pipeline.ports import InferenceClient
 from headrace.pipeline.records import SourceRecord

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.pipeline.config import RouteSettings
 from headrace.pipeline.config_base import VERSION_PATTERN
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.records import InferenceRequest
 from headrace.pipeline.replay.manifest import Pin

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from headrace.pipeline.config import RouteSettings, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.records import TopicSpec
 from headrace.pipeline.replay.manifest import Plan
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES
@@ -46,6 +47,9 @@ def _replayed(route: RouteSettings, max_concurrency: int | None) -> RouteSetting
         "reply_topic": None,
         "reply_topics_allowed": (),
         "deadline_seconds": None,
+        "retries": route.retries.model_copy(update={"delays": ()}),
+        "breaker": None,
+        "fallback": None,
         "max_concurrency": max_concurrency or route.max_concurrency,
     }
     return route.model_copy(update=changed)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -201,6 +201,7 @@ class Scene:
         key: Callable[[int], bytes | None] = lambda index: f"key-{index % 16}".encode(),
         headers: Sequence[tuple[str, bytes | None]] = (),
         partition: int = -1,
+        topic: str | None = None,
     ) -> list[Sent]:
         """Produce values; returns when all are delivered."""
         producer = Producer(
@@ -213,6 +214,7 @@ class Scene:
             }
         )
         sent: dict[int, Sent] = {}
+        to = topic or self.requests
         for index, value in enumerate(values):
 
             def report(error: KafkaError | None, record: Message, index: int = index) -> None:
@@ -220,7 +222,7 @@ class Scene:
                 position = Position(str(record.topic()), int(record.partition() or 0), int(record.offset() or 0))
                 sent[index] = Sent(position, record.key(), record.value(), tuple(headers))
 
-            producer.produce(self.requests, value, key(index), partition, headers=list(headers), on_delivery=report)
+            producer.produce(to, value, key(index), partition, headers=list(headers), on_delivery=report)
             producer.poll(0)
         assert producer.flush(60) == 0
         return [sent[index] for index in sorted(sent)]
@@ -362,7 +364,7 @@ class Scene:
             self._reader.close()
         self._ports.close()
 
-    def __enter__(self) -> Scene:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from headrace.connectors.embedded.state import Endpoints
-from headrace.pipeline.config import default_routes
+from headrace.pipeline.config_routes import default_routes
 from tests.integration.avro_ends import DATA, audio, event, image, numbers, output, output_numbers, tensor, text
 from tests.integration.harness import Scene
 

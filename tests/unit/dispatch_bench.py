@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.pipeline.budget import Budget
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.dispatch import RouteDispatcher
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.flow import Flow, RecordRef
@@ -34,6 +34,9 @@ class Bench:
     """A dispatcher with a fake model server, and the outcomes by offset."""
 
     def __init__(self, **route: Any) -> None:
+        self.tasks: list[PartTask] = []
+        self.holds: list[bool] = []
+        """Whether the route can take no more events, each time that changed."""
         self.outcomes: dict[int, PartOutput | PoisonError] = {}
         self.finish: Callable[[PartTask, PartOutput | PoisonError], None] = self._note
         self.broker = FakeBroker()
@@ -45,9 +48,16 @@ class Bench:
         settings = RouteSettings.model_validate({"name": "text", "model": "echo", "batch": BATCH, **route})
         self.route = settings
         self.dispatcher = RouteDispatcher(
-            settings, 30.0, self.client, self.sampler, self.flow, self.health, LoopClock(), self._finish
+            settings,
+            30.0,
+            self.client,
+            self.sampler,
+            self.flow,
+            self.health,
+            LoopClock(),
+            self._finish,
+            self.holds.append,
         )
-        self.tasks: list[PartTask] = []
         self.running: asyncio.Task[None]
 
     def _finish(self, task: PartTask, outcome: PartOutput | PoisonError) -> None:

@@ -34,6 +34,8 @@ class FakeCoordinator:
 
     generation: int = 1
     outputs: list[bytes | None] = field(default_factory=list)
+    committed: list[FakeMessage] = field(default_factory=list)
+    """The records whose values ``outputs`` are."""
     offsets: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     queue_full_times: int = 0
@@ -187,6 +189,7 @@ class FakeProducer:
             self._check_sizes()
             self._open = False
             self._coordinator.outputs += [each.value() for each in self._messages]
+            self._coordinator.committed += self._messages
             self._coordinator.offsets |= self._offsets
 
         self._coordinator.run("commit", effect)

@@ -192,6 +192,7 @@ class FakeSource:
         self.generation = 0
         self.positions: dict[TopicPartition, int] = {}
         self.to_assign: tuple[TopicPartition, ...] = ()
+        self.held: frozenset[str] = frozenset()
         self.started = self.stopped = False
         self.on_start: Callable[[], None] = lambda: None
         self._listener: AssignmentListener | None = None
@@ -213,6 +214,9 @@ class FakeSource:
     async def wait_ended(self) -> None:
         assert self._ended is not None
         await asyncio.shield(self._ended)
+
+    def hold(self, topics: frozenset[str]) -> None:
+        self.held = topics
 
     async def stop(self) -> None:
         await self.revoke()
@@ -248,12 +252,17 @@ class FakeSource:
         if not records:
             return None
         self.positions[partition] = start + len(records)
-        self.budget.take(len(records), sum(record.size_bytes for record in records))
+        self.budget.take(len(records), sum(record.size_bytes for record in records), partition.topic)
         return RecordBatch(partition, self.generation, records)
 
     def poll(self, most: int = 100) -> int:
         """Fetch from every partition and hand over; how many records that were."""
-        batches = [batch for partition in self.positions if (batch := self.fetch(partition, most))]
+        wanted = [
+            partition
+            for partition in self.positions
+            if partition.topic not in self.held and not self.budget.crowds_out(partition.topic, paused=False)
+        ]
+        batches = [batch for partition in wanted if (batch := self.fetch(partition, most))]
         self.listener.received(batches)
         return sum(len(batch.records) for batch in batches)
 

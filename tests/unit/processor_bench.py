@@ -21,6 +21,7 @@ from headrace.pipeline.records import (
     TopicPartition,
 )
 from headrace.pipeline.replay.rules import ReplayRules
+from headrace.pipeline.retrying import delay_topics
 from headrace.pipeline.setup import ContractIds, emitted_kinds
 from headrace.pipeline.user_code import UserCode
 from tests.unit.fakes import (
@@ -47,6 +48,7 @@ class Bench:
         settings = Settings.model_validate(
             {"name": "mill", "topics": {**TOPICS, **topics}, "routes": list(routes or (ROUTE,))}
         )
+        self.delays = [TopicPartition(topic, 0) for topic in delay_topics(settings)]
         self.user_code = UserCode(30.0)
         decoder = RequestDecoder()
         decoder.add_schema(REQUEST_SCHEMA, schema_json(Contract.REQUEST))
@@ -67,13 +69,15 @@ class Bench:
             rules,
         )
 
-    async def open(self, *records: tuple[bytes | None, bytes | None, Headers]) -> dict[str, list[PartTask]]:
+    async def open(
+        self, *records: tuple[bytes | None, bytes | None, Headers], partition: TopicPartition = P0
+    ) -> dict[str, list[PartTask]]:
         """Each of key, value and headers; the tasks by route."""
         if not self.source.started:
             await self.source.start(self.flow)
-            await self.source.assign(P0)
+            await self.source.assign(P0, *self.delays)
         for key, value, headers in records:
-            self.broker.send(P0, key, value, headers)
+            self.broker.send(partition, key, value, headers)
         self.source.poll()
         return await self.processor.open_batch(self.batches.pop())
 

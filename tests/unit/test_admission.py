@@ -10,7 +10,8 @@ from headrace.pipeline.admission import (
     patience_seconds,
     unavailable_backoff_seconds,
 )
-from headrace.pipeline.config import RetrySettings, RouteSettings
+from headrace.pipeline.config_retries import RetrySettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import PoisonError
 
 RETRIES = RetrySettings(max_attempts=3, initial_backoff_seconds=0.1, max_backoff_seconds=1.0)

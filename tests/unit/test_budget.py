@@ -80,3 +80,34 @@ def test_room_is_what_is_left(taken: list[tuple[int, int]]) -> None:
         assert budget.records == budget.size_bytes >= 0
         assert budget.room_records == max(0, 100 - budget.records)
         assert budget.full == (budget.room_records == 0)
+
+
+def test_no_lane_takes_the_room_of_another_nor_of_the_rest() -> None:
+    budget = Budget(9, 900, {"urgent", "bulk"})
+    budget.take(3, 3, "bulk")
+    assert budget.crowds_out("bulk", paused=False)
+    assert not budget.crowds_out("urgent", paused=False)
+    assert not budget.crowds_out("any other", paused=False)
+    assert (budget.full, budget.room_records, budget.records) == (False, 6, 3)
+    budget.take(2, 300, "requests")  # by its bytes
+    assert budget.crowds_out("any other", paused=False)
+    assert budget.room_records == 3
+    budget.take(3, 3, "urgent")
+    assert (budget.full, budget.room_records, budget.size_bytes) == (True, 0, 306)
+
+
+def test_topic_without_room_is_read_again_when_half_of_its_share_is_free() -> None:
+    budget = Budget(20, 2000, {"bulk"})
+    budget.take(10, 10, "bulk")
+    budget.release(4, 4, "bulk")
+    assert budget.crowds_out("bulk", paused=True)
+    assert not budget.crowds_out("bulk", paused=False)
+    budget.release(1, 1, "bulk")
+    assert not budget.crowds_out("bulk", paused=True)
+
+
+def test_without_lanes_all_topics_share_and_none_is_crowded_out() -> None:
+    budget = Budget(3, 100)
+    budget.take(3, 3, "requests")
+    assert budget.full
+    assert not budget.crowds_out("requests", paused=True)

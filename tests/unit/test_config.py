@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 
 from headrace.pipeline import settings_reference
 from headrace.pipeline.cli import cli
-from headrace.pipeline.config import Settings, default_routes
+from headrace.pipeline.config import Settings
 from headrace.pipeline.config_base import Section
+from headrace.pipeline.config_routes import default_routes
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.records import Modality
 

@@ -9,7 +9,7 @@ import pytest
 from headrace.connectors.embedded import extras
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.triton_env import TritonInterpreter, models_key
-from headrace.pipeline.config import default_routes
+from headrace.pipeline.config_routes import default_routes
 from headrace.pipeline.errors import ConfigError
 from headrace.triton_models.repository import EXTRAS, PUBLIC_MODELS
 from headrace.triton_models.serving.packages import VARIABLE, add_packages

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.pipeline.avro import Contract, schema_json
-from headrace.pipeline.config import Match, RouteSettings
+from headrace.pipeline.config_routes import Match, RouteSettings
 from headrace.pipeline.config_shadow import ShadowSettings
 from headrace.pipeline.envelope import encode_dead_letter, encode_request, encode_result
 from headrace.pipeline.errors import ConfigError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.model_check import problems, refusal, reports, takes
 from headrace.pipeline.overviews import ModelConfig, ModelCounts, Scheduling, ServedModel
 from headrace.pipeline.ports import ModelSignature, TensorSpec

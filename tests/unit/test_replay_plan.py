@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.pipeline.config import RouteSettings, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import ConfigError, UnavailableError
 from headrace.pipeline.records import Provenance, SourceRecord
 from headrace.pipeline.replay.manifest import Pin

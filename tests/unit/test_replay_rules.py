@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.pipeline.config import Match, RouteSettings
+from headrace.pipeline.config_routes import Match, RouteSettings
 from headrace.pipeline.errors import ConfigError, PoisonError
 from headrace.pipeline.ports import OffsetCommit
 from headrace.pipeline.records import InferenceRequest, Modality, Part

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from headrace.pipeline.config import Match, RouteSettings
+from headrace.pipeline.config_routes import Match, RouteSettings
 from headrace.pipeline.records import InferenceRequest, Modality, Part
 from headrace.pipeline.route_lines import explanation_json, explanation_lines, matches
 from headrace.pipeline.routing import Router

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.pipeline.config import Match, RouteSettings, default_routes
+from headrace.pipeline.config_routes import Match, RouteSettings, default_routes
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.records import Headers, InferenceRequest, Modality, Part
 from headrace.pipeline.routing import Assignment, Condition, Router, media_type, reply_topic

@@ -246,7 +246,7 @@ def test_setup_registers_every_subject_and_says_the_ids() -> None:
 
 def test_topic_specs_name_every_topic_once_and_leave_room_for_dead_letters() -> None:
     specs = {spec.name: spec for spec in topic_specs(Settings())}
-    assert set(specs) == {"inference.requests", "inference.results", "inference.dead-letters"}
+    assert set(specs) == {"inference.requests", "inference.results", "inference.dead-letters", "headrace.redriven"}
     limits = {name: int(spec.config["max.message.bytes"]) for name, spec in specs.items()}
     assert limits["inference.requests"] == limits["inference.results"] == 8 * 1024 * 1024
     assert limits["inference.dead-letters"] == 9 * 1024 * 1024

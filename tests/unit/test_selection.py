@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.pipeline.config import Match, RouteSettings
+from headrace.pipeline.config_routes import Match, RouteSettings
 from headrace.pipeline.outcomes import Outcome
 from headrace.pipeline.records import (
     DeadLetter,

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.pipeline.config import Ordering, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import Ordering
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.settings_file import environment_variables, load_settings
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.pipeline.config import RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.shadow_feed import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Room, Trust, as_dispatched
 
 

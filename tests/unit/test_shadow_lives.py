@@ -13,7 +13,8 @@ from headrace.pipeline.answers import Answers
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.commit import GroupCommit
-from headrace.pipeline.config import RouteSettings, Settings
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.dispatch import Outcome, RouteDispatcher
 from headrace.pipeline.envelope import RequestDecoder
 from headrace.pipeline.errors import OutputRefusedError, PoisonError

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.pipeline.config import RouteSettings, Settings, TopicSettings
+from headrace.pipeline.config import Settings, TopicSettings
+from headrace.pipeline.config_retries import RetrySettings
+from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.overviews import GroupProgress, TopicState
 from headrace.pipeline.topic_check import TopicReport, report
 
@@ -17,7 +19,7 @@ SETTINGS = Settings(
     ),
     routes=(
         RouteSettings(name="a", model="m", reply_topic="mine", reply_topics_allowed=("out", "theirs")),
-        RouteSettings(name="b", model="m", reply_topic="mine"),
+        RouteSettings(name="b", model="m", reply_topic="mine", retries=RetrySettings(delays=("5s",))),
     ),
 )
 GOOD = TopicState(4, 2, 5_000_000, {0: 5, 1: 0}, {0: 9, 1: 3})
@@ -35,6 +37,8 @@ def test_every_topic_has_its_roles() -> None:
         "mine": ("replies of a", "replies of b"),
         "theirs": ("replies of a",),
         "dead": ("dead letters",),
+        "headrace.redriven": ("redriven",),
+        "headrace.retry.5s": ("put off",),
     }
 
 

@@ -8,54 +8,32 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.ports import InferCall
 from headrace.pipeline.records import Parameter
+from tests.unit.answering_triton import AnsweringServer, answering_triton
 
 CALL = InferCall("identity", "", {"INPUT0": np.zeros((1, 4), np.float32)})
 
-
-class AnsweringServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc] # the base has no types
-    """Answers every call with one error; keeps the infer requests it got."""
-
-    def __init__(self) -> None:
-        self.code = grpc.StatusCode.INTERNAL
-        self.message = ""
-        self.requests: list[service_pb2.ModelInferRequest] = []
-
-    async def ModelInfer(self, request: service_pb2.ModelInferRequest, context: grpc.aio.ServicerContext) -> None:
-        self.requests.append(request)
-        await context.abort(self.code, self.message)
-
-    async def ModelConfig(self, request: service_pb2.ModelConfigRequest, context: grpc.aio.ServicerContext) -> None:
-        await context.abort(self.code, self.message)
-
-    async def ServerReady(self, request: service_pb2.ServerReadyRequest, context: grpc.aio.ServicerContext) -> None:
-        await context.abort(self.code, self.message)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[AnsweringServer]:
-    servicer = AnsweringServer()
-    listener = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, listener)
-    listener.add_insecure_port(f"unix:{tmp_path}/triton")
-    await listener.start()
-    yield servicer
-    await listener.stop(grace=None)
-
-
-@pytest.fixture
-async def client(tmp_path: Path, server: AnsweringServer) -> AsyncIterator[TritonInferenceClient]:
-    client = TritonInferenceClient(f"unix:{tmp_path}/triton")
-    yield client
-    await client.close()
-
-
 CODE = grpc.StatusCode
+
+
+@pytest.fixture
+async def both(tmp_path: Path) -> AsyncIterator[tuple[AnsweringServer, TritonInferenceClient]]:
+    async with answering_triton(tmp_path) as both:
+        yield both
+
+
+@pytest.fixture
+def server(both: tuple[AnsweringServer, TritonInferenceClient]) -> AnsweringServer:
+    return both[0]
+
+
+@pytest.fixture
+def client(both: tuple[AnsweringServer, TritonInferenceClient]) -> TritonInferenceClient:
+    return both[1]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +45,7 @@ CODE = grpc.StatusCode
         (CODE.INTERNAL, "Stub process 'm_0_0' is not healthy.", UnavailableError, None),
         (CODE.NOT_FOUND, "Request for unknown model: 'm' is not found", PoisonError, "MODEL_NOT_FOUND"),
         (CODE.NOT_FOUND, "Request for unknown model: 'm' version 7 is not found", PoisonError, "MODEL_NOT_FOUND"),
+        (CODE.NOT_FOUND, "the model's own word for a row", PoisonError, "INVALID_INPUT"),
         (CODE.INVALID_ARGUMENT, "unexpected shape", PoisonError, "INVALID_INPUT"),
         (CODE.OUT_OF_RANGE, "", PoisonError, "INVALID_INPUT"),
         (CODE.FAILED_PRECONDITION, "", PoisonError, "INVALID_INPUT"),
@@ -76,9 +55,14 @@ CODE = grpc.StatusCode
         (CODE.INTERNAL, "an exception in the model", RetriableError, None),
         (CODE.DEADLINE_EXCEEDED, "", RetriableError, None),
         (CODE.RESOURCE_EXHAUSTED, "", RetriableError, None),
+        (CODE.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (9 vs. 4)", PoisonError, "INVALID_INPUT"),
+        (CODE.UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size", RetriableError, None),
+        (CODE.UNAVAILABLE, "Request timeout expired", RetriableError, None),
         (CODE.ABORTED, "", RetriableError, None),
         (CODE.CANCELLED, "", UnavailableError, None),
         (CODE.UNKNOWN, "", RetriableError, None),
+        (CODE.UNKNOWN, "Received http2 header with status: 500", RetriableError, None),
+        (CODE.UNKNOWN, "Received http2 header with status: 413", PoisonError, "INVALID_INPUT"),
         (CODE.DATA_LOSS, "", RetriableError, None),
         (CODE.ALREADY_EXISTS, "", RetriableError, None),
         (CODE.UNAUTHENTICATED, "", FatalError, None),

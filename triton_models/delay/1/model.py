@@ -1,12 +1,13 @@
 """delay: OUTPUT0 is INPUT0, after ``delay_ms`` milliseconds.
 
-Request parameters: ``delay_ms`` (0 to 600,000; default 0), and ``fail``, the name of the Triton error to answer with
-(``INTERNAL``, ``UNAVAILABLE``, ``INVALID_ARG``, ...).
+Request parameters: ``delay_ms`` (0 to 600,000; default 0); ``fail``, the name of the Triton error to answer with
+(``INTERNAL``, ``UNAVAILABLE``, ``INVALID_ARG``, ...), and ``fail_until_ms``, when that ends (epoch milliseconds).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import triton_python_backend_utils as pb
@@ -30,7 +31,7 @@ class TritonPythonModel:
             return failure("INVALID_ARG", f"delay_ms is {delay_ms!r}: it must be a number from 0 to {LONGEST_MS}")
         if not sleep_unless_cancelled(request, delay_ms / 1000):
             return failure("CANCELLED", "the caller no longer waits")
-        if "fail" in parameters:
+        if "fail" in parameters and time.time() * 1000 < parameters.get("fail_until_ms", math.inf):
             return failure(str(parameters["fail"]), "failed as the request's parameter fail asks")
         return pb.InferenceResponse([pb.Tensor("OUTPUT0", pb.get_input_tensor_by_name(request, "INPUT0").as_numpy())])
 

@@ -1,0 +1,139 @@
+"""The breakers of one route's models, and what becomes of parts while one is open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from headrace.pipeline import metrics
+from headrace.pipeline.breaker import Breaker, BreakerState
+from headrace.pipeline.config_routes import RouteSettings
+from headrace.pipeline.errors import ExhaustedError
+from headrace.pipeline.journey import PartTask
+from headrace.pipeline.ports import Clock
+from headrace.pipeline.records import Stage
+
+log = logging.getLogger(__name__)
+
+Model = tuple[str, str]
+"""Name and version, an empty one if the server is to choose."""
+
+
+class Breakers:
+    """Of one route. Without ``breaker`` in its settings there are none, and every call is admitted.
+
+    Args:
+        on_hold: told whether the route can take no more events for now: its own model's breaker is open.
+    """
+
+    def __init__(self, route: RouteSettings, clock: Clock, on_hold: Callable[[bool], None]) -> None:
+        self._route = route
+        self._clock = clock
+        self._on_hold = on_hold
+        self._breakers: dict[Model, Breaker] = {}
+        self._changed = asyncio.Event()
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    def admits(self, task: PartTask) -> bool:
+        """Whether a call to a part's model may begin now (see ``Breaker.admits``)."""
+        breaker = self._of(task)
+        return breaker is None or breaker.admits()
+
+    def diverts(self, task: PartTask) -> bool:
+        """Whether a part goes elsewhere (see ``divert``): its model is not called now, and there is an elsewhere.
+
+        A lane waits instead, if it has no fallback: nothing else is behind it.
+        """
+        breaker, delays, retry = self._of(task), self._route.retries.delays, task.journey.retry
+        if breaker is None or not breaker.refusing:
+            return False
+        if self._falls_back(task):
+            return True
+        if self._route.topics or not delays:
+            return False
+        # With its last delay behind it it would be a dead letter: while a probe is under way, it waits for that.
+        return breaker.state is BreakerState.OPEN or retry is None or retry.number < len(delays)
+
+    def answered(self, task: PartTask) -> None:
+        """A call to its model was answered."""
+        if breaker := self._of(task):
+            breaker.answered()
+
+    def failed(self, task: PartTask) -> None:
+        """A call to its model failed."""
+        if breaker := self._of(task):
+            breaker.failed()
+
+    def unknown(self, task: PartTask) -> None:
+        """A call that was admitted is not made."""
+        if breaker := self._of(task):
+            breaker.unknown()
+            self._changed.set()
+
+    async def wait(self, task: PartTask) -> None:
+        """Until a call may be admitted: another has ended, or the time has come."""
+        self._changed.clear()
+        seconds = breaker.remaining_seconds if (breaker := self._of(task)) else 0.0
+        try:
+            async with asyncio.timeout(seconds or None):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def divert(self, task: PartTask) -> ExhaustedError | None:
+        """Give a part to the fallback, if it may be given to one; else say with what to put its event off."""
+        route = self._route
+        if route.fallback and self._falls_back(task):
+            metrics.DIVERTED.labels(route.name, route.fallback.model).inc()
+            task.model, task.version = route.fallback.model, route.fallback.version
+            return None
+        message = f"model {task.model} is not called for now: it failed {self._failures} times in a row"
+        return ExhaustedError(Stage.ADMIT, "BREAKER_OPEN", message)
+
+    def _falls_back(self, task: PartTask) -> bool:
+        """Not what names a model itself."""
+        route = self._route
+        return route.fallback is not None and task.model == route.model and task.journey.request.model is None
+
+    def close(self) -> None:
+        """Nothing more is called."""
+        for timer in self._timers:
+            timer.cancel()
+
+    @property
+    def _failures(self) -> int:
+        return self._route.breaker.failures if self._route.breaker else 0
+
+    def _of(self, task: PartTask) -> Breaker | None:
+        if self._route.breaker is None:
+            return None
+        model = (task.model, task.version)
+        breaker = self._breakers.get(model)
+        if breaker is None:
+            on_change = partial(self._note, model)
+            breaker = self._breakers[model] = Breaker(self._route.breaker, self._clock, on_change)
+            metrics.BREAKER_STATE.labels(self._route.name, task.model).set(_GAUGE[BreakerState.CLOSED])
+        return breaker
+
+    def _note(self, model: Model, state: BreakerState) -> None:
+        name, breaker = model[0], self._breakers[model]
+        metrics.BREAKER_STATE.labels(self._route.name, name).set(_GAUGE[state])
+        metrics.BREAKER_CHANGES.labels(self._route.name, name, state.value).inc()
+        seconds = breaker.remaining_seconds
+        match state:
+            case BreakerState.OPEN:
+                log.warning("route %s: breaker of model %s opens, for %.1f s", self._route.name, name, seconds)
+                timer = asyncio.get_running_loop().call_later(seconds, breaker.look)
+                self._timers = {each for each in self._timers if not each.cancelled()} | {timer}
+            case BreakerState.HALF_OPEN:
+                log.info("route %s: breaker of model %s is half-open: one call is made", self._route.name, name)
+            case BreakerState.CLOSED:
+                log.info("route %s: breaker of model %s closes: it answers again", self._route.name, name)
+        if self._route.topics and not self._route.fallback and name == self._route.model:
+            self._on_hold(state is BreakerState.OPEN)
+        self._changed.set()
+
+
+_GAUGE = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}

@@ -1,0 +1,221 @@
+"""A dispatcher whose model fails again and again: what is not called, what answers instead, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from headrace.pipeline.errors import ExhaustedError, PoisonError, RetriableError
+from headrace.pipeline.ports import InferCall
+from headrace.pipeline.records import PartOutput
+from tests.unit.dispatch_bench import Bench, fails_times
+from tests.unit.fakes import TEXT, on_virtual_time
+
+BREAKER = {"failures": 3, "open_seconds": 5, "max_open_seconds": 20}
+ONE_ATTEMPT = {"max_attempts": 1}
+BUSY = RetriableError("busy")
+
+
+def breaking(**route: Any) -> Bench:
+    """One call at a time, of one record, with one attempt, and a second model, ``small``, that may answer instead."""
+    settings = {"breaker": BREAKER, "retries": ONE_ATTEMPT, "batch": {"max_records": 1}, "max_concurrency": 1, **route}
+    bench = Bench(**settings)
+    bench.client.models["small"] = replace(TEXT, name="small")
+    return bench
+
+
+def fails(bench: Bench, *models: str) -> None:
+    """From now on these models answer with an error, and the others with an answer."""
+
+    def script(call: InferCall) -> Exception | None:
+        return BUSY if call.model in models else None
+
+    bench.client.script = script
+
+
+def models(bench: Bench) -> dict[int, str]:
+    """Which model has answered."""
+    return {offset: each.model for offset, each in sorted(bench.outcomes.items()) if isinstance(each, PartOutput)}
+
+
+@on_virtual_time
+async def test_without_a_breaker_every_record_is_tried() -> None:
+    bench = breaking(breaker=None)
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(6))
+    await asyncio.sleep(1)
+    assert len(bench.client.calls) == 6
+
+
+@on_virtual_time
+async def test_open_breaker_puts_off_what_has_delays_without_a_call() -> None:
+    bench = breaking(retries={**ONE_ATTEMPT, "delays": ["5s"]})
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    await bench.submit(*range(3, 6))
+    await asyncio.sleep(1)
+    assert bench.codes == dict.fromkeys(range(3), "RETRIES_EXHAUSTED") | dict.fromkeys(range(3, 6), "BREAKER_OPEN")
+    assert all(isinstance(each, ExhaustedError) for each in bench.outcomes.values())
+    assert "failed 3 times in a row" in str(bench.outcomes[5])
+    assert len(bench.client.calls) == 3
+
+
+@on_virtual_time
+async def test_what_was_queued_when_it_opened_is_put_off_too() -> None:
+    bench = breaking(retries={**ONE_ATTEMPT, "delays": ["5s"]})
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(6))
+    await asyncio.sleep(1)
+    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 3 + ["BREAKER_OPEN"] * 3
+
+
+@on_virtual_time
+async def test_fallback_answers_while_the_breaker_is_open_and_no_longer() -> None:
+    bench = breaking(fallback={"model": "small"})
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(5))
+    await asyncio.sleep(1)
+    assert models(bench) == {3: "small", 4: "small"}
+    fails(bench)
+    await asyncio.sleep(5)
+    await bench.submit(5, 6)
+    await asyncio.sleep(1)
+    assert models(bench) == {3: "small", 4: "small", 5: "echo", 6: "echo"}
+
+
+@on_virtual_time
+async def test_probe_goes_alone_and_the_others_to_the_fallback_meanwhile() -> None:
+    bench = breaking(fallback={"model": "small"}, max_concurrency=4)
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(5.5)
+    before = len(bench.client.calls)
+    await bench.submit(*range(3, 9))
+    await asyncio.sleep(1)
+    called = [call.model for call in bench.client.calls[before:]]
+    assert (called.count("echo"), called.count("small")) == (1, 5)
+    assert bench.codes[3] == "RETRIES_EXHAUSTED"  # the probe
+    before = len(bench.client.calls)
+    await asyncio.sleep(8)  # the wait has doubled
+    await bench.submit(9)
+    await asyncio.sleep(1)
+    assert [call.model for call in bench.client.calls[before:]] == ["small"]
+
+
+@on_virtual_time
+async def test_event_that_names_its_model_is_answered_by_no_other() -> None:
+    bench = breaking(fallback={"model": "small"}, retries={**ONE_ATTEMPT, "delays": ["5s"]})
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    task = bench.task(3)
+    task.journey.request = replace(task.journey.request, model="echo")
+    await bench.dispatcher.submit([task])
+    await asyncio.sleep(1)
+    assert bench.codes[3] == "BREAKER_OPEN"
+
+
+@on_virtual_time
+async def test_fallback_that_fails_too_is_not_asked_for_ever() -> None:
+    bench = breaking(fallback={"model": "small"}, retries={**ONE_ATTEMPT, "delays": ["5s"]})
+    fails(bench, "echo", "small")
+    await bench.begin()
+    await bench.submit(*range(9))
+    await asyncio.sleep(1)
+    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 6 + ["BREAKER_OPEN"] * 3
+    assert [call.model for call in bench.client.calls] == ["echo"] * 3 + ["small"] * 3
+
+
+@on_virtual_time
+async def test_model_that_is_away_opens_it_and_is_not_waited_for() -> None:
+    bench = breaking(retries={"delays": ["5s"]})
+    bench.client.not_ready.add(("echo", ""))
+    await bench.begin()
+    await bench.submit(0, 1)
+    assert bench.codes == {0: "BREAKER_OPEN", 1: "BREAKER_OPEN"}
+    assert bench.client.asked["echo"] == 3
+    bench.client.not_ready.clear()
+    await asyncio.sleep(5)
+    await bench.submit(2)
+    await asyncio.sleep(1)
+    assert bench.codes[2] == "ok"
+
+
+@on_virtual_time
+async def test_with_nowhere_else_to_go_records_wait_and_spare_the_model() -> None:
+    bench = breaking(retries={"max_attempts": 1000, "initial_backoff_seconds": 0.01, "max_backoff_seconds": 0.01})
+    bench.client.script = fails_times(5, BUSY)
+    await bench.begin()
+    await bench.submit(*range(4))
+    await asyncio.sleep(4.9)
+    assert (len(bench.client.calls), bench.codes) == (3, {})
+    await asyncio.sleep(0.5)
+    assert (len(bench.client.calls), bench.codes) == (4, {})
+    await asyncio.sleep(60)
+    assert bench.codes == dict.fromkeys(range(4), "ok")
+    assert bench.holds == []
+
+
+@on_virtual_time
+async def test_lane_is_held_while_its_breaker_is_open_and_what_it_has_waits() -> None:
+    attempts = {"max_attempts": 1000, "initial_backoff_seconds": 0.01, "max_backoff_seconds": 0.01}
+    bench = breaking(topics=["urgent"], retries={**attempts, "delays": ["5s"]})
+    bench.client.script = fails_times(4, BUSY)
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    assert (bench.holds, bench.codes) == ([True], {})
+    await asyncio.sleep(60)
+    assert bench.holds == [True, False, True, False, False]  # open, half-open, open, half-open, closed
+    assert bench.codes == dict.fromkeys(range(3), "ok")
+
+
+@on_virtual_time
+async def test_lane_that_is_empty_when_its_breaker_opens_is_not_held_for_ever() -> None:
+    bench = breaking(topics=["urgent"])
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    assert (list(bench.codes.values()), bench.holds) == (["RETRIES_EXHAUSTED"] * 3, [True])
+    await asyncio.sleep(5)
+    assert bench.holds == [True, False]
+
+
+@on_virtual_time
+async def test_refused_input_says_that_the_model_is_there() -> None:
+    bench = breaking()
+    outcomes = [BUSY, BUSY, PoisonError("infer", "INVALID_INPUT", "no"), BUSY, BUSY]
+    bench.client.script = lambda call: outcomes.pop(0) if outcomes else None
+    await bench.begin()
+    await bench.submit(*range(6))
+    await asyncio.sleep(1)
+    assert bench.codes[5] == "ok"
+
+
+@on_virtual_time
+async def test_probe_of_a_partition_that_goes_leaves_the_next_one_its_turn() -> None:
+    bench = breaking()
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(5.5)
+    fails(bench)
+    bench.client.latency_seconds = 1.0
+    await bench.submit(3)
+    await asyncio.sleep(0.1)
+    await bench.source.lose()
+    await asyncio.sleep(2)
+    await bench.source.assign(*bench.broker.inputs)
+    bench.source.poll()
+    await bench.submit(4)
+    await asyncio.sleep(3)
+    assert bench.codes[4] == "ok"
