@@ -32,13 +32,19 @@ SETTLING_SECONDS = 5.0
 """After an outage "no such id" is not believed for so long: Apicurio says so while it still loads what it stored."""
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """``TransportError`` of the HTTP library that confluent-kafka uses: httpx2 in newer versions, httpx in older."""
-    installed = [name for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
-    return tuple(importlib.import_module(name).TransportError for name in installed)
+def _http_errors(*names: str) -> tuple[type[Exception], ...]:
+    """Of the HTTP library that confluent-kafka uses: httpx2 in newer versions, httpx in older."""
+    installed = [importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
+    return tuple(getattr(library, name) for library in installed for name in names)
 
 
-_NO_ANSWER = _transport_errors()
+_NO_ANSWER = _http_errors("TransportError")
+_NO_REGISTRY: tuple[type[Exception], ...] = (
+    *(ValueError, AttributeError, TypeError, KeyError),
+    *_http_errors("RequestError", "InvalidURL"),
+)
+"""The client's ways of saying: this is not its JSON. An answer whose coding is broken, or that leads round in a circle,
+is none of its either."""
 
 
 class ConfluentRegistry:
@@ -148,5 +154,5 @@ class ConfluentRegistry:
                 raise UnavailableError(message) from error
             hint = "check registry.url (Apicurio's ends in /apis/ccompat/v7)" if status == _NOT_FOUND else "see its log"
             raise FatalError(f"{message}; {hint}") from error
-        except (ValueError, AttributeError, TypeError) as error:  # the client's ways of saying: this is not its JSON
+        except _NO_REGISTRY as error:
             raise FatalError(f"{where} does not answer as a registry does: check registry.url") from error

@@ -32,45 +32,55 @@ _CHANNEL = (
 )
 
 
-class _Meaning(enum.Enum):
-    """What an answer says about the call: each becomes one kind of error."""
+class Meaning(enum.Enum):
+    """What an answer says about the call: each becomes one kind of error. The last ones are codes of poison."""
 
     UNAVAILABLE = enum.auto()
     RETRIABLE = enum.auto()
+    REFUSED = enum.auto()
     INVALID_INPUT = enum.auto()
     MODEL_NOT_FOUND = enum.auto()
     MODEL_UNSUPPORTED = enum.auto()
-    REFUSED = enum.auto()
 
 
-# Wording decides before the status code, first match first; seen with Triton 2.51.
-_BY_MESSAGE: tuple[tuple[str, str, _Meaning], ...] = (
+BY_WORDING: tuple[tuple[str, str, Meaning], ...] = (
     # Loading, unloaded, or the server is shutting down: its code is the one of a model that does not exist.
-    ("StatusCode.NOT_FOUND", "has no available versions", _Meaning.UNAVAILABLE),
+    ("NOT_FOUND", "has no available versions", Meaning.UNAVAILABLE),
+    # Triton's own words. Any other are the model's, about a row of the call: the whole batch must not fail for it.
+    ("NOT_FOUND", "Request for unknown model", Meaning.MODEL_NOT_FOUND),
     # The model's process died and Triton does not start another: nobody's record is at fault, it waits for a restart.
-    ("StatusCode.INTERNAL", "is not healthy", _Meaning.UNAVAILABLE),
-    # gRPC's word for HTTP's 404: an ingress with nothing behind it.
-    ("StatusCode.UNIMPLEMENTED", "http2 header with status", _Meaning.UNAVAILABLE),
+    ("INTERNAL", "is not healthy", Meaning.UNAVAILABLE),
+    # A queue that is full, or that a request has waited in for too long: the model is there, and has too much to do.
+    ("UNAVAILABLE", "Exceeds maximum queue size", Meaning.RETRIABLE),
+    ("UNAVAILABLE", "Request timeout expired", Meaning.RETRIABLE),
+    # Beyond what Triton, or a proxy in front of it, lets through: it is as large the next time.
+    ("RESOURCE_EXHAUSTED", "message larger than max", Meaning.INVALID_INPUT),
+    # gRPC's words for HTTP's 404 and 413: an ingress with nothing behind it, and one that lets no such body through.
+    ("UNIMPLEMENTED", "http2 header with status", Meaning.UNAVAILABLE),
+    ("UNKNOWN", "http2 header with status: 413", Meaning.INVALID_INPUT),
 )
-_BY_CODE: dict[str | None, _Meaning] = {
-    "StatusCode.UNAVAILABLE": _Meaning.UNAVAILABLE,
-    "StatusCode.DEADLINE_EXCEEDED": _Meaning.RETRIABLE,
-    "StatusCode.RESOURCE_EXHAUSTED": _Meaning.RETRIABLE,
-    "StatusCode.INTERNAL": _Meaning.RETRIABLE,
-    "StatusCode.ABORTED": _Meaning.RETRIABLE,
-    "StatusCode.CANCELLED": _Meaning.UNAVAILABLE,  # a server that shuts down ends calls so: nobody's record is at fault
-    "StatusCode.UNKNOWN": _Meaning.RETRIABLE,
-    "StatusCode.DATA_LOSS": _Meaning.RETRIABLE,
-    "StatusCode.ALREADY_EXISTS": _Meaning.RETRIABLE,
-    "StatusCode.INVALID_ARGUMENT": _Meaning.INVALID_INPUT,
-    "StatusCode.OUT_OF_RANGE": _Meaning.INVALID_INPUT,
-    "StatusCode.FAILED_PRECONDITION": _Meaning.INVALID_INPUT,
-    "StatusCode.NOT_FOUND": _Meaning.MODEL_NOT_FOUND,
-    "StatusCode.UNIMPLEMENTED": _Meaning.MODEL_UNSUPPORTED,
-    "StatusCode.UNAUTHENTICATED": _Meaning.REFUSED,
-    "StatusCode.PERMISSION_DENIED": _Meaning.REFUSED,
-    None: _Meaning.INVALID_INPUT,  # the client library refused the call before sending it
+"""Status, part of the message, meaning: the wording decides before the status, first match first. Triton's are those of
+2.51."""
+BY_STATUS: Mapping[str | None, Meaning] = {
+    "UNAVAILABLE": Meaning.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": Meaning.RETRIABLE,
+    "RESOURCE_EXHAUSTED": Meaning.RETRIABLE,
+    "INTERNAL": Meaning.RETRIABLE,
+    "ABORTED": Meaning.RETRIABLE,
+    "CANCELLED": Meaning.UNAVAILABLE,  # a server that shuts down ends calls so: nobody's record is at fault
+    "UNKNOWN": Meaning.RETRIABLE,
+    "DATA_LOSS": Meaning.RETRIABLE,
+    "ALREADY_EXISTS": Meaning.RETRIABLE,
+    "INVALID_ARGUMENT": Meaning.INVALID_INPUT,
+    "OUT_OF_RANGE": Meaning.INVALID_INPUT,
+    "FAILED_PRECONDITION": Meaning.INVALID_INPUT,
+    "NOT_FOUND": Meaning.INVALID_INPUT,
+    "UNIMPLEMENTED": Meaning.MODEL_UNSUPPORTED,
+    "UNAUTHENTICATED": Meaning.REFUSED,
+    "PERMISSION_DENIED": Meaning.REFUSED,
+    None: Meaning.INVALID_INPUT,  # the client library refused the call before sending it
 }
+"""gRPC's status, meaning. docs/errors.md has both tables."""
 
 
 _SCHEDULING = {
@@ -207,11 +217,11 @@ class TritonInferenceClient:
     def _error(self, error: InferenceServerException, subject: str) -> HeadraceError:
         message = f"Triton at {self._url}, {subject}: {error.message()}"
         match _meaning(error.status(), str(error.message())):
-            case _Meaning.UNAVAILABLE:
+            case Meaning.UNAVAILABLE:
                 return UnavailableError(message)
-            case _Meaning.RETRIABLE:
+            case Meaning.RETRIABLE:
                 return RetriableError(message)
-            case _Meaning.REFUSED:
+            case Meaning.REFUSED:
                 return FatalError(f"{message} (check the credentials)")
             case meaning:
                 return PoisonError(Stage.INFER, meaning.name, message)
@@ -223,11 +233,12 @@ def _proxy(url: str) -> tuple[tuple[str, int], ...]:
     return (("grpc.enable_http_proxy", 0),) if is_loopback(host) else ()
 
 
-def _meaning(status: str | None, message: str) -> _Meaning:
-    for code, wording, meaning in _BY_MESSAGE:
+def _meaning(status: str | None, message: str) -> Meaning:
+    status = status and status.removeprefix("StatusCode.")
+    for code, wording, meaning in BY_WORDING:
         if status == code and wording in message:
             return meaning
-    return _BY_CODE.get(status, _Meaning.RETRIABLE)
+    return BY_STATUS.get(status, Meaning.RETRIABLE)
 
 
 def _input(name: str, array: Array) -> triton.InferInput:
