@@ -175,10 +175,13 @@ class Scene:
         return worker
 
     def members(self) -> dict[str, int]:
-        """Partitions of each member of the group, by its instance id."""
+        """Partitions of the request topic that each member of the group has, by its instance id."""
         admin = AdminClient({"bootstrap.servers": self.endpoints.bootstrap_servers})
         group = admin.describe_consumer_groups([self.group], request_timeout=10)[self.group].result()
-        return {each.group_instance_id: len(each.assignment.topic_partitions) for each in group.members}
+        return {
+            each.group_instance_id: sum(held.topic == self.requests for held in each.assignment.topic_partitions)
+            for each in group.members
+        }
 
     def wait_shared(self, *slots: int) -> None:
         """Until these workers and no others hold partitions."""
