@@ -54,7 +54,13 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     sizes[topics.dead_letters] = max(sizes.get(topics.dead_letters, 0), dead_letter_bytes)
     sizes |= dict.fromkeys(delay_topics(settings), dead_letter_bytes)  # one header more must fit
     return tuple(
-        TopicSpec(name, topics.partitions, topics.replication_factor, {"max.message.bytes": str(max_bytes)})
+        TopicSpec(
+            name,
+            # Few records, and cooperative-sticky assignment evens out partitions of all topics together.
+            1 if name == settings.redriven_topic else topics.partitions,
+            topics.replication_factor,
+            {"max.message.bytes": str(max_bytes)},
+        )
         for name, max_bytes in sizes.items()
     )
 

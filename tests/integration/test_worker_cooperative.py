@@ -124,12 +124,12 @@ def test_partitions_that_stay_go_on_being_answered_while_others_are_drained(
                 assert time.monotonic() < deadline, "the joiner has no share"
             meanwhile = answered(scene) - before
         stayed = {0, 1, 2, 3} - gone
-        assert len(stayed) == 2
+        assert len(stayed) == 2  # of five partitions: the topic of what is redriven has one
         assert sum(meanwhile[each] for each in stayed) > QUICK / 10, meanwhile
         scene.settle(sent)
         assigned = re.findall(r"(assigned|revoked) (\d+) partitions", worker.log)
         assert [(what, int(count)) for what, count in assigned if count != "0"] == [
-            ("assigned", 4),
+            ("assigned", 5),
             ("revoked", 2),
             ("assigned", 2),
         ]

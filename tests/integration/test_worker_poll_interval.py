@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from headrace.connectors.embedded.state import Endpoints
 from headrace.pipeline.config import Assignment
@@ -37,28 +38,17 @@ MODULE = textwrap.dedent(
 )
 
 
+@pytest.mark.parametrize("assignment", list(Assignment))
 def test_worker_that_holds_the_interpreter_beyond_the_poll_interval_loses_its_partitions_and_joins_anew(
-    stack: Endpoints, names: Callable[[str], str], tmp_path: Path
+    stack: Endpoints, names: Callable[[str], str], tmp_path: Path, assignment: Assignment
 ) -> None:
-    """With each assignment, side by side: most of the time nothing happens."""
-    with ThreadPoolExecutor() as pool:
-        lives = []
-        for assignment in Assignment:
-            folder = tmp_path / assignment.value
-            folder.mkdir()
-            lives.append(pool.submit(lose_and_join_anew, stack, names(assignment.value), folder, assignment))
-        for life in lives:
-            life.result()
-
-
-def lose_and_join_anew(stack: Endpoints, prefix: str, folder: Path, assignment: Assignment) -> None:
-    (folder / "mine.py").write_text(MODULE)
+    (tmp_path / "mine.py").write_text(MODULE)
     kafka = {
         "max_poll_interval_seconds": INTERVAL_SECONDS,
         "transaction_timeout_seconds": 5,
         "assignment": assignment.value,
     }
-    with Scene(stack, prefix, folder, kafka=kafka, user_code={"modules": ["mine"]}) as scene:
+    with Scene(stack, names("w"), tmp_path, kafka=kafka, user_code={"modules": ["mine"]}) as scene:
         workers = [scene.worker(slot, wait=False) for slot in (0, 1)]
         for worker in workers:
             worker.wait_ready()

@@ -250,4 +250,5 @@ def test_topic_specs_name_every_topic_once_and_leave_room_for_dead_letters() -> 
     limits = {name: int(spec.config["max.message.bytes"]) for name, spec in specs.items()}
     assert limits["inference.requests"] == limits["inference.results"] == 8 * 1024 * 1024
     assert limits["inference.dead-letters"] == 9 * 1024 * 1024
+    assert specs.pop("headrace.redriven").partitions == 1
     assert {(spec.partitions, spec.replication_factor) for spec in specs.values()} == {(8, 1)}

@@ -125,12 +125,10 @@ async def test_start_waits_for_kafka_then_for_the_registry() -> None:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Within a hundred looks: a probe asks on a thread of its own, which takes time that is not the loop's."""
-    for _ in range(100):
-        if condition():
-            return
-        await asyncio.sleep(1)
-    raise AssertionError("it did not become true")
+    """A probe asks on a thread of its own, which takes time that is not the loop's."""
+    async with asyncio.timeout(100):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
 
 @on_virtual_time
