@@ -12,23 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from headrace.connectors.embedded.state import Endpoints
 from tests.integration.avro_ends import Answer, Datum, Position, event, numbers
-from tests.integration.harness import Scene, Sent
+from tests.integration.harness import Scene, Sent, WorkerProcess
 
-COMMAND_SECONDS = 120
-ROUTE = {"name": "delay", "model": "delay", "batch": {"max_records": 1}, "retries": {"max_attempts": 1}}
+COMMAND_SECONDS = 240
+ROUTE = {"name": "numbers", "model": "delay", "batch": {"max_records": 1}, "retries": {"max_attempts": 1}}
 """So that each event that fails is a dead letter after one attempt."""
 
 
-def failing(number: float, until: float | None = None) -> Datum:
-    """An event that the model fails to answer: until then, in seconds since 1970, or for ever."""
-    parameters: dict[str, Any] = {"fail": "INTERNAL"}
-    if until is not None:
-        parameters["fail_until_ms"] = int(until * 1000)
-    return event(numbers(number), model="delay", parameters=parameters)
+def failing(number: float) -> Datum:
+    """An event that the model ``delay`` fails to answer; ``identity`` gives its number back."""
+    return event(numbers(number), parameters={"fail": "INTERNAL"})
 
 
 class DeadLetterScene(Scene):
@@ -37,6 +35,14 @@ class DeadLetterScene(Scene):
     def __init__(self, endpoints: Endpoints, prefix: str, folder: Path, **settings: Any) -> None:
         super().__init__(endpoints, prefix, folder, **{"routes": [ROUTE], **settings})
         self.redriven = f"{self.group}.redriven"
+
+    def mend(self, worker: WorkerProcess) -> None:
+        """Have the worker answer by a model that is well: killed, and started with other settings."""
+        worker.kill()
+        settings = yaml.safe_load(self._config.read_text())
+        self._config.write_text(yaml.safe_dump({**settings, "routes": [{**ROUTE, "model": "identity"}]}))
+        worker.start()
+        worker.wait_ready()
 
     def words(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "headrace", "dlq", arguments[0], "-c", str(self._config), *arguments[1:]]

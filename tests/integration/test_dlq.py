@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from headrace.connectors.embedded.state import Endpoints
 from headrace.pipeline.exit_codes import ExitCode
 from tests.integration.avro_ends import event, numbers, output_numbers
 from tests.integration.dead_letters import DeadLetterScene, failing
-from tests.integration.harness import wait_until
 
 HEADERS = (("x-mine", b"\x00\xff"), ("x-mine", None))
 
@@ -25,9 +23,8 @@ def make(stack: Endpoints, names: Callable[[str], str], tmp_path: Path) -> Calla
 
 def test_dead_letters_are_answered_after_what_failed_is_mended(make: Callable[..., DeadLetterScene]) -> None:
     with make() as scene:
-        scene.worker()
-        until = time.time() + 6
-        sent = scene.bury((scene.value(failing(each, until)) for each in range(8)), headers=HEADERS)
+        worker = scene.worker()
+        sent = scene.bury((scene.value(failing(each)) for each in range(8)), headers=HEADERS)
         others = scene.bury([b"never to be read"] * 3)
         letters = {position: answers[0] for position, answers in scene.outcomes(sent).items()}
 
@@ -35,7 +32,7 @@ def test_dead_letters_are_answered_after_what_failed_is_mended(make: Callable[..
         assert planned["by_code"] == [{"code": "RETRIES_EXHAUSTED", "stage": "infer", "count": 8}]
         assert [each["redriven_ms"] for each in scene.listed()] == [None] * 11
 
-        wait_until(lambda: time.time() > until, 10, "the model to be well again")
+        scene.mend(worker)
         outcome = scene.redrive("--code", "RETRIES_EXHAUSTED")
         assert (outcome["state"], outcome["redriven"], outcome["left"]) == ("complete", 8, {})
         scene.read_until(8 + 11)
@@ -88,10 +85,10 @@ def test_stranger_in_the_topic_of_redriven_records_is_shown_and_not_redriven(
     with make() as scene:
         scene.worker()
         producer = Producer({"bootstrap.servers": scene.endpoints.bootstrap_servers})
-        producer.produce(scene.redriven, scene.value(event(numbers(1), model="delay")), b"k", 2)
+        producer.produce(scene.redriven, scene.value(event(numbers(1), model="delay")), b"k", 0)
         assert producer.flush(10) == 0
         scene.read_until(1)
-        shown = scene.run("show", f"{scene.redriven}:2:0")
+        shown = scene.run("show", f"{scene.redriven}:0:0")
         assert shown.returncode == 0, shown.stderr
         assert "BAD_HEADER" in shown.stdout
         outcome = scene.redrive()
