@@ -371,8 +371,9 @@ def explained(error: KafkaError, bootstrap_servers: str, topic: str = "", detail
     if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
         return FatalError(f"topic {topic} does not exist at {bootstrap_servers}: a worker creates it when it starts")
     if error.code() in PASSING:
+        said = f" ({error.str()})" if error.code() > 0 else ""  # below zero it is the client's own, of silence
         return UnavailableError(
-            f"Kafka at {bootstrap_servers} did not answer{detail}: is Kafka running? "
+            f"Kafka at {bootstrap_servers} did not answer{detail}{said}: is Kafka running? "
             "`headrace up` starts one, kafka.bootstrap_servers says where it is"
         )
     return FatalError(f"Kafka at {bootstrap_servers}: {error.str()}")

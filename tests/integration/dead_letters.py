@@ -109,15 +109,18 @@ class DeadLetterScene(Scene):
         try:
             known = reader.list_topics(timeout=10).topics  # one that is asked for by its name a broker may make
             partitions = known[self.redriven].partitions if self.redriven in known else {}
-            reader.assign([TopicPartition(self.redriven, each, OFFSET_BEGINNING) for each in partitions])
-            found, unfinished, deadline = [], len(partitions), time.monotonic() + 60
-            while unfinished:
+            places = [TopicPartition(self.redriven, each, OFFSET_BEGINNING) for each in partitions]
+            ends = {each.partition: reader.get_watermark_offsets(each, timeout=10)[1] for each in places}
+            reader.assign(places)
+            found, deadline = [], time.monotonic() + 60
+            while ends:  # the client tells no end of a partition that is written to all the time
                 assert time.monotonic() < deadline, "waited in vain for the end of what is redriven"
                 for record in reader.consume(500, 0.2):
+                    partition, offset = record.partition() or 0, record.offset() or 0
                     if record.error() is None:
                         found.append(_tried(record))
-                    else:
-                        unfinished -= 1
+                    if record.error() is not None or offset >= ends.get(partition, 0) - 1:
+                        ends.pop(partition, None)
             return found
         finally:
             reader.close()

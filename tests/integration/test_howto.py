@@ -268,7 +268,7 @@ def test_rights_of_the_kafka_page_are_what_a_worker_needs(
 
             admin = secured.admin()
             rights = acls_of(admin, "User:headrace-worker")
-            assert len(rights) == 8
+            assert len(rights) == 10
             for right in rights:
                 take_away(admin, right)
                 worker.start()
@@ -294,7 +294,7 @@ def on_one_broker(block: str, server: SecuredKafka) -> str:
 
 def generalised(message: str) -> str:
     """A message with the page's topic in place of any other."""
-    return re.sub(r"topic media\.[\w-]+", "topic media.results", message)
+    return re.sub(r"topic (?:media|captions)\.[\w-]+", "topic media.results", message)
 
 
 def acls_of(admin: AdminClient, principal: str) -> list[AclBinding]:

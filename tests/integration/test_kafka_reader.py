@@ -170,7 +170,7 @@ def test_partition_without_a_leader_yet_is_asked_again(consumer: FakeConsumer) -
     with CommittedReader(KafkaSettings(), [TOPIC], End()) as reader:
         assert list(reader.records(5, until_end=True)) == []
     consumer.leaderless_answers = 1000
-    with pytest.raises(FatalError, match="Not leader"):
+    with pytest.raises(UnavailableError, match="Not leader"):
         CommittedReader(KafkaSettings(), [TOPIC], End(), answer_seconds=0.2)
 
 
