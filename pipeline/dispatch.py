@@ -143,7 +143,8 @@ class RouteDispatcher:
         # Rows made for different signatures must not share a call. By identity: the items keep it alive, and the hash
         # of a signature costs as much as the rest of the way.
         bucket = (id(signature), prepared.bucket)
-        self._batcher.add(item, prepared.weight_bytes, bucket, now, max_rows(signature), rows)
+        priority = item.task.journey.delivery.priority
+        self._batcher.add(item, prepared.weight_bytes, bucket, now, max_rows(signature), rows, priority)
 
     def _fail_unprepared(self, task: PartTask, error: Exception) -> None:
         if isinstance(error, PoisonError):

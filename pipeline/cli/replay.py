@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # not needed by --help
 @click.option("--limit", type=click.IntRange(1), help="The first so many of the events, by time.")
 @click.option("--rate", metavar="RATE", help="Events a second (200), times live speed (x2), or unlimited.")
 @click.option("--max-concurrency", type=click.IntRange(1, 256), help="Infer calls in flight on each route.")
+@click.option("--max-batch", type=click.IntRange(1, 4096), help="Records in one infer call, at most the route's own.")
 @click.option("--run", "run_id", metavar="ID", help="The run's id; by default made of time and models.")
 @click.option("--resume", metavar="ID", help="Go on with a run that was stopped or killed; the range is its own.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON, a line a second; the last one is the outcome.")
@@ -54,6 +55,7 @@ def command(
     limit: int | None,
     rate: str | None,
     max_concurrency: int | None,
+    max_batch: int | None,
     run_id: str | None,
     resume: str | None,
     as_json: bool,
@@ -70,6 +72,7 @@ def command(
     from headrace.pipeline.cli.replaying import Wishes, begin_run, perform, resume_run
     from headrace.pipeline.log import configure_logging
     from headrace.pipeline.replay.pacing import rate as wanted_rate
+    from headrace.pipeline.replay.settings import CallLimits
 
     configure_logging(settings.worker.log_format, log_level)
     speed = wanted_rate(rate)
@@ -80,7 +83,8 @@ def command(
         raise click.UsageError("name the topic to replay, or a run to --resume")
     else:
         run = begin_run(settings, Wishes(topic, begin, end, routes, models, filters, limit, run_id))
-    return perform(settings, run, speed, max_concurrency, as_json=as_json, resume=resume is not None)
+    limits = CallLimits(max_concurrency, max_batch)
+    return perform(settings, run, speed, limits, as_json=as_json, resume=resume is not None)
 
 
 _OF_THE_PLAN = ("begin", "end", "routes", "models", "filters", "limit", "run_id")

@@ -34,7 +34,7 @@ from headrace.pipeline.replay.pacing import Rate
 from headrace.pipeline.replay.planning import git_revision, limited, pinned
 from headrace.pipeline.replay.ranges import bound, resolve, total
 from headrace.pipeline.replay.rules import check_routes, forced_pins
-from headrace.pipeline.replay.settings import run_topics, settings_sha256
+from headrace.pipeline.replay.settings import CallLimits, run_topics, settings_sha256
 
 BEHIND_LIVE_NICE = 10
 """So much a replay steps back for what else runs on its machine: it has time."""
@@ -126,9 +126,7 @@ def resume_run(settings: Settings, run_id: str) -> Run:
     return run
 
 
-def perform(
-    settings: Settings, run: Run, rate: Rate, max_concurrency: int | None, *, as_json: bool, resume: bool
-) -> int:
+def perform(settings: Settings, run: Run, rate: Rate, limits: CallLimits, *, as_json: bool, resume: bool) -> int:
     """Replay, and say how far it is. Returns the exit code.
 
     Raises:
@@ -137,7 +135,7 @@ def perform(
     with contextlib.suppress(OSError):
         os.nice(BEHIND_LIVE_NICE)
     plan = run.plan
-    replay = Replay(settings, run, rate, max_concurrency, resume=resume)
+    replay = Replay(settings, run, rate, limits, resume=resume)
     view = _JsonView(plan) if as_json else _TextView(plan)
     view.begin(run)
     try:

@@ -36,7 +36,7 @@ from headrace.pipeline.replay.counting import CountedTransactions
 from headrace.pipeline.replay.manifest import Plan, Progress, Run, RunState
 from headrace.pipeline.replay.pacing import Rate, pacing
 from headrace.pipeline.replay.rules import ReplayRules
-from headrace.pipeline.replay.settings import replay_settings
+from headrace.pipeline.replay.settings import AS_LIVE, CallLimits, replay_settings
 from headrace.pipeline.setup import ContractIds, emitted_kinds, register_contracts
 
 POLL_SECONDS = 0.2
@@ -150,7 +150,7 @@ class Replay:
         live: the pipeline's settings.
         run: must be in the runs topic already.
         rate: how fast.
-        max_concurrency: infer calls in flight on each route; the routes' own if None.
+        limits: of its infer calls.
         resume: whether to go on with what another process began.
     """
 
@@ -159,7 +159,7 @@ class Replay:
         live: Settings,
         run: Run,
         rate: Rate = None,
-        max_concurrency: int | None = None,
+        limits: CallLimits = AS_LIVE,
         *,
         resume: bool = False,
     ) -> None:
@@ -167,7 +167,7 @@ class Replay:
         self._run = run
         self._connections: ReplayConnections | None = None
         self._rules = ReplayRules(frozenset(plan.routes), {pin.route: pin for pin in plan.models})
-        self._settings = replay_settings(live, plan, max_concurrency)
+        self._settings = replay_settings(live, plan, limits)
         self._connect = partial(ReplayConnections, live, plan, rate, resume)
         self.waiting_for: tuple[str, ...] = ()
         """What does not answer now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_routes import RouteSettings
@@ -17,13 +18,29 @@ RECORD_BYTES = 4 * 1024 * 1024
 """Of a run's record and of its progress: each partition takes a few dozen bytes, and never more than 4,200."""
 
 
-def replay_settings(live: Settings, plan: Plan, max_concurrency: int | None = None) -> Settings:
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What a replay asks of its models at a time, on each route; None: as much as the route does live.
+
+    Attributes:
+        max_concurrency: infer calls in flight.
+        max_batch: records in one of them, if the route's own limit is not lower.
+    """
+
+    max_concurrency: int | None = None
+    max_batch: int | None = None
+
+
+AS_LIVE = CallLimits()
+
+
+def replay_settings(live: Settings, plan: Plan, limits: CallLimits = AS_LIVE) -> Settings:
     """Settings of a worker that replays.
 
     Args:
         live: those of the pipeline.
         plan: of the run.
-        max_concurrency: infer calls in flight on each route, instead of the routes' own.
+        limits: of its infer calls.
     """
     topics = live.topics.model_copy(
         update={
@@ -36,13 +53,14 @@ def replay_settings(live: Settings, plan: Plan, max_concurrency: int | None = No
         update={
             "name": identity(live, plan.run),
             "topics": topics,
-            "routes": tuple(_replayed(route, max_concurrency) for route in live.routes),
+            "routes": tuple(_replayed(route, limits) for route in live.routes),
             "worker": live.worker.model_copy(update={"slot": 0}),
         }
     )
 
 
-def _replayed(route: RouteSettings, max_concurrency: int | None) -> RouteSettings:
+def _replayed(route: RouteSettings, limits: CallLimits) -> RouteSettings:
+    batch = route.batch
     changed = {
         "reply_topic": None,
         "reply_topics_allowed": (),
@@ -50,7 +68,10 @@ def _replayed(route: RouteSettings, max_concurrency: int | None) -> RouteSetting
         "retries": route.retries.model_copy(update={"delays": ()}),
         "breaker": None,
         "fallback": None,
-        "max_concurrency": max_concurrency or route.max_concurrency,
+        "max_concurrency": limits.max_concurrency or route.max_concurrency,
+        "batch": batch.model_copy(
+            update={"max_records": min(limits.max_batch or batch.max_records, batch.max_records)}
+        ),
     }
     return route.model_copy(update=changed)
 

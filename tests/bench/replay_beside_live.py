@@ -31,8 +31,6 @@ from tests.integration.harness import Scene, wait_until
 from tests.integration.replays import COMMAND_SECONDS, Replays
 
 SATURATED_RUNS = 3
-GENTLY = ("--max-concurrency", "1")
-"""What live asks a model for waits for the replay's calls that are under way: for one of them, not for four."""
 REPLAY_SHARE = 0.5
 """Of what live leaves idle."""
 SPARE_SECONDS = 30.0
@@ -112,7 +110,7 @@ def _rate_told(lines: str) -> float:
 
 
 def measure(
-    endpoints: Endpoints, folder: Path, model: str, seconds: float, repetitions: int, live_share: float
+    endpoints: Endpoints, folder: Path, model: str, seconds: float, repetitions: int, live_share: float, max_batch: int
 ) -> None:
     for each in ("history", "beside"):
         (folder / each).mkdir()
@@ -133,7 +131,8 @@ def measure(
         send(WARM_SECONDS)
         _, idle = beside_replay(scene, history.requests, "unlimited", (), send)
         rates = Rates(most, live_share * most, idle)
-        held = ("--rate", f"{rates.replay:.1f}", *GENTLY)
+        # Live waits for the replay's calls that are under way: for one of them, not for four, and for a short one.
+        held = ("--rate", f"{rates.replay:.1f}", "--max-concurrency", "1", "--max-batch", str(max_batch))
         for number in range(repetitions):
             for arm in ARMS[:: -1 if number % 2 else 1]:
                 if arm == ARMS[0]:
@@ -170,9 +169,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each run")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--live-share", type=float, default=0.2, help="of the saturated rate, that live has")
+    parser.add_argument("--max-batch", type=int, default=1, help="records in one of the replay's calls")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Stack() as stack:
-        measure(stack.endpoints, Path(folder), options.model, options.seconds, options.repetitions, options.live_share)
+        measure(
+            stack.endpoints,
+            Path(folder),
+            options.model,
+            options.seconds,
+            options.repetitions,
+            options.live_share,
+            options.max_batch,
+        )
 
 
 if __name__ == "__main__":

@@ -111,6 +111,27 @@ def test_item_of_more_rows_than_allowed_goes_alone_and_in_its_turn() -> None:
     assert [taken(target.take(0.0, idle=True)) for _ in range(4)] == ["a", "b", "c", None]
 
 
+def test_items_of_a_higher_priority_go_first_and_the_others_fill_their_batch() -> None:
+    target = batcher(max_records=3)
+    for item, priority in (("a", 4), ("b", 0), ("C", 9), ("d", 4), ("E", 9)):
+        target.add(item, 1, "b", 0.0, priority=priority)
+    assert [taken(target.take(0.0, idle=True)) for _ in range(3)] == ["CEa", "db", None]
+
+
+def test_bucket_with_the_highest_priority_goes_before_due_and_full_ones() -> None:
+    target = batcher(max_records=2, max_delay_seconds=1.0)
+    fill(target, "ab", now=0.0, bucket="full")
+    target.add("U", 1, "urgent", 5.0, priority=5)
+    assert [taken(target.take(5.0, idle=False)) for _ in range(3)] == ["U", "ab", None]
+
+
+def test_priority_waits_for_others_no_less_than_the_rest() -> None:
+    target = batcher(max_delay_seconds=1.0)
+    target.add("U", 1, "b", 0.0, priority=9)
+    assert target.take(0.5, idle=False) is None
+    assert target.next_due() == 1.0
+
+
 def test_many_buckets_over_a_long_delay_keep_memory_bounded() -> None:
     """Full batches of one bucket come and go while an old item of another waits."""
     target = batcher(max_records=2, max_delay_seconds=60)
@@ -153,6 +174,7 @@ class BatcherMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.bucket_of: list[str] = []
+        self.priority_of: list[int] = []
         self.batcher: Batcher[int] = Batcher(max_records=3, max_bytes=50, max_delay_seconds=1.0)
         self.waiting: dict[str, list[tuple[int, int, float, int]]] = defaultdict(list)
 
@@ -161,13 +183,16 @@ class BatcherMachine(RuleBasedStateMachine):
         weight=st.integers(0, 80),
         count=st.integers(1, 5),
         rows=st.sampled_from([1, 1, 1, 2, 3, 5]),
+        priority=st.sampled_from([4, 4, 4, 4, 9, 0]),
     )
-    def add(self, bucket: str, weight: int, count: int, rows: int) -> None:
+    def add(self, bucket: str, weight: int, count: int, rows: int, priority: int) -> None:
         for _ in range(count):
             item = len(self.bucket_of)
             self.bucket_of.append(bucket)
-            self.batcher.add(item, weight, bucket, self.now, rows=rows)
+            self.batcher.add(item, weight, bucket, self.now, rows=rows, priority=priority)
+            self.priority_of.append(priority)
             self.waiting[bucket].append((item, weight, self.now, rows))
+            self.waiting[bucket].sort(key=lambda each: (-self.priority_of[each[0]], each[0]))
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 0.5, 1.0, 7.0]))
     def step(self, seconds: float) -> None:
@@ -175,7 +200,8 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @rule(idle=st.booleans())
     def take(self, idle: bool) -> None:
-        heads = [items[0][2] for items in self.waiting.values() if items]
+        heads = [item[2] for items in self.waiting.values() for item in items]
+        priorities = {self.priority_of[item] for items in self.waiting.values() for item, *_ in items}
         batch = self.batcher.take(self.now, idle)
         if batch is None:
             assert not heads or (not idle and min(heads) + 1.0 > self.now)
@@ -184,11 +210,15 @@ class BatcherMachine(RuleBasedStateMachine):
         bucket = self.bucket_of[batch.items[0]]
         items = self.waiting[bucket]
         cut, rest = items[: len(batch.items)], items[len(batch.items) :]
-        assert tuple(item for item, *_ in cut) == batch.items  # first in, first out; none lost, none doubled
+        assert (
+            tuple(item for item, *_ in cut) == batch.items
+        )  # the highest first, and as they came; none lost, none doubled
         weight_bytes, rows = sum(weight for _, weight, _, _ in cut), sum(rows for *_, rows in cut)
         assert len(cut) == 1 or (rows <= 3 and weight_bytes <= 50)
         assert not rest or rows + rest[0][3] > 3 or weight_bytes + rest[0][1] > 50  # as large as allowed
-        if idle or min(heads) + 1.0 <= self.now:
+        if len(priorities) > 1:
+            assert self.priority_of[batch.items[0]] == max(priorities)
+        elif idle or min(heads) + 1.0 <= self.now:
             assert cut[0][2] == min(heads)  # nobody starves
         else:
             assert self.full(items)

@@ -20,6 +20,7 @@ from headrace.pipeline.replay.planning import git_revision, limited, pinned
 from headrace.pipeline.replay.ranges import PartitionRange
 from headrace.pipeline.replay.settings import (
     RECORD_BYTES,
+    CallLimits,
     identity,
     progress_topic_spec,
     replay_settings,
@@ -211,10 +212,17 @@ LIVE = Settings.model_validate(
                 "match": {"modality": ["IMAGE"], "headers": {"tenant": "acme*"}},
                 "deadline_seconds": 5,
                 "max_concurrency": 2,
+                "batch": {"max_records": 4},
                 "reply_topic": "photos",
                 "also_to": [{"topic": "next", "write": "request"}],
             },
-            {"name": "rest", "model": "echo", "reply_topics_allowed": ["replies"], "retries": {"max_attempts": 9}},
+            {
+                "name": "rest",
+                "model": "echo",
+                "reply_topics_allowed": ["replies"],
+                "batch": {"max_records": 32},
+                "retries": {"max_attempts": 9},
+            },
         ],
         "worker": {"slot": 3, "max_in_flight_records": 77},
     }
@@ -260,7 +268,9 @@ def test_replay_routes_and_infers_as_live() -> None:
 
 
 def test_replay_infers_as_much_at_once_as_it_is_told() -> None:
-    assert [route.max_concurrency for route in replay_settings(LIVE, PLAN, 9).routes] == [9, 9]
+    routes = replay_settings(LIVE, PLAN, CallLimits(max_concurrency=9, max_batch=20)).routes
+    assert [route.max_concurrency for route in routes] == [9, 9]
+    assert [route.batch.max_records for route in routes] == [4, 20]
 
 
 def test_replay_settings_are_settings_that_a_file_could_have() -> None:
