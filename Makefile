@@ -9,7 +9,10 @@ PYTHON312 ?= python3.12
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # For tests that share nothing: a process a core. File by file in their order, or the longest would be among the last.
-PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+FILES := --dist loadfile --no-loadscope-reorder
+PARALLEL := -n logical --maxprocesses 4 $(FILES)
+# For tests on servers: each process has its own Kafka, registry and Triton, and half of the time waits for them.
+ON_SERVERS := -n 3 $(FILES)
 LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
@@ -28,7 +31,7 @@ replay-demo: setup ## Try a model's next version on history: replayed, judged by
 
 test: lint ## Everything that must be green: lint, then all tests but the chaos suite
 	@$(PYTEST) $(PARALLEL) tests/unit tests/docs $(ARGS)
-	@$(PYTEST) tests/integration $(ARGS)
+	@$(PYTEST) $(ON_SERVERS) tests/integration $(ARGS)
 
 setup: ## Make .venv from the version lock (every other target does it when needed)
 	@PYTHON="$(PYTHON)" tools/bootstrap.sh $(firstword $(MAKECMDGOALS))
@@ -37,10 +40,10 @@ unit: setup ## The fast tests: no server, under a minute
 	@$(PYTEST) $(PARALLEL) tests/unit tests/docs $(ARGS)
 
 integration: setup ## The tests on real servers: Kafka, schema registry, Triton
-	@$(PYTEST) tests/integration $(ARGS)
+	@$(PYTEST) $(ON_SERVERS) tests/integration $(ARGS)
 
 chaos: setup ## Break everything under load for ten minutes, count every record (HEADRACE_CHAOS_SEED=, ARGS="-k ...")
-	@$(PYTEST) tests/chaos $(ARGS)
+	@$(PYTEST) -n 2 $(FILES) tests/chaos $(ARGS)
 
 chaos-long: setup ## The random faults of `make chaos` for an hour, a million records: build/chaos.json tells
 	@HEADRACE_CHAOS_SECONDS=$${HEADRACE_CHAOS_SECONDS:-3600} $(PYTEST) tests/chaos/test_random_faults.py $(ARGS)

@@ -1,4 +1,4 @@
-"""One real Kafka, schema registry and Triton for the whole test run; topics and groups of its own for each test.
+"""One real Kafka, schema registry and Triton for each process of the test run; topics and groups for each test.
 
 ``HEADRACE_STACK`` chooses how they run: ``embedded`` (the default, also where a Docker engine answers) or
 ``containers`` (the official images through testcontainers). Tests see ``Endpoints`` and can't tell the difference.
@@ -18,6 +18,34 @@ from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.records import TopicSpec
 from tests.integration.containers import container_stack
+
+LONGEST = (
+    "test_replay_demo",
+    "test_embedded_lifecycle",
+    "test_evaluate",
+    "test_dlq_commands",
+    "test_dlq_exactly_once",
+    "test_tutorial",
+    "test_wheel",
+    "test_models_own",
+    "test_dlq_docs",
+    "test_transaction_faults",
+    "test_demo",
+    "test_replay_owners",
+    "test_howto",
+    "test_kafka_cluster",
+    "test_replay",
+    "test_ends_send",
+    "test_models_extras",
+    "test_ends_cli",
+)
+"""Files of a minute and a half or more: they begin first, or one process would still be at them when the others are
+done. `--durations=0` shows when this is out of date."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
