@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +12,8 @@ from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.exit_codes import epilog
 
 if TYPE_CHECKING:  # not needed by --help
+    from collections.abc import Iterator
+
     from headrace.pipeline.config import Settings
 
 
@@ -37,6 +41,17 @@ if TYPE_CHECKING:  # not needed by --help
 @click.option("--rate", metavar="RATE", help="Events a second (200), times live speed (x2), or unlimited.")
 @click.option("--max-concurrency", type=click.IntRange(1, 256), help="Infer calls in flight on each route.")
 @click.option("--max-batch", type=click.IntRange(1, 4096), help="Records in one infer call, at most the route's own.")
+@click.option(
+    "--own-triton", is_flag=True, help="Start a Triton for this replay, which gives way to all else on this machine."
+)
+@click.option(
+    "--models",
+    "repositories",
+    metavar="DIRECTORY",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --own-triton: a model repository of your own, served beside the bundled models. Repeatable.",
+)
 @click.option("--run", "run_id", metavar="ID", help="The run's id; by default made of time and models.")
 @click.option("--resume", metavar="ID", help="Go on with a run that was stopped or killed; the range is its own.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON, a line a second; the last one is the outcome.")
@@ -56,6 +71,8 @@ def command(
     rate: str | None,
     max_concurrency: int | None,
     max_batch: int | None,
+    own_triton: bool,
+    repositories: tuple[Path, ...],
     run_id: str | None,
     resume: str | None,
     as_json: bool,
@@ -78,13 +95,30 @@ def command(
     speed = wanted_rate(rate)
     if resume is not None:
         _refuse_with_resume(topic)
-        run = resume_run(settings, resume)
     elif topic is None:
         raise click.UsageError("name the topic to replay, or a run to --resume")
-    else:
-        run = begin_run(settings, Wishes(topic, begin, end, routes, models, filters, limit, run_id))
-    limits = CallLimits(max_concurrency, max_batch)
-    return perform(settings, run, speed, limits, as_json=as_json, resume=resume is not None)
+    if repositories and not own_triton:
+        raise click.UsageError("--models is for a Triton of the replay's own: give --own-triton, too")
+    with _served(settings, repositories) if own_triton else contextlib.nullcontext(settings) as settings:
+        if resume is not None:
+            run = resume_run(settings, resume)
+        else:
+            assert topic is not None
+            run = begin_run(settings, Wishes(topic, begin, end, routes, models, filters, limit, run_id))
+        limits = CallLimits(max_concurrency, max_batch)
+        return perform(settings, run, speed, limits, as_json=as_json, resume=resume is not None)
+
+
+@contextlib.contextmanager
+def _served(settings: Settings, repositories: tuple[Path, ...]) -> Iterator[Settings]:
+    """The settings with a Triton that is there meanwhile."""
+    from headrace.connectors.embedded.checks import require_extras
+
+    require_extras()
+    from headrace.connectors.embedded.own_triton import own_triton
+
+    with own_triton(repositories) as url:
+        yield settings.model_copy(update={"triton": settings.triton.model_copy(update={"url": url})})
 
 
 _OF_THE_PLAN = ("begin", "end", "routes", "models", "filters", "limit", "run_id")

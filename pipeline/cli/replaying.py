@@ -36,7 +36,7 @@ from headrace.pipeline.replay.ranges import bound, resolve, total
 from headrace.pipeline.replay.rules import check_routes, forced_pins
 from headrace.pipeline.replay.settings import CallLimits, run_topics, settings_sha256
 
-BEHIND_LIVE_NICE = 10
+BEHIND_LIVE_NICE = 19
 """So much a replay steps back for what else runs on its machine: it has time."""
 LINE_SECONDS = 5.0
 """Between lines of progress where there is no terminal."""

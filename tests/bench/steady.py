@@ -41,9 +41,13 @@ class SteadyLoad:
         Returns:
             Seconds from ``produce`` to the answer, of each record but those whose index is left out.
         """
+        return [seconds for _, seconds in self.timed(values, left_out)]
+
+    def timed(self, values: Sequence[bytes], left_out: Collection[int] = ()) -> list[tuple[float, float]]:
+        """As ``latencies``, and before each of them the monotonic time at which its record was sent."""
         before = len(self._scene.answers)
         sent_at: dict[int, float] = {}
-        found: list[float] = []
+        found: list[tuple[float, float]] = []
         sender = threading.Thread(target=self._send, args=(values, sent_at))
         sender.start()
         try:
@@ -55,7 +59,7 @@ class SteadyLoad:
                     assert not answer.dead, answer.content
                     number = int(cast("bytes", answer.header("correlation_id")))
                     if number not in left_out:
-                        found.append(now - sent_at[number])
+                        found.append((sent_at[number], now - sent_at[number]))
                 assert now < deadline, "not all are answered"
         finally:
             sender.join()

@@ -6,13 +6,16 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.records import TopicSpec
@@ -71,6 +74,26 @@ def test_replay_killed_twice_answers_each_record_once_and_touches_nothing_live(s
         assert (found["results"], found["dead_letters"], found["resumed"]) == (EVENTS, 1, 2)
         assert found["state"] == "complete"
     assert scene.groups() == {scene.group: "STABLE"}
+
+
+def test_replay_with_a_triton_of_its_own_needs_no_other_and_leaves_none_behind(scene: Replays) -> None:
+    """It gives way to all else on the machine, and is gone with its replay, however that ends."""
+    sent = scene.send_events([event(numbers(index)) for index in range(40)])
+    scene.endpoints = replace(scene.endpoints, triton_grpc=f"{LOOPBACK}:1")
+    process = scene.start(scene.requests, "--run", "r", "--own-triton", "--rate", SLOWLY)
+    try:
+        wait_until(lambda: scene.answered("r"), 90, "outcomes of the run")
+        below = psutil.Process(process.pid).children(recursive=True)
+        (triton,) = [each for each in below if each.name() == "tritonserver"]
+        assert triton.nice() == 19
+    finally:
+        process.kill()
+        process.communicate()
+    _, alive = psutil.wait_procs([triton], 20)
+    assert alive == []
+    done = scene.run("replay", "--resume", "r", "--own-triton", "--json")
+    assert done.returncode == 0, done.stderr
+    assert counted(scene.outcomes("r")) == positions(sent)
 
 
 def test_replay_fixes_its_end_when_it_begins(scene: Replays) -> None:
