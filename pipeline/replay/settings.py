@@ -50,6 +50,7 @@ def _replayed(route: RouteSettings, max_concurrency: int | None) -> RouteSetting
         "retries": route.retries.model_copy(update={"delays": ()}),
         "breaker": None,
         "fallback": None,
+        "idempotency": None,
         "max_concurrency": max_concurrency or route.max_concurrency,
     }
     return route.model_copy(update=changed)

@@ -10,7 +10,7 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import HeadraceError, UnavailableError
 from headrace.pipeline.health import Health
-from headrace.pipeline.ports import RecordSource, Transactions
+from headrace.pipeline.ports import Changelog, RecordSource, Transactions
 from headrace.pipeline.records import TopicPartition
 from headrace.pipeline.setup import ContractIds, register_contracts
 from tests.unit.fakes import (
@@ -18,6 +18,7 @@ from tests.unit.fakes import (
     REQUEST_SCHEMA,
     RESULT_SCHEMA,
     FakeBroker,
+    FakeChangelog,
     FakeInference,
     FakeSampler,
     FakeSource,
@@ -86,6 +87,10 @@ class FakeConnections:
 
     def kafka_answers(self) -> bool:
         return self.answers
+
+    def changelog(self) -> Changelog:
+        settings = self._settings
+        return FakeChangelog(self.broker, {each: settings.seen_topic(each) for each in settings.idempotent_topics})
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         self.source = FakeSource(self.broker, budget)
