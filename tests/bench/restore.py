@@ -74,22 +74,25 @@ def main() -> None:
     quick = parser.parse_args().quick
     ids, repetitions = (IDS // 10, 1) if quick else (IDS, REPETITIONS)
     classpath = Downloads(cache_dir(), Progress()).kafka_classpath()
-    with PortReservation() as ports, tempfile.TemporaryDirectory() as folder:
-        with KafkaServer(Path(folder), classpath, ports.take(), ports.take()) as server:
-            where = server.bootstrap_servers
-            print("| partitions | ids in each | ids in a transaction | seconds | ids/s |\n|---|---|---|---|---|")
-            for partitions, in_one in CASES:
-                topic = f"seen-{partitions}-{in_one}"
-                ensure_topics(where, [TopicSpec(topic, partitions)])
-                fill(where, topic, partitions, ids, in_one)
-                took = []
-                for _ in range(repetitions):
-                    seconds, found = asyncio.run(restored(where, topic, partitions, ids))
-                    assert found == partitions * ids
-                    took.append(seconds)
-                middle = statistics.median(took)
-                spread = f"{middle:.2f} ({min(took):.2f} to {max(took):.2f})"
-                print(f"| {partitions} | {ids:,} | {in_one} | {spread} | {partitions * ids / middle:,.0f} |")
+    with (
+        PortReservation() as ports,
+        tempfile.TemporaryDirectory() as folder,
+        KafkaServer(Path(folder), classpath, ports.take(), ports.take()) as server,
+    ):
+        where = server.bootstrap_servers
+        print("| partitions | ids in each | ids in a transaction | seconds | ids/s |\n|---|---|---|---|---|")
+        for partitions, in_one in CASES:
+            topic = f"seen-{partitions}-{in_one}"
+            ensure_topics(where, [TopicSpec(topic, partitions)])
+            fill(where, topic, partitions, ids, in_one)
+            took = []
+            for _ in range(repetitions):
+                seconds, found = asyncio.run(restored(where, topic, partitions, ids))
+                assert found == partitions * ids
+                took.append(seconds)
+            middle = statistics.median(took)
+            spread = f"{middle:.2f} ({min(took):.2f} to {max(took):.2f})"
+            print(f"| {partitions} | {ids:,} | {in_one} | {spread} | {partitions * ids / middle:,.0f} |")
     print(f"\nmemory of an id: {bytes_of_an_id(ids):.0f} bytes")
 
 

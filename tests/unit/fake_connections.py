@@ -13,12 +13,12 @@ from headrace.pipeline.health import Health
 from headrace.pipeline.ports import Changelog, RecordSource, Transactions
 from headrace.pipeline.records import TopicPartition
 from headrace.pipeline.setup import ContractIds, register_contracts
+from tests.unit.fake_changelog import FakeChangelog
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     REQUEST_SCHEMA,
     RESULT_SCHEMA,
     FakeBroker,
-    FakeChangelog,
     FakeInference,
     FakeSampler,
     FakeSource,
@@ -80,7 +80,8 @@ class FakeConnections:
         if self.down:
             self.down -= 1
             raise UnavailableError("Kafka is down")
-        return self._partitions
+        settings = self._settings
+        return {**self._partitions, **{settings.seen_topic(each): 2 for each in settings.idempotent_topics}}
 
     def contracts(self) -> ContractIds:
         return register_contracts(self.registry, self._settings)
@@ -90,6 +91,7 @@ class FakeConnections:
 
     def changelog(self) -> Changelog:
         settings = self._settings
+        assert settings.idempotent_topics, "not asked for"
         return FakeChangelog(self.broker, {each: settings.seen_topic(each) for each in settings.idempotent_topics})
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:

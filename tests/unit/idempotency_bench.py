@@ -24,13 +24,13 @@ from headrace.pipeline.records import RecordBatch, TopicPartition
 from headrace.pipeline.retrying import RETRY
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.user_code import UserCode
+from tests.unit.fake_changelog import FakeChangelog
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     EPOCH_MS,
     REQUEST_SCHEMA,
     RESULT_SCHEMA,
     FakeBroker,
-    FakeChangelog,
     FakeInference,
     FakeSampler,
     FakeSource,

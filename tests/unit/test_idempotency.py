@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import Mapping
+from typing import cast
 
 import pytest
 from pydantic import ValidationError
 
 from headrace.pipeline import metrics
 from headrace.pipeline.config import Settings
-from headrace.pipeline.errors import FatalError
+from headrace.pipeline.errors import FatalError, PoisonError
 from headrace.pipeline.idempotency import Arrival, PartitionIds, Seen, decode_seen, encode_seen, key_of
+from headrace.pipeline.journey import PartTask
 from headrace.pipeline.ports import StartPosition
-from headrace.pipeline.records import OutputRecord, TopicPartition
+from headrace.pipeline.records import OutputRecord, RecordBatch, TopicPartition
 from headrace.pipeline.setup import topic_specs
 from headrace.pipeline.user_code import Record
-from tests.unit.fakes import on_virtual_time, settle
+from headrace.pipeline.worker import Connections, Worker
+from tests.unit.fake_connections import FakeConnections
+from tests.unit.fakes import FakeBroker, LoopClock, on_virtual_time, request_value, settle
 from tests.unit.idempotency_bench import DELAY, SEEN, Fate, Life, World, settings_with
-from tests.unit.processor_bench import P0
+from tests.unit.processor_bench import P0, TOPICS
 
 WINDOW_MS = 1000.0
 A, B, C = (key_of(f"00000000-0000-4000-8000-00000000000{letter}") for letter in "abc")
@@ -272,3 +277,70 @@ async def test_duplicate_emits_nothing_and_waits_for_no_user_code_after_it() -> 
     await life.work_off()
     await life.stop()
     assert seen == [0, 2]
+
+
+@on_virtual_time
+async def test_changelog_of_a_newer_release_is_told_by_its_record() -> None:
+    scene = World([])
+    scene.broker.outputs.append(OutputRecord(SEEN, A, b"\x02" + bytes(16), partition=0))
+    with pytest.raises(FatalError, match=r"mill\.seen\.requests\[0\]@0 has a value that begins '02000000'"):
+        await Life(scene).start()
+
+
+# --- in a worker
+
+
+class Hosted:
+    """A worker on the fakes, whose processing is hosted by plain calls."""
+
+    def __init__(self, **route: object) -> None:
+        self._name = f"mill-{uuid.uuid4()}"
+        settings = Settings.model_validate(
+            {
+                "name": self._name,
+                "topics": TOPICS,
+                "routes": [{"name": "text", "model": "echo", "batch": {"max_records": 1}, **route}],
+            }
+        )
+        self.broker = FakeBroker()
+        self.connections = FakeConnections(self.broker, settings)
+        self.connections.to_assign = (P0,)
+        self.worker = Worker(
+            settings,
+            lambda: cast("Connections", self.connections),
+            LoopClock(),
+            self._route,
+            self._submit,
+        )
+
+    async def _route(self, batch: RecordBatch) -> None:
+        await self.worker.route_batch(batch)
+
+    async def _submit(self, route: str, tasks: list[PartTask]) -> None:
+        await self.worker.submit(route, tasks)
+
+    async def run(self) -> list[str]:
+        """The same event twice, the first time it is refused by the model; the topics of what is written."""
+        refusals = [PoisonError("infer", "INVALID_INPUT", "no")]
+        self.connections.inference.script = lambda call: refusals.pop() if refusals else None
+        for _ in range(3):
+            self.broker.send(P0, b"k", request_value())
+        running = asyncio.create_task(self.worker.run())
+        await self.connections.consuming.wait()
+        assert self.connections.source is not None
+        self.connections.source.poll()
+        await asyncio.sleep(5)
+        await self.worker.stop()
+        await running
+        assert self.broker.position(P0) == StartPosition(3, "")
+        return [output.topic.replace(self._name, "mill") for output in self.broker.outputs]
+
+
+@on_virtual_time
+async def test_worker_goes_on_with_what_was_parked_behind_a_dead_letter() -> None:
+    assert await Hosted(idempotency={}).run() == ["dead", "results", SEEN]
+
+
+@on_virtual_time
+async def test_worker_without_it_reads_and_writes_no_changelog() -> None:
+    assert sorted(await Hosted().run()) == ["dead", "results", "results"]
