@@ -135,7 +135,7 @@ class World:
         self.broker.send(P0, fate.key, value, timestamp_ms=EPOCH_MS + round(1000 * fate.sent_seconds))
 
     def outcomes(self) -> dict[int, str]:
-        """By offset; a record that has none is not there, and none has two. Each result's id is remembered with it."""
+        """By offset, in the order of their commits. None has two, and each result's id is remembered with it."""
         found: list[tuple[int, str]] = []
         remembered: Counter[bytes] = Counter()
         for output in self.broker.outputs:

@@ -1,4 +1,4 @@
-"""Whatever becomes of a partition's records, and of its owner: an id has one result inside its window."""
+"""Whatever becomes of a partition's records, and of its owner: an id has one result inside its window, in its turn."""
 
 from __future__ import annotations
 
@@ -92,6 +92,10 @@ def test_id_has_one_result_inside_its_window(
                 answered.append(fate)
             if outcome is not None:
                 assert outcome == ("dead" if fate.outcome == "result" and offset in refused else fate.outcome)
+    answered_in_turn = [offset for offset, outcome in outcomes.items() if outcome == "result"]
+    for key in {fate.key for fate in some}:
+        turn = [offset for offset in answered_in_turn if ordering == "partition" or some[offset].key == key]
+        assert ordering == "none" or (ordering == "key" and key is None) or turn == sorted(turn)
     position = world.broker.position(P0)
     assert (position.offset, position.metadata) == (len(some), "")
     assert life.budget.records == life.budget.size_bytes == 0
