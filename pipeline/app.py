@@ -63,9 +63,11 @@ class KafkaTritonConnections:
     def kafka_answers(self) -> bool:
         return self._probe.answers()
 
-    def changelog(self) -> Changelog:
+    def changelog(self) -> Changelog | None:
         settings = self._settings
         changelogs = {topic: settings.seen_topic(topic) for topic in settings.idempotent_topics}
+        if not changelogs:
+            return None
         return KafkaChangelog(settings.kafka.bootstrap_servers, settings.kafka.client, settings.name, changelogs)
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:

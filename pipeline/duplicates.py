@@ -121,8 +121,10 @@ class Duplicates:
         """What is written beside the result of an event; None if its route does not ask for it."""
         origin = journey.record.provenance
         topic = self._changelogs.get(origin.topic)
-        if journey.lead.idempotency is None or topic is None or origin.partition >= self._widths[topic]:
+        if journey.lead.idempotency is None or topic is None:
             return None
+        if journey.retry is not None and origin.partition >= self._widths[topic]:
+            return None  # of a topic that was made anew since, with fewer partitions
         value = encode_seen(Seen(origin.timestamp_ms, origin.offset))
         return OutputRecord(topic, key_of(journey.request.id), value, partition=origin.partition)
 

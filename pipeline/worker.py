@@ -79,8 +79,8 @@ class Connections(Protocol):
     def kafka_answers(self) -> bool:
         """Whether a broker answers now. Blocks for a second at most; never raises for one that is down."""
 
-    def changelog(self) -> Changelog:
-        """Of the ids that had results; asked for only if a route has idempotency."""
+    def changelog(self) -> Changelog | None:
+        """Of the ids that had results; None if no route has idempotency."""
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         """The consumer and the transactions that commit what it consumes; neither is started."""
@@ -275,9 +275,10 @@ class Worker:
 
     def _make_duplicates(self, partitions: Mapping[str, int]) -> Duplicates | None:
         """None if no route has idempotency."""
-        if not self._settings.idempotent_topics:
+        changelog = self._connections.changelog()
+        if changelog is None:
             return None
-        return Duplicates(self._settings, partitions, self._connections.changelog(), self._flow, self._clock)
+        return Duplicates(self._settings, partitions, changelog, self._flow, self._clock)
 
     async def _resume(self, duplicates: Duplicates) -> None:
         """Send on what was parked, and is no duplicate after all."""

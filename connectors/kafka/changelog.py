@@ -90,9 +90,13 @@ class KafkaChangelog:
         for topic in sorted({each.topic for each in into}):
             changelog = self._changelogs[topic]
             starts, ends = self._extent(changelog, stopping)
+            if stopping.is_set():
+                return {}
             for partition, take in into.items():
-                if partition.topic == topic and partition.partition in ends:
+                if partition.topic == topic:
                     number = partition.partition
+                    if number not in ends:
+                        raise FatalError(f"{changelog} has no partition {number}, but {topic} has: give it as many")
                     start = max(starts[number], ends[number] - OFFSETS_PER_RECORD * newest)
                     readings[records.TopicPartition(changelog, number)] = _Reading(take, start, ends[number])
         return readings

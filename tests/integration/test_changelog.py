@@ -113,3 +113,9 @@ def test_topic_that_does_not_exist_is_said(stack: Endpoints, names: Callable[[st
     restore: Coroutine[Any, Any, None] = Reader(stack.bootstrap_servers, names("nothing")).restore(0)
     with pytest.raises(FatalError, match="does not exist"):
         asyncio.run(restore)
+
+
+def test_partition_without_one_in_the_changelog_is_said(stack: Endpoints, topic: str) -> None:
+    """Partitions were added to the request topic while a worker runs."""
+    with pytest.raises(FatalError, match=rf"{topic} has no partition 3, but requests has"):
+        asyncio.run(Reader(stack.bootstrap_servers, topic).restore(3))

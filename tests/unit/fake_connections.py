@@ -89,10 +89,10 @@ class FakeConnections:
     def kafka_answers(self) -> bool:
         return self.answers
 
-    def changelog(self) -> Changelog:
+    def changelog(self) -> Changelog | None:
         settings = self._settings
-        assert settings.idempotent_topics, "not asked for"
-        return FakeChangelog(self.broker, {each: settings.seen_topic(each) for each in settings.idempotent_topics})
+        changelogs = {each: settings.seen_topic(each) for each in settings.idempotent_topics}
+        return FakeChangelog(self.broker, changelogs) if changelogs else None
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         self.source = FakeSource(self.broker, budget)
