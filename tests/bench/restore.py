@@ -13,6 +13,7 @@ import tempfile
 import time
 import tracemalloc
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from confluent_kafka import Producer
@@ -28,7 +29,7 @@ from headrace.pipeline.idempotency import PartitionIds, Seen, decode_seen, encod
 from headrace.pipeline.records import SourceRecord, TopicPartition, TopicSpec
 
 IDS = 100_000
-CASES = ((1, 1), (1, 100), (8, 100))
+CASES = ((1, 100), (1, 1000), (8, 1000))
 """Partitions with so many ids each, and how many ids each transaction has."""
 REPETITIONS = 5
 
@@ -49,12 +50,12 @@ async def restored(where: str, topic: str, partitions: int, ids: int) -> tuple[f
     """Seconds, and how many ids they were."""
     known = {TopicPartition("requests", number): PartitionIds(ids) for number in range(partitions)}
 
-    def take(into: PartitionIds, record: SourceRecord) -> None:
-        into.note(record.key or b"", decode_seen(record.value))
+    def taking(into: PartitionIds) -> Callable[[SourceRecord], None]:
+        return lambda record: into.note(record.key or b"", decode_seen(record.value))
 
     changelog = KafkaChangelog(where, {}, "bench", {"requests": topic})
     began = time.perf_counter()
-    await changelog.restore({at: lambda record, into=into: take(into, record) for at, into in known.items()}, ids)
+    await changelog.restore({at: taking(into) for at, into in known.items()}, ids)
     return time.perf_counter() - began, sum(map(len, known.values()))
 
 
