@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.connectors.kafka.admin import BrokerProbe, ensure_topics, partition_counts
+from headrace.connectors.kafka.changelog import KafkaChangelog
 from headrace.connectors.kafka.consumer import GroupConsumer
 from headrace.connectors.kafka.consumer_settings import ConsumerSettings
 from headrace.connectors.kafka.group import wait_until_slot_is_free
@@ -23,7 +24,7 @@ from headrace.pipeline.clock import SystemClock
 from headrace.pipeline.config import Settings
 from headrace.pipeline.health import Health
 from headrace.pipeline.http_port import listenable
-from headrace.pipeline.ports import FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
+from headrace.pipeline.ports import Changelog, FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
 from headrace.pipeline.retrying import delay_topics
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds, register_contracts, topic_specs
 from headrace.pipeline.slot import slot_number
@@ -61,6 +62,13 @@ class KafkaTritonConnections:
 
     def kafka_answers(self) -> bool:
         return self._probe.answers()
+
+    def changelog(self) -> Changelog | None:
+        settings = self._settings
+        changelogs = {topic: settings.seen_topic(topic) for topic in settings.idempotent_topics}
+        if not changelogs:
+            return None
+        return KafkaChangelog(settings.kafka.bootstrap_servers, settings.kafka.client, settings.name, changelogs)
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         settings = self._settings

@@ -14,12 +14,14 @@ from pydantic import Field, model_validator
 from headrace.pipeline.config_base import (
     GRPC_PATTERN,
     HTTP_PATTERN,
+    MAX_TOPIC_LENGTH,
     SERVERS_PATTERN,
     Name,
     Section,
     TopicName,
     TopicPrefix,
 )
+from headrace.pipeline.config_idempotency import IdempotencySettings
 from headrace.pipeline.config_output import UserCodeSettings, ValueKind
 from headrace.pipeline.config_routes import RouteSettings, default_routes
 from headrace.pipeline.config_slot import Slot
@@ -129,6 +131,11 @@ class TopicSettings(Section):
     redriven: TopicName | None = Field(
         default=None, description="Where dead letters go that are to be tried again; default `NAME.redriven`."
     )
+    seen: TopicPrefix | None = Field(
+        default=None,
+        description="What the names of topics begin with that remember ids; default `NAME.seen`, as in "
+        "`x.seen.inference.requests`.",
+    )
     emitted: dict[TopicName, ValueKind] = Field(
         default_factory=dict,
         description="Topics that user code may emit to; their values: `result`, `request`, `json` or `bytes`.",
@@ -203,6 +210,22 @@ class Settings(Section):
     def redriven_topic(self) -> str:
         return self.topics.redriven or f"{self.name}.redriven"
 
+    def seen_topic(self, requests: str) -> str:
+        """Of this group too: where it keeps which ids of a request topic had results."""
+        return f"{self.topics.seen or f'{self.name}.seen'}.{requests}"
+
+    @property
+    def idempotent_topics(self) -> dict[str, tuple[IdempotencySettings, ...]]:
+        """Request topics from which a route with ``idempotency`` takes events, and those routes' settings."""
+        lanes = {topic for route in self.routes for topic in route.topics}
+        shared = tuple(topic for topic in self.topics.requests if topic not in lanes)
+        found: dict[str, tuple[IdempotencySettings, ...]] = {}
+        for route in self.routes:
+            if route.idempotency is not None:
+                for topic in route.topics or shared:
+                    found[topic] = (*found.get(topic, ()), route.idempotency)
+        return found
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [route.name for route in self.routes]
@@ -235,6 +258,9 @@ class Settings(Section):
             apart["shadow"] = self.topics.shadow
         delays = {delay for route in self.routes for delay in route.retries.delays}
         apart |= {f"retry, for {delay}": self.delay_topic(delay) for delay in sorted(delays)}
+        apart |= {f"seen, for {topic}": self.seen_topic(topic) for topic in self.idempotent_topics}
+        if long := [topic for what, topic in apart.items() if len(topic) > MAX_TOPIC_LENGTH]:
+            raise ValueError(f"topics: {', '.join(long)} is longer than {MAX_TOPIC_LENGTH}: set topics.seen")
         for what, topic in apart.items():
             if topic in taken:
                 raise ValueError(

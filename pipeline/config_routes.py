@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from headrace.pipeline.config_base import VERSION_PATTERN, Name, Section, TopicName
 from headrace.pipeline.config_breaker import BreakerSettings, FallbackSettings
+from headrace.pipeline.config_idempotency import IdempotencySettings
 from headrace.pipeline.config_output import AlsoTo
 from headrace.pipeline.config_retries import RetrySettings
 from headrace.pipeline.config_shadow import ShadowSettings
@@ -91,6 +92,9 @@ class RouteSettings(Section):
     also_to: tuple[AlsoTo, ...] = Field(default=(), description="Second records, beside the result.")
     shadow: ShadowSettings | None = Field(
         default=None, description="A candidate model that answers a share of the events as well, and no caller."
+    )
+    idempotency: IdempotencySettings | None = Field(
+        default=None, description="Gives duplicates, records of one event id, one result inside a window."
     )
 
     @model_validator(mode="after")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.errors import FatalError, OutputRefusedError
 from headrace.pipeline.offsets import MetadataFormat, decode_metadata
-from headrace.pipeline.ordering import Instead, Lane, PartitionLedger, Taken
+from headrace.pipeline.ordering import Completion, Instead, Lane, PartitionLedger, Taken
 from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
 from headrace.pipeline.records import OutputRecord, RecordBatch, SourceRecord, TopicPartition
 
@@ -40,6 +40,19 @@ class Calls(Protocol):
     def begin_call(self, ref: RecordRef) -> bool: ...
 
     def end_call(self, ref: RecordRef) -> None: ...
+
+
+class Outcomes(Protocol):
+    """Keeps what came of the records of partitions, as long as they are ours (see ``Duplicates``)."""
+
+    async def restore(self, partitions: Collection[TopicPartition]) -> None:
+        """Know what is committed of these partitions, which are to be ours when this returns."""
+
+    def committed(self, ref: RecordRef, completion: Completion) -> None:
+        """What came of a record has been committed."""
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        """They are ours no more."""
 
 
 @dataclass(slots=True)
@@ -97,6 +110,8 @@ class Flow:
         """Set when there may be something to commit."""
         self.flush: Callable[[], Awaitable[None]] = _nothing
         """Commits everything that is ready; set by the group commit."""
+        self.outcomes: Outcomes | None = None
+        """Set by the worker if a route needs it."""
         self.leaving: Callable[[frozenset[TopicPartition]], None] = _nobody
         """Told of partitions before they are drained, and once they are gone; set by the shadows."""
 
@@ -108,6 +123,8 @@ class Flow:
         await self._settled.wait()
 
     async def assigned(self, generation: int, positions: Mapping[TopicPartition, StartPosition]) -> None:
+        if self.outcomes is not None and positions:
+            await self.outcomes.restore(positions.keys())
         self.joined = True
         for partition, position in positions.items():
             start = position.offset or 0
@@ -172,6 +189,8 @@ class Flow:
             if held := self._held.pop(partition, None):
                 held.alive = False
                 self._budget.release(*held.ledger.outstanding, partition.topic)
+        if self.outcomes is not None:
+            self.outcomes.forget(partitions)
         self.leaving(partitions)
 
     # --- what the processing calls
@@ -277,6 +296,10 @@ class Flow:
         for held, some in unit.taken:
             self._budget.release(some.records, some.size_bytes, held.partition.topic)
         self._settled.set()
+        if committed and self.outcomes is not None:
+            for held, some in unit.taken:
+                for offset, completion in zip(some.offsets, some.completions, strict=True):
+                    self.outcomes.committed(RecordRef(held.partition, held.generation, offset), completion)
         if not committed and any(held.alive for held, _ in unit.taken):
             raise FatalError("a transaction was dropped although partitions of it are still assigned")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headrace.pipeline.admission import check_deadline
 from headrace.pipeline.config_routes import RouteSettings
+from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.flow import Calls, RecordRef
 from headrace.pipeline.headers import Delivery
 from headrace.pipeline.records import InferenceRequest, Part, PartOutput, SourceRecord
@@ -13,6 +14,23 @@ from headrace.pipeline.retrying import Retry
 from headrace.pipeline.user_code import Record
 
 _LONG_AGO_MS = 0
+
+
+@dataclass(slots=True, eq=False)
+class Decoded:
+    """A record between decode and route. ``hooked`` says that its ``before`` hooks have run.
+
+    Where they have not, its partition is going, and it will be processed again.
+    """
+
+    ref: RecordRef
+    record: SourceRecord
+    request: InferenceRequest
+    decode_seconds: float
+    retry: Retry | None
+    view: Record | None = None
+    rejected: PoisonError | None = None
+    hooked: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -11,6 +11,14 @@ RECORDS = Counter("headrace_records_total", "Records consumed, by request topic.
 RESULTS = Counter("headrace_results_total", "Results completed (they count as soon as they await commit).", ["route"])
 DEAD_LETTERS = Counter("headrace_dead_letters_total", "Dead letters, by stage and reason code.", ["stage", "code"])
 RETRIES = Counter("headrace_retries_total", "Records put off, by route and delay topic.", ["route", "topic"])
+DUPLICATES = Counter(
+    "headrace_duplicates_total", "Records without an outcome, as their event had its result already.", ["route"]
+)
+RESTORE_SECONDS = Histogram(
+    "headrace_restore_seconds",
+    "How long new partitions waited until the ids that had results were read.",
+    buckets=_LATENCY,
+)
 BREAKER_STATE = Gauge(
     "headrace_breaker_state", "Breaker of a route's model: 0 closed, 1 half-open, 2 open.", ["route", "model"]
 )
@@ -78,6 +86,8 @@ ALL = (
     RECORDS,
     RESULTS,
     DEAD_LETTERS,
+    DUPLICATES,
+    RESTORE_SECONDS,
     IN_FLIGHT_RECORDS,
     IN_FLIGHT_BYTES,
     ASSIGNED_PARTITIONS,

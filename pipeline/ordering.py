@@ -81,12 +81,16 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What one ledger gives to one transaction: outputs in order, and the offset and metadata that cover them."""
+    """What one ledger gives to one transaction: outputs in order, and the offset and metadata that cover them.
+
+    ``offsets`` are those of the records, in the order of their completions.
+    """
 
     completions: tuple[Completion, ...]
     offset: int
     metadata: str
     size_bytes: int
+    offsets: tuple[int, ...] = ()
 
     @property
     def records(self) -> int:
@@ -225,7 +229,8 @@ class PartitionLedger:
         base = self.base
         metadata = self._done.encode(base, self._void)
         self._said = bool(metadata)
-        return Taken(tuple(entry.completion for entry in taken), base, metadata, size_bytes)
+        offsets = tuple(entry.offset for entry in taken)
+        return Taken(tuple(entry.completion for entry in taken), base, metadata, size_bytes, offsets)
 
     def _passed(self, base: int) -> Taken | None:
         """All that the metadata said was done has been read and skipped, and nothing is left to do: that alone."""

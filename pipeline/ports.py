@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.pipeline.records import OutputRecord, Parameter, RecordBatch, TopicPartition
+from headrace.pipeline.records import OutputRecord, Parameter, RecordBatch, SourceRecord, TopicPartition
 
 Array = NDArray[Any]
 
@@ -230,6 +230,23 @@ class Transactions(Protocol):
         """
 
     async def close(self) -> None: ...
+
+
+class Changelog(Protocol):
+    """What transactions have written of each partition of the request topics, read back when it is assigned."""
+
+    async def restore(self, into: Mapping[TopicPartition, Callable[[SourceRecord], None]], newest: int) -> None:
+        """Hand over what is committed for these partitions, in order; at least the newest so many records of each.
+
+        A transaction that is open is waited for; the caller sets the deadline, and cancels.
+
+        Args:
+            into: by the *request* partition, called from a thread.
+            newest: records of one partition; older ones may be left out.
+
+        Raises:
+            FatalError: it cannot be read.
+        """
 
 
 class RecordSource(Protocol):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from headrace.pipeline import metrics
@@ -17,17 +17,18 @@ from headrace.pipeline.admission import check_deadline, deadline_ms
 from headrace.pipeline.also_to import Answered, also_outputs
 from headrace.pipeline.answers import Answers
 from headrace.pipeline.config import Settings
-from headrace.pipeline.config_routes import Ordering, RouteSettings
+from headrace.pipeline.config_routes import RouteSettings
+from headrace.pipeline.duplicates import Duplicates
 from headrace.pipeline.emit import Emitter
 from headrace.pipeline.envelope import RequestDecoder
 from headrace.pipeline.errors import ExhaustedError, PoisonError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.headers import Delivery, delivery_of
-from headrace.pipeline.journey import Journey, PartTask
-from headrace.pipeline.ordering import Completion, Lane
+from headrace.pipeline.idempotency import Arrival
+from headrace.pipeline.journey import Decoded, Journey, PartTask
+from headrace.pipeline.ordering import Completion
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import (
-    InferenceRequest,
     InferenceResult,
     OutputRecord,
     PartOutput,
@@ -37,7 +38,7 @@ from headrace.pipeline.records import (
 )
 from headrace.pipeline.replay.rules import ReplayRules
 from headrace.pipeline.retrying import Retry, delay_topics, put_off, resumed
-from headrace.pipeline.routing import Assignment, Router, reply_topic
+from headrace.pipeline.routing import Assignment, Router, lanes_of, reply_topic
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.shadow import Shadows
 from headrace.pipeline.turns import give_way
@@ -45,21 +46,6 @@ from headrace.pipeline.user_code import CONCURRENT_HOOKS, Record, UserCode
 from headrace.pipeline.wire import Poison, poison
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Decoded:
-    """A record between decode and route."""
-
-    ref: RecordRef
-    record: SourceRecord
-    request: InferenceRequest
-    decode_seconds: float
-    retry: Retry | None
-    view: Record | None = None
-    rejected: PoisonError | None = None
-    hooked: bool = False
-    """Its ``before`` hooks have run. Where they have not, its partition is going, and it will be processed again."""
 
 
 class Processor:
@@ -72,6 +58,7 @@ class Processor:
         user_code: what user modules have added.
         rules: of a replay, if this is one.
         shadows: of the routes, if any has one.
+        duplicates: knows them, if a route has idempotency.
     """
 
     def __init__(
@@ -86,6 +73,7 @@ class Processor:
         user_code: UserCode,
         rules: ReplayRules | None = None,
         shadows: Shadows | None = None,
+        duplicates: Duplicates | None = None,
     ) -> None:
         self._settings = settings
         self._rules = rules
@@ -93,6 +81,7 @@ class Processor:
         self._partitions = partitions
         self._flow = flow
         self._shadows = shadows
+        self._duplicates = duplicates
         self._complete = flow.complete if shadows is None else shadows.complete
         self._clock = clock
         self._user_code = user_code
@@ -112,7 +101,7 @@ class Processor:
         of a partition must be opened one after the other: this gives way between records. If the partition goes
         meanwhile, the rest is dropped where any work for an earlier assignment is.
         """
-        decoded: list[_Decoded] = []
+        decoded: list[Decoded] = []
         turn_began = self._clock.monotonic()
         for consumed in batch.records:
             ref = RecordRef(batch.partition, batch.generation, consumed.provenance.offset)
@@ -153,20 +142,20 @@ class Processor:
             error = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
         self._complete(ref, [self._answers.dead_letter(record, error, request_id, before=retry)])
 
-    def _decode(self, ref: RecordRef, record: SourceRecord, retry: Retry | None) -> _Decoded:
+    def _decode(self, ref: RecordRef, record: SourceRecord, retry: Retry | None) -> Decoded:
         began = self._clock.monotonic()
         if not record.headers_readable:
             raise poison(Poison.BAD_HEADER, "a header's name is not UTF-8 text, so none of its headers can be read")
         request = self._decoder.decode(record.value)
         view = None if self._user_code.empty else Record(record, request, self._emitter)
-        return _Decoded(ref, record, request, self._clock.monotonic() - began, retry, view)
+        return Decoded(ref, record, request, self._clock.monotonic() - began, retry, view)
 
-    async def _run_hooks(self, decoded: Sequence[_Decoded]) -> None:
+    async def _run_hooks(self, decoded: Sequence[Decoded]) -> None:
         """The ``before`` hooks: for many records at once if they wait for something, else one after the other."""
         if self._user_code.waits:
             free = asyncio.Semaphore(CONCURRENT_HOOKS)
 
-            async def run(each: _Decoded) -> None:
+            async def run(each: Decoded) -> None:
                 async with free:
                     await self._run_hooks_for(each)
 
@@ -177,7 +166,7 @@ class Processor:
             await self._run_hooks_for(each)
             turn_began = await give_way(self._clock, turn_began)
 
-    async def _run_hooks_for(self, each: _Decoded) -> None:
+    async def _run_hooks_for(self, each: Decoded) -> None:
         assert each.view is not None
         if not self._flow.wants(each.ref.partition, each.ref.generation):
             return
@@ -188,42 +177,64 @@ class Processor:
             each.rejected = error
         each.request = each.view.request
 
-    def _open(self, decoded: _Decoded) -> list[PartTask]:
+    def _open(self, decoded: Decoded) -> list[PartTask]:
         if decoded.rejected and not isinstance(decoded.rejected, ExhaustedError):
             raise decoded.rejected
         began = self._clock.monotonic()
-        record, request = decoded.record, decoded.request
+        record = decoded.record
         delivery = delivery_of(record.headers)
-        plan = self._router.plan(request, record.headers, record.provenance.topic)
+        plan = self._router.plan(decoded.request, record.headers, record.provenance.topic)
         if self._rules is not None:
-            request, plan = self._rules.apply(request, plan)
+            decoded.request, plan = self._rules.apply(decoded.request, plan)
             if not plan:
                 self._complete(decoded.ref, [])
                 return []
             delivery = replace(delivery, deadline_ms=None)
-        lead = plan[0].route
+        decoded.decode_seconds += self._clock.monotonic() - began
+        arrival = Arrival.FIRST
+        if self._duplicates is not None and decoded.retry is None:
+            resume = partial(self._resume, decoded, delivery, plan)
+            arrival = self._duplicates.arrive(decoded.ref, record, decoded.request.id, plan[0].route, resume)
+        if arrival is Arrival.PARKED:
+            self._flow.enter(decoded.ref, list(lanes_of(record, plan)))  # in offset order, whenever it is resumed
+        return self._begin(decoded, delivery, plan) if arrival is Arrival.FIRST else []
+
+    def _resume(self, decoded: Decoded, delivery: Delivery, plan: tuple[Assignment, ...]) -> list[PartTask]:
+        """A record that was parked is no duplicate after all."""
+        try:
+            return self._begin(decoded, delivery, plan, entered=True)
+        except Exception as error:  # noqa: BLE001 - becomes the record's outcome
+            self._refuse(decoded.ref, decoded.record, error, None, decoded.request.id)
+            return []
+
+    def _begin(
+        self, decoded: Decoded, delivery: Delivery, plan: tuple[Assignment, ...], entered: bool = False
+    ) -> list[PartTask]:
+        """``entered`` says that it is in its order lanes already."""
+        record, lead = decoded.record, plan[0].route
         if isinstance(decoded.rejected, ExhaustedError):
             self._give_up(decoded, lead, delivery, decoded.rejected)
             return []
         journey = Journey(
             ref=decoded.ref,
             record=record,
-            request=request,
+            request=decoded.request,
             delivery=delivery,
             lead=lead,
             reply_to=self._reply_to(lead, delivery),
-            decode_seconds=decoded.decode_seconds + self._clock.monotonic() - began,
+            decode_seconds=decoded.decode_seconds,
             outputs=[None] * len(plan),
             view=decoded.view,
             retry=decoded.retry,
         )
         tasks = [self._admit(journey, assignment) for assignment in plan]
-        self._flow.enter(decoded.ref, list(_lanes(record, plan)))
+        if not entered:
+            self._flow.enter(decoded.ref, list(lanes_of(record, plan)))
         if self._shadows is not None:
             self._shadows.begin(journey, plan, tasks)
         return tasks
 
-    def _give_up(self, decoded: _Decoded, lead: RouteSettings, delivery: Delivery, error: ExhaustedError) -> None:
+    def _give_up(self, decoded: Decoded, lead: RouteSettings, delivery: Delivery, error: ExhaustedError) -> None:
         """A ``before`` hook has failed, for now: as often as the route of the event's first part says, it may again."""
         record, retry = decoded.record, decoded.retry
         deadline = deadline_ms(delivery.deadline_ms, record.provenance.timestamp_ms, lead)
@@ -311,6 +322,8 @@ class Processor:
         if journey.view is not None:
             emitted = journey.view.close()
             outputs += emitted if self._rules is None else ()
+        if self._duplicates is not None and (remembered := self._duplicates.remembered(journey)) is not None:
+            outputs.append(remembered)
         metrics.RESULTS.labels(task.route).inc()
         self._complete(journey.ref, outputs, partial(self._refused, task))
 
@@ -374,13 +387,3 @@ class Processor:
         for following in self._following:
             following.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
-
-
-def _lanes(record: SourceRecord, plan: tuple[Assignment, ...]) -> Iterable[Lane]:
-    """What this record's completion must stay in order with, for each route it takes. No key, no order by key."""
-    for assignment in plan:
-        route = assignment.route
-        if route.ordering is Ordering.PARTITION:
-            yield route.name
-        elif route.ordering is Ordering.KEY and record.key is not None:
-            yield route.name, record.key

@@ -236,9 +236,13 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``)."""
+    """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``).
+
+    ``as_wide_as`` names a topic that it must have exactly as many partitions as, however many ``partitions`` says.
+    """
 
     name: str
     partitions: int
     replication_factor: int = 1
     config: Mapping[str, str] = field(default_factory=dict)
+    as_wide_as: str | None = None

@@ -6,11 +6,12 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace.pipeline.config_routes import RouteSettings
+from headrace.pipeline.config_routes import Ordering, RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.limits import MAX_VERSION_DIGITS
+from headrace.pipeline.ordering import Lane
 from headrace.pipeline.patterns import Patterns
-from headrace.pipeline.records import Headers, InferenceRequest, Part, Stage
+from headrace.pipeline.records import Headers, InferenceRequest, Part, SourceRecord, Stage
 
 _CACHE_ENTRIES = 4096
 _CACHED_KEY_CHARACTERS = 1024  # events are untrusted: a long type or content type must not fill the memory
@@ -299,3 +300,13 @@ def _version(request: InferenceRequest) -> str:
 def _short(text: str) -> str:
     """A text from an event, quoted, bounded in length and free of control characters."""
     return repr(text if len(text) <= 100 else text[:99] + "…")
+
+
+def lanes_of(record: SourceRecord, plan: Sequence[Assignment]) -> Iterator[Lane]:
+    """What a record's completion must stay in order with, for each route it takes. No key, no order by key."""
+    for assignment in plan:
+        route = assignment.route
+        if route.ordering is Ordering.PARTITION:
+            yield route.name
+        elif route.ordering is Ordering.KEY and record.key is not None:
+            yield route.name, record.key

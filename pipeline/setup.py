@@ -15,6 +15,11 @@ COMPATIBILITY = "FULL_TRANSITIVE"
 HEADERS_ALLOWANCE_BYTES = 64 * 1024
 """Room left for headers beside key and value, under a topic's ``max.message.bytes``."""
 DEAD_LETTER_HEADROOM_BYTES = 1024 * 1024  # so that the largest record still fits when it is wrapped as a dead letter
+SEEN_GRACE_SECONDS = 86_400
+"""An id is remembered by when its event was answered, and looked up by when its records were sent: so far a group may
+be behind."""
+SEEN_SEGMENT_BYTES = 16 * 1024 * 1024
+"""What is old goes away, and what is written anew is compacted, in whole segments but the one that is written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +51,14 @@ def register_contracts(registry: SchemaRegistry, settings: Settings) -> Contract
 
 
 def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
-    """Every topic the settings name, once: of requests, replies, shadows, dead letters, delays, and what is emitted."""
+    """Every topic the settings name, once: requests, replies, shadows, dead letters, delays, ids, what is emitted."""
     topics = settings.topics
     dead_letter_bytes = topics.max_message_bytes + DEAD_LETTER_HEADROOM_BYTES
     names = (*topics.requests, *reply_topics(settings), *shadow_topics(settings), *emitted_kinds(settings))
     sizes = dict.fromkeys(names, topics.max_message_bytes)
     sizes[topics.dead_letters] = max(sizes.get(topics.dead_letters, 0), dead_letter_bytes)
     sizes |= dict.fromkeys(delay_topics(settings), dead_letter_bytes)  # one header more must fit
-    return tuple(
+    specs = tuple(
         TopicSpec(
             name,
             # Few records, and cooperative-sticky assignment evens out partitions of all topics together.
@@ -62,6 +67,22 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
             {"max.message.bytes": str(max_bytes)},
         )
         for name, max_bytes in sizes.items()
+    )
+    return (*specs, *seen_topic_specs(settings))
+
+
+def seen_topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
+    """The changelogs of routes' ``idempotency``; none if no route has it."""
+    topics, used = settings.topics, settings.idempotent_topics
+    longest_seconds = max((each.window_seconds for some in used.values() for each in some), default=0.0)
+    config = {
+        "cleanup.policy": "compact,delete",
+        "retention.ms": str(round(1000 * (longest_seconds + SEEN_GRACE_SECONDS))),
+        "segment.bytes": str(SEEN_SEGMENT_BYTES),
+    }
+    return tuple(
+        TopicSpec(settings.seen_topic(topic), topics.partitions, topics.replication_factor, config, as_wide_as=topic)
+        for topic in used
     )
 
 

@@ -49,7 +49,7 @@ def report(
             roles.get(spec.name, ()),
             state := states.get(spec.name),
             progress.get(spec.name) if spec.name in consumed else None,
-            _problems(spec, state),
+            _problems(spec, state, states.get(spec.as_wide_as) if spec.as_wide_as else None),
         )
         for spec in topic_specs(settings)
     )
@@ -57,7 +57,7 @@ def report(
 
 def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Topic → what it is for: ``requests``, ``results``, ``replies of ROUTE``, ``dead letters``, ``shadow``,
-    ``redriven``, ``put off``, ``emitted (KIND)``.
+    ``redriven``, ``put off``, ``ids``, ``emitted (KIND)``.
     """
     found: dict[str, list[str]] = {}
 
@@ -77,16 +77,30 @@ def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
         add(topic, "redriven" if topic == settings.redriven_topic else "put off")
     for topic in shadow_topics(settings):
         add(topic, "shadow")
+    for topic in settings.idempotent_topics:
+        add(settings.seen_topic(topic), "ids")
     for topic, kind in emitted_kinds(settings).items():
         add(topic, f"emitted ({kind})")
     return {topic: tuple(roles) for topic, roles in found.items()}
 
 
-def _problems(spec: TopicSpec, state: TopicState | None) -> tuple[str, ...]:
+def width_problem(spec: TopicSpec, partitions: int, wanted: int) -> str:
+    """What is wrong with a topic that is not as wide as its ``as_wide_as``, and what to do."""
+    return (
+        f"{spec.name} has {partitions} partitions, but {spec.as_wide_as}, whose ids it keeps, has {wanted}: stop the "
+        f"workers, and add partitions to it, or delete it (it is made anew, and earlier ids are forgotten)"
+    )
+
+
+def _problems(spec: TopicSpec, state: TopicState | None, model: TopicState | None) -> tuple[str, ...]:
+    """``model`` is the state of the topic that it must be as wide as, if there is such a one."""
     if state is None:
         return (f"{spec.name} does not exist: {CREATE}, and so does a worker when it starts",)
     problems = []
-    if state.partitions < spec.partitions:
+    if spec.as_wide_as is not None:
+        if model is not None and state.partitions != model.partitions:
+            problems.append(width_problem(spec, state.partitions, model.partitions))
+    elif state.partitions < spec.partitions:
         problems.append(
             f"{spec.name} has {state.partitions} partitions, fewer than the {spec.partitions} set (topics.partitions): "
             f"set {state.partitions}, or add partitions to the topic (keys then move)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Protocol, TypeVar
@@ -16,12 +17,21 @@ from headrace.pipeline.commit import GroupCommit
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.dispatch import Outcome, RouteDispatcher
+from headrace.pipeline.duplicates import Duplicates
 from headrace.pipeline.envelope import RequestDecoder
 from headrace.pipeline.errors import UnavailableError
 from headrace.pipeline.flow import Calls, Flow
 from headrace.pipeline.health import Health
 from headrace.pipeline.journey import PartTask
-from headrace.pipeline.ports import Clock, FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
+from headrace.pipeline.ports import (
+    Changelog,
+    Clock,
+    FrameSampler,
+    InferenceClient,
+    RecordSource,
+    SchemaRegistry,
+    Transactions,
+)
 from headrace.pipeline.processor import Processor
 from headrace.pipeline.records import RecordBatch
 from headrace.pipeline.replay.rules import ReplayRules
@@ -68,6 +78,9 @@ class Connections(Protocol):
 
     def kafka_answers(self) -> bool:
         """Whether a broker answers now. Blocks for a second at most; never raises for one that is down."""
+
+    def changelog(self) -> Changelog | None:
+        """Of the ids that had results; None if no route has idempotency."""
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         """The consumer and the transactions that commit what it consumes; neither is started."""
@@ -186,6 +199,7 @@ class Worker:
         ids = await self._until_available("registry", connections.contracts)
         name = f"{settings.name}-{settings.worker.slot}"
         self._shadows = self._make_shadows(Answers(settings, name, ids, self._clock))
+        self._duplicates = self._flow.outcomes = self._make_duplicates(partitions)
         self._processor = Processor(
             settings,
             name,
@@ -197,6 +211,7 @@ class Worker:
             self._user_code,
             self._rules,
             self._shadows,
+            self._duplicates,
         )
         self._dispatchers = {
             route.name: self._make_dispatcher(
@@ -258,6 +273,22 @@ class Worker:
             return None
         return Shadows(self._settings, answers, self._flow, self._budget, self._clock, self._make_dispatcher)
 
+    def _make_duplicates(self, partitions: Mapping[str, int]) -> Duplicates | None:
+        """None if no route has idempotency."""
+        changelog = self._connections.changelog()
+        if changelog is None:
+            return None
+        return Duplicates(self._settings, partitions, changelog, self._flow, self._clock)
+
+    async def _resume(self, duplicates: Duplicates) -> None:
+        """Send on what was parked, and is no duplicate after all."""
+        while True:
+            tasks: defaultdict[str, list[PartTask]] = defaultdict(list)
+            for task in await duplicates.resumed.get():
+                tasks[task.route].append(task)
+            for route, some in tasks.items():
+                await self._send_tasks(route, some)
+
     async def _work(self, connections: Connections, source: RecordSource, commit: GroupCommit) -> None:
         background = [
             asyncio.create_task(commit.run(), name="commit"),
@@ -265,6 +296,8 @@ class Worker:
             asyncio.create_task(self._probe(connections), name="probe"),
             *(asyncio.create_task(each.run(), name=f"route {name}") for name, each in self._dispatchers.items()),
         ]
+        if self._duplicates is not None:
+            background.append(asyncio.create_task(self._resume(self._duplicates), name="resume"))
         feeds = self._shadows.feeds.values() if self._shadows else ()
         shadows = [asyncio.create_task(feed.run(), name="shadow") for feed in feeds]  # whose end is not the worker's
         await source.start(self._flow)

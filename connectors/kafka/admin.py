@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
 from headrace.connectors.kafka.errors import PASSING, REFUSED
 from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import TopicSpec
+from headrace.pipeline.topic_check import width_problem
 
 _PROBE_SECONDS = 1.0
 _METADATA_SECONDS = 5.0
@@ -73,16 +75,22 @@ def ensure_topics(
 
     Raises:
         UnavailableError: the cluster does not answer.
-        ConfigError: an existing topic has fewer partitions, or a smaller ``max.message.bytes``, than asked for.
+        ConfigError: an existing topic has fewer partitions, or a smaller ``max.message.bytes``, than asked for, or is
+            not as wide as another that it must be as wide as.
         FatalError: the cluster refuses to create a topic.
     """
     if not topics:
         return ()
     client = admin_client(bootstrap_servers, client_config)
     known = listed_topics(client, bootstrap_servers)
-    missing = [spec for spec in topics if spec.name not in known]
+    missing = [spec for spec in topics if spec.name not in known and spec.as_wide_as is None]
     created = tuple(spec.name for spec in missing if _create(client, bootstrap_servers, spec))
+    if alike := [spec for spec in topics if spec.as_wide_as is not None]:
+        alike = _as_wide(client, bootstrap_servers, alike)
+        missing = [spec for spec in alike if spec.name not in known]
+        created += tuple(spec.name for spec in missing if _create(client, bootstrap_servers, spec))
     known = _wait_until_known(client, bootstrap_servers, [spec.name for spec in topics])
+    _check_widths(known, alike)
     existing = [spec for spec in topics if spec.name not in created]
     if existing:
         _check_partitions(known, existing)
@@ -176,10 +184,24 @@ def _wait_until_known(client: AdminClient, bootstrap_servers: str, names: Sequen
     return known
 
 
+def _as_wide(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> list[TopicSpec]:
+    """The specs with as many partitions as their models have, which exist or have just been created."""
+    models = [spec.as_wide_as for spec in specs if spec.as_wide_as is not None]
+    known = _wait_until_known(client, bootstrap_servers, models)
+    return [replace(spec, partitions=len(known[model].partitions)) for spec, model in zip(specs, models, strict=True)]
+
+
+def _check_widths(known: Mapping[str, TopicMetadata], specs: Sequence[TopicSpec]) -> None:
+    for spec in specs:
+        partitions = len(known[spec.name].partitions)
+        if partitions != spec.partitions:
+            raise ConfigError(f"topic {width_problem(spec, partitions, spec.partitions)}")
+
+
 def _check_partitions(known: Mapping[str, TopicMetadata], specs: Sequence[TopicSpec]) -> None:
     for spec in specs:
         partitions = len(known[spec.name].partitions)
-        if partitions < spec.partitions:
+        if partitions < spec.partitions and spec.as_wide_as is None:
             raise ConfigError(
                 f"topic {spec.name} has {partitions} partitions, fewer than the {spec.partitions} set "
                 f"(topics.partitions): set {partitions}, or add partitions to the topic (keys then move)"

@@ -300,7 +300,7 @@ class GroupConsumer:
             self._on_loop(consumer, self._listener.assigning(), deadline, until_stopped=True)
         positions = committed_positions(consumer, partitions, deadline, self._stopping)
         self._generation += 1
-        self._on_loop(consumer, self._listener.assigned(self._generation, positions), deadline)
+        self._on_loop(consumer, self._listener.assigned(self._generation, positions), deadline, until_stopped=True)
         self._assigned |= dict.fromkeys(positions, self._generation)
         metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
         added = [

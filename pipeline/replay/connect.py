@@ -23,6 +23,7 @@ from headrace.pipeline.envelope import RequestDecoder
 from headrace.pipeline.errors import FatalError, PoisonError, SlotTakenError
 from headrace.pipeline.health import Health
 from headrace.pipeline.ports import (
+    Changelog,
     FrameSampler,
     InferenceClient,
     RecordSource,
@@ -106,6 +107,9 @@ class ReplayConnections:
 
     def kafka_answers(self) -> bool:
         return self._probe.answers()
+
+    def changelog(self) -> Changelog | None:
+        return None
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         live, plan, kafka = self._live, self._plan, self._live.kafka

@@ -68,6 +68,7 @@ def _replayed(route: RouteSettings, limits: CallLimits) -> RouteSettings:
         "retries": route.retries.model_copy(update={"delays": ()}),
         "breaker": None,
         "fallback": None,
+        "idempotency": None,
         "max_concurrency": limits.max_concurrency or route.max_concurrency,
         "batch": batch.model_copy(
             update={"max_records": min(limits.max_batch or batch.max_records, batch.max_records)}

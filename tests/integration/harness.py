@@ -205,8 +205,9 @@ class Scene:
         headers: Sequence[tuple[str, bytes | None]] = (),
         partition: int = -1,
         topic: str | None = None,
+        timestamp_ms: int = 0,
     ) -> list[Sent]:
-        """Produce values; returns when all are delivered."""
+        """Produce values; returns when all are delivered. A timestamp of 0 is now."""
         producer = Producer(
             {
                 "bootstrap.servers": self.endpoints.bootstrap_servers,
@@ -225,7 +226,7 @@ class Scene:
                 position = Position(str(record.topic()), int(record.partition() or 0), int(record.offset() or 0))
                 sent[index] = Sent(position, record.key(), record.value(), tuple(headers))
 
-            producer.produce(to, value, key(index), partition, headers=list(headers), on_delivery=report)
+            producer.produce(to, value, key(index), partition, report, timestamp=timestamp_ms, headers=list(headers))
             producer.poll(0)
         assert producer.flush(60) == 0
         return [sent[index] for index in sorted(sent)]
@@ -338,8 +339,9 @@ class Scene:
                 raise
             return False
 
-    def lag(self) -> int:
-        """Request records from the committed offsets on."""
+    def lag(self, topic: str | None = None) -> int:
+        """Records of the request topic, or of this one, from the committed offsets on."""
+        topic = topic or self.requests
         consumer = Consumer(
             {
                 "bootstrap.servers": self.endpoints.bootstrap_servers,
@@ -348,8 +350,8 @@ class Scene:
             }
         )
         try:
-            known = consumer.list_topics(self.requests, timeout=10).topics[self.requests].partitions
-            partitions = [TopicPartition(self.requests, partition) for partition in known]
+            known = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            partitions = [TopicPartition(topic, partition) for partition in known]
             committed = consumer.committed(partitions, timeout=10)
             return sum(
                 consumer.get_watermark_offsets(each, timeout=10)[1] - max(0, done.offset)

@@ -10,9 +10,10 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import HeadraceError, UnavailableError
 from headrace.pipeline.health import Health
-from headrace.pipeline.ports import RecordSource, Transactions
+from headrace.pipeline.ports import Changelog, RecordSource, Transactions
 from headrace.pipeline.records import TopicPartition
 from headrace.pipeline.setup import ContractIds, register_contracts
+from tests.unit.fake_changelog import FakeChangelog
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     REQUEST_SCHEMA,
@@ -79,13 +80,19 @@ class FakeConnections:
         if self.down:
             self.down -= 1
             raise UnavailableError("Kafka is down")
-        return self._partitions
+        settings = self._settings
+        return {**self._partitions, **{settings.seen_topic(each): 2 for each in settings.idempotent_topics}}
 
     def contracts(self) -> ContractIds:
         return register_contracts(self.registry, self._settings)
 
     def kafka_answers(self) -> bool:
         return self.answers
+
+    def changelog(self) -> Changelog | None:
+        settings = self._settings
+        changelogs = {each: settings.seen_topic(each) for each in settings.idempotent_topics}
+        return FakeChangelog(self.broker, changelogs) if changelogs else None
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         self.source = FakeSource(self.broker, budget)

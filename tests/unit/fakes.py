@@ -115,10 +115,15 @@ class FakeBroker:
     on_commit: Callable[[], None] = lambda: None
 
     def send(
-        self, partition: TopicPartition, key: bytes | None = None, value: bytes | None = b"", headers: Headers = ()
+        self,
+        partition: TopicPartition,
+        key: bytes | None = None,
+        value: bytes | None = b"",
+        headers: Headers = (),
+        timestamp_ms: int = EPOCH_MS,
     ) -> int:
         offset = len(self.inputs[partition])
-        provenance = Provenance(*partition, offset, EPOCH_MS)
+        provenance = Provenance(*partition, offset, timestamp_ms)
         self.inputs[partition].append(SourceRecord(provenance, key, value, headers))
         return offset
 

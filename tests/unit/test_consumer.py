@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -17,7 +17,9 @@ from headrace.connectors.kafka.consumer_settings import ConsumerSettings
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Assignment, KafkaSettings, Settings, TopicSettings
 from headrace.pipeline.errors import FatalError, FencedError
-from headrace.pipeline.flow import Flow
+from headrace.pipeline.flow import Flow, RecordRef
+from headrace.pipeline.ordering import Completion
+from headrace.pipeline.records import TopicPartition
 from tests.unit.fake_group_client import ROOM, Bench, FakeMessage, wait_until
 
 PARTITIONS = (0, 1)
@@ -34,6 +36,26 @@ class FailedMessage(FakeMessage):
 
     def error(self) -> KafkaError:
         return self._error
+
+
+class Restoring:
+    """Of ids, without end."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def restore(self, partitions: Collection[TopicPartition]) -> None:
+        self.begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.ended.set()
+
+    def committed(self, ref: RecordRef, completion: Completion) -> None:
+        raise AssertionError("nothing is")
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        pass
 
 
 class Refusal(Exception):
@@ -100,6 +122,21 @@ async def test_heartbeats_are_frequent_whatever_the_session(session_seconds: flo
     await wait_until(lambda: bench.config)
     await bench.consumer.stop()
     assert bench.config["heartbeat.interval.ms"] == heartbeat_ms
+
+
+async def test_stop_ends_a_restore_that_is_waited_for() -> None:
+    bench = Bench()
+    restoring = Restoring()
+    bench.flow.outcomes = restoring
+    bench.client.tell("on_assign", *PARTITIONS)
+    await bench.consumer.start(bench.flow)
+    await wait_until(restoring.begun.is_set)
+    assert bench.flow.partitions == frozenset()
+    async with asyncio.timeout(5):
+        await bench.consumer.stop()
+        await bench.consumer.wait_ended()
+    assert restoring.ended.is_set()
+    assert not bench.flow.partitions
 
 
 @pytest.mark.parametrize("interval_seconds", [20.0, 300.0])

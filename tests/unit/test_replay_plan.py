@@ -222,12 +222,13 @@ LIVE = Settings.model_validate(
                 "reply_topics_allowed": ["replies"],
                 "batch": {"max_records": 32},
                 "retries": {"max_attempts": 9},
+                "idempotency": {},
             },
         ],
         "worker": {"slot": 3, "max_in_flight_records": 77},
     }
 )
-LEFT_OUT = {"reply_topic", "reply_topics_allowed", "deadline_seconds"}
+LEFT_OUT = {"reply_topic", "reply_topics_allowed", "deadline_seconds", "idempotency"}
 
 
 def test_run_has_topics_and_an_identity_of_its_own() -> None:
@@ -261,6 +262,8 @@ def test_replay_routes_and_infers_as_live() -> None:
         route.model_dump(exclude=LEFT_OUT) for route in LIVE.routes
     ]
     assert [route.deadline_seconds for route in replayed.routes] == [None, None]
+    assert LIVE.idempotent_topics
+    assert replayed.idempotent_topics == {}
     assert replayed.model_dump(exclude={"name", "topics", "routes", "worker"}) == LIVE.model_dump(
         exclude={"name", "topics", "routes", "worker"}
     )

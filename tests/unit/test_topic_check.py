@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.pipeline.config import Settings, TopicSettings
+from headrace.pipeline.config_idempotency import IdempotencySettings
 from headrace.pipeline.config_retries import RetrySettings
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.overviews import GroupProgress, TopicState
@@ -65,6 +66,23 @@ def test_topic_as_it_should_be_has_no_problems() -> None:
 def test_problem_says_what_is_wrong(state: TopicState | None, expected: str) -> None:
     (problem,) = reports(out=state)["out"].problems
     assert problem.startswith(expected)
+
+
+def test_changelog_is_as_wide_as_its_request_topic() -> None:
+    route = RouteSettings(name="a", model="m", idempotency=IdempotencySettings())
+    settings = SETTINGS.model_copy(update={"routes": (route,)})
+
+    def changelog(partitions: int) -> TopicReport:
+        widths = {"in": 6, "headrace.seen.in": partitions}
+        states = {name: TopicState(width, 2, 5_000_000, {}, {}) for name, width in widths.items()}
+        (found,) = (each for each in report(settings, states, {}) if each.spec.as_wide_as)
+        return found
+
+    assert changelog(6).roles == ("ids",)
+    assert changelog(6).problems == ()
+    for partitions in (4, 7):
+        (problem,) = changelog(partitions).problems
+        assert problem.startswith(f"headrace.seen.in has {partitions} partitions, but in, whose ids it keeps, has 6")
 
 
 def test_dead_letter_topic_needs_room_for_the_largest_record() -> None:

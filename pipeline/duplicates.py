@@ -1,0 +1,153 @@
+"""Idempotency at work: the ids of each partition that is ours, restored, kept current, and asked for each record.
+
+Lives on the event loop: the flow tells it what is assigned, committed and gone, and the processor asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from headrace.pipeline import metrics
+from headrace.pipeline.config import Settings
+from headrace.pipeline.config_routes import RouteSettings
+from headrace.pipeline.errors import FatalError
+from headrace.pipeline.flow import Flow, RecordRef
+from headrace.pipeline.idempotency import Arrival, PartitionIds, Seen, decode_seen, encode_seen, key_of
+from headrace.pipeline.journey import Journey, PartTask
+from headrace.pipeline.ordering import Completion
+from headrace.pipeline.ports import Changelog, Clock
+from headrace.pipeline.records import OutputRecord, SourceRecord, TopicPartition
+
+log = logging.getLogger(__name__)
+
+Resume = Callable[[], list[PartTask]]
+"""Goes on with a record that was parked. What is wrong with it becomes its outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    event_id: str
+    route: str
+    resume: Resume
+
+
+@dataclass(slots=True)
+class _Partition:
+    ids: PartitionIds
+    parked: dict[int, _Parked] = field(default_factory=dict)
+    """By offset."""
+
+
+class Duplicates:
+    """Implements ``flow.Outcomes``.
+
+    Args:
+        partitions: of each topic that is written to.
+        flow: where duplicates are completed, without an outcome.
+    """
+
+    def __init__(
+        self, settings: Settings, partitions: Mapping[str, int], changelog: Changelog, flow: Flow, clock: Clock
+    ) -> None:
+        self._max_ids = {
+            topic: max(each.max_ids for each in some) for topic, some in settings.idempotent_topics.items()
+        }
+        self._changelogs = {topic: settings.seen_topic(topic) for topic in self._max_ids}
+        self._topics = {changelog: topic for topic, changelog in self._changelogs.items()}
+        self._widths = partitions
+        self._changelog = changelog
+        self._flow = flow
+        self._clock = clock
+        self._partitions: dict[TopicPartition, _Partition] = {}
+        self.resumed: asyncio.Queue[list[PartTask]] = asyncio.Queue()  # bounded by the budget
+        """The tasks of records that were parked and are processed after all: to be sent to their routes."""
+
+    # --- what the flow tells (flow.Outcomes)
+
+    async def restore(self, partitions: Collection[TopicPartition]) -> None:
+        new = {each: PartitionIds(self._max_ids[each.topic]) for each in partitions if each.topic in self._max_ids}
+        if not new:
+            return
+        began = self._clock.monotonic()
+        into = {partition: _noting(ids) for partition, ids in new.items()}
+        await self._changelog.restore(into, max(self._max_ids[each.topic] for each in new))
+        took_seconds = self._clock.monotonic() - began
+        metrics.RESTORE_SECONDS.observe(took_seconds)
+        log.info("restored %d ids of %d partitions in %.1f s", sum(map(len, new.values())), len(new), took_seconds)
+        self._partitions |= {partition: _Partition(ids) for partition, ids in new.items()}
+
+    def committed(self, ref: RecordRef, completion: Completion) -> None:
+        for output in completion.outputs:
+            # Of a record that was put off, perhaps, and so of a partition that another worker may have.
+            if (partition := self._of(output)) is not None:
+                partition.ids.note(output.key or b"", decode_seen(output.value))
+        if (partition := self._partitions.get(ref.partition)) is None or not self._flow.holds(ref):
+            return
+        for offset, arrival in partition.ids.settle(ref.offset):
+            self._free(RecordRef(ref.partition, ref.generation, offset), partition.parked.pop(offset), arrival)
+
+    def _of(self, output: OutputRecord) -> _Partition | None:
+        """The partition whose changelog this is for, if it is for one and that is ours."""
+        topic = self._topics.get(output.topic)
+        if topic is None or output.partition is None:
+            return None
+        return self._partitions.get(TopicPartition(topic, output.partition))
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        for each in partitions:
+            self._partitions.pop(each, None)
+
+    # --- what the processor asks
+
+    def arrive(
+        self, ref: RecordRef, record: SourceRecord, event_id: str, route: RouteSettings, resume: Resume
+    ) -> Arrival:
+        """A record has been routed, in offset order. A duplicate is completed here; one that is parked is resumed."""
+        partition = self._partitions.get(ref.partition)
+        if route.idempotency is None or partition is None or not self._flow.holds(ref):
+            return Arrival.FIRST
+        window_ms = 1000 * route.idempotency.window_seconds
+        arrival = partition.ids.arrive(ref.offset, key_of(event_id), record.provenance.timestamp_ms, window_ms)
+        if arrival is Arrival.PARKED:
+            partition.parked[ref.offset] = _Parked(event_id, route.name, resume)
+        elif arrival is Arrival.DUPLICATE:
+            self._drop(ref, event_id, route.name)
+        return arrival
+
+    def remembered(self, journey: Journey) -> OutputRecord | None:
+        """What is written beside the result of an event; None if its route does not ask for it."""
+        origin = journey.record.provenance
+        topic = self._changelogs.get(origin.topic)
+        if journey.lead.idempotency is None or topic is None:
+            return None
+        if journey.retry is not None and origin.partition >= self._widths[topic]:
+            return None  # of a topic that was made anew since, with fewer partitions
+        value = encode_seen(Seen(origin.timestamp_ms, origin.offset))
+        return OutputRecord(topic, key_of(journey.request.id), value, partition=origin.partition)
+
+    # --- what becomes of a record
+
+    def _free(self, ref: RecordRef, parked: _Parked, arrival: Arrival) -> None:
+        if arrival is Arrival.DUPLICATE:
+            self._drop(ref, parked.event_id, parked.route)
+        elif self._flow.wants(ref.partition, ref.generation) and (tasks := parked.resume()):
+            self.resumed.put_nowait(tasks)
+
+    def _drop(self, ref: RecordRef, event_id: str, route: str) -> None:
+        metrics.DUPLICATES.labels(route).inc()
+        log.debug("%s[%d]@%d is a duplicate of event %s, which has its result", *ref.partition, ref.offset, event_id)
+        self._flow.complete(ref, ())
+
+
+def _noting(ids: PartitionIds) -> Callable[[SourceRecord], None]:
+    def note(record: SourceRecord) -> None:
+        try:
+            ids.note(record.key or b"", decode_seen(record.value))
+        except FatalError as error:
+            at = record.provenance
+            raise FatalError(f"{at.topic}[{at.partition}]@{at.offset} has {error}") from error
+
+    return note
