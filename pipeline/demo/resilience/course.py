@@ -1,0 +1,232 @@
+"""The three parts of the demo, one after the other, while texts flow all the time."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.text import Text
+
+from headrace.connectors.embedded.http import call
+from headrace.connectors.embedded.stack import Stack
+from headrace.connectors.embedded.supervisor import is_answering
+from headrace.pipeline.breaker import BreakerState
+from headrace.pipeline.demo.commands import Commands
+from headrace.pipeline.demo.resilience import scene
+from headrace.pipeline.demo.resilience.breaker_watch import BreakerWatch
+from headrace.pipeline.demo.resilience.events import FATES, Kind
+from headrace.pipeline.demo.resilience.traffic import Traffic, now_ms
+from headrace.pipeline.demo.telling import Narrator
+from headrace.pipeline.errors import StackError
+from headrace.pipeline.records import InferenceResult
+
+BRIEF, LONG, SOUNDS, BROKEN_PHOTOS = 8, 4, 6, 2
+"""How many events of each kind."""
+BRIEF_SECONDS = (1.5, 3.5)
+"""How long the model fails at them, in turn: until before their first delay is over, and until behind it."""
+LONG_SECONDS = 25.0
+"""Longer than both delays, their jitter, and all attempts; mostly shorter than what comes before the redrive."""
+PHOTOS_PER_SECOND = 4.0
+ENOUGH = 6
+"""Answers by a model that show that it answers."""
+LOOK_SECONDS = 0.1
+TELL_SECONDS = 1.0
+SYNC_SECONDS = 0.5
+"""As often as ``headrace up`` looks for models."""
+STEP_SECONDS = 90.0
+"""For any step: on two cores that are free, each takes less than 15 s."""
+COMMAND_SECONDS = 90.0
+STYLES = {BreakerState.CLOSED: "bold green", BreakerState.OPEN: "bold red", BreakerState.HALF_OPEN: "bold yellow"}
+_HERE = f"-c {scene.CONFIG}"
+
+
+class Course:
+    """Plays the parts.
+
+    Args:
+        stack: started, with the scene's model, and one worker that was just started.
+        folder: the scene's.
+        commands: runs commands there.
+        traffic: sends and reads.
+        narrator: tells people.
+    """
+
+    def __init__(self, stack: Stack, folder: Path, commands: Commands, traffic: Traffic, narrator: Narrator) -> None:
+        self.breaker = BreakerWatch(scene.PHOTOS, scene.PHOTO_MODEL)
+        self.crashes = 0
+        """Workers that did not end as they were told."""
+        self._stack = stack
+        self._folder = folder
+        self._commands = commands
+        self._traffic = traffic
+        self._narrator = narrator
+        self._since = 0
+        self._photo_at = self._look_at = self._sync_at = self._tell_at = 0.0
+        self._fail_until_ms = 0
+
+    def play(self) -> None:
+        """All of it; the worker is stopped then, and has answered everything.
+
+        Raises:
+            StackError: something did not happen in time, or a command failed.
+            UnavailableError, FatalError: Kafka or the registry does not let us.
+        """
+        self._retries()
+        self._breaker()
+        self._dead_letters()
+        self._stop_worker()
+
+    def _retries(self) -> None:
+        say, traffic = self._narrator.say, self._traffic
+        self._begin("1  A model fails for a while: retries")
+        say(f"{BRIEF + LONG} events for the model {scene.NUMBERS_MODEL}, which fails at them for a while")
+        began = now_ms()
+        self._fail_until_ms = began + round(1000 * LONG_SECONDS)
+        for number in range(BRIEF):
+            until = began + round(1000 * BRIEF_SECONDS[number % len(BRIEF_SECONDS)])
+            traffic.send(traffic.planner.numbers(Kind.BRIEF, began, until))
+        for _ in range(LONG):
+            traffic.send(traffic.planner.numbers(Kind.LONG, began, self._fail_until_ms))
+        told: Counter[str] = Counter()
+
+        def done() -> bool:
+            if time.monotonic() >= self._tell_at:
+                self._tell_at = time.monotonic() + TELL_SECONDS
+                self._tell_new(told)
+            return len(traffic.results(Kind.BRIEF)) >= BRIEF and len(traffic.dead_letters()) >= LONG
+
+        self._until(done, "the events that were put off")
+        self._tell_new(told)
+        attempts = traffic.dead_letters()[-1].attempts
+        say(f"{LONG} events are behind both delays, after {attempts} attempts: dead letters, see part 3", "magenta")
+        self._say_texts()
+
+    def _tell_new(self, told: Counter[str]) -> None:
+        """How many events were put off, and answered, and at which attempt, as far as that was not told yet."""
+        now = Counter(f"put off to {topic}" for topic in self._traffic.put_off().elements())
+        now.update(f"answered at attempt {result.attempt}" for result in self._traffic.results(Kind.BRIEF))
+        for what, count in (now - told).items():
+            self._narrator.say(f"{count} {what}", "green" if what.startswith("answered") else "yellow")
+        told |= now
+
+    def _breaker(self) -> None:
+        say = self._narrator.say
+        self._begin("2  A model is gone: its breaker opens, another model answers")
+        say(f"photos at {PHOTOS_PER_SECOND:g}/s for the model {scene.PHOTO_MODEL}; its breaker is closed")
+        self._until(lambda: self._answered_by(scene.PHOTO_MODEL) >= ENOUGH, f"answers of {scene.PHOTO_MODEL}", True)
+        self._move(f"{scene.MODELS}/{scene.PHOTO_MODEL}", scene.AWAY)
+        self._until(lambda: self._answered_by(scene.FALLBACK) >= ENOUGH, f"answers of {scene.FALLBACK}", True)
+        say(f"{self._answered_by(scene.FALLBACK)} photos were answered by the fallback, {scene.FALLBACK}", "green")
+        self._move(scene.AWAY, f"{scene.MODELS}/{scene.PHOTO_MODEL}")
+        self._until(lambda: self.breaker.state is BreakerState.CLOSED, "the breaker to close", True)
+        before = self._answered_by(scene.PHOTO_MODEL)
+        self._until(lambda: self._answered_by(scene.PHOTO_MODEL) >= before + ENOUGH, "answers of the model", True)
+        sent = sum(event.kind is Kind.PHOTO for event in self._traffic.sent)
+        self._until(lambda: len(self._traffic.results(Kind.PHOTO)) >= sent, "the last photos")
+        by = [f"{self._answered_by(model)} by {model}" for model in (scene.PHOTO_MODEL, scene.FALLBACK)]
+        say(f"{sent} photos, {sent} results: {', '.join(by)}", "green")
+        self._say_texts()
+
+    def _dead_letters(self) -> None:
+        say, traffic = self._narrator.say, self._traffic
+        self._begin("3  Events that nobody can answer: dead letters, the fix, a redrive")
+        say(f"{SOUNDS} sounds, for which {scene.CONFIG} has no route, and {BROKEN_PHOTOS} broken photos")
+        for _ in range(SOUNDS):
+            traffic.send(traffic.planner.sound(now_ms()))
+        for _ in range(BROKEN_PHOTOS):
+            traffic.send(traffic.planner.broken_photo(now_ms()))
+        self._until(lambda: len(traffic.dead_letters()) >= LONG + SOUNDS + BROKEN_PHOTOS, "the dead letters")
+        self._run("headrace dlq stats", "stats-before", show=True)
+        say("the fix: a route for sounds. Workers read the file when they start.")
+        self._run(f"cat {scene.MISSING_ROUTE} >> {scene.CONFIG}", "fix", settings=False)
+        self._stop_worker()
+        self._stack.workers.start(1, self._folder / scene.CONFIG)
+        self._until(lambda: all(map(is_answering, self._stack.workers.members())), "the worker to be ready again")
+        say("the worker runs again, with the new route")
+        self._until(lambda: now_ms() > self._fail_until_ms, f"the model {scene.NUMBERS_MODEL} to be well again")
+        say(f"the model {scene.NUMBERS_MODEL} does not fail any more. A broken photo remains one.")
+        codes = sorted({fate.code for fate in FATES.values() if fate.redriven})
+        chosen = " ".join(f"--code {code}" for code in codes)
+        self._run(f"headrace dlq redrive {chosen} --yes", "redrive", show=True)
+        redriven = (Kind.SOUND, Kind.LONG)
+        self._until(
+            lambda: sum(len(traffic.results(kind)) for kind in redriven) >= SOUNDS + LONG,
+            "results of what was redriven",
+        )
+        say(f"{SOUNDS + LONG} events that were redriven have their results", "green")
+        self._run("headrace dlq stats", "stats-after", show=True)
+
+    # --- steps
+
+    def _begin(self, title: str) -> None:
+        self._narrator.title(title)
+        self._since = len(self._traffic.seen)
+
+    def _until(self, done: Callable[[], bool], what: str, photos: bool = False) -> None:
+        """Let everything flow until then.
+
+        Raises:
+            StackError: it does not come.
+        """
+        deadline = time.monotonic() + STEP_SECONDS
+        while not done():
+            if time.monotonic() > deadline:
+                raise StackError(f"waited {STEP_SECONDS:.0f} s in vain for {what}")
+            self._flow(photos)
+
+    def _flow(self, photos: bool = False) -> None:
+        now = time.monotonic()
+        if photos and now >= self._photo_at:
+            self._photo_at = now + 1 / PHOTOS_PER_SECOND
+            self._traffic.send(self._traffic.planner.photo(now_ms()))
+        if photos and now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._look()
+        if now >= self._sync_at:
+            self._sync_at = now + SYNC_SECONDS
+            for line in self._stack.sync_models():
+                self._narrator.say(line)
+        self._traffic.tick()
+
+    def _look(self) -> None:
+        """At the breaker, as the worker measures it."""
+        (member,) = self._stack.workers.members()
+        status, body = call(int(member.endpoint.rpartition(":")[2]), "GET", "/metrics", STEP_SECONDS)
+        if status != 200:
+            raise StackError(f"{member.name} does not tell what it measures: HTTP status {status}")
+        for state in self.breaker.look(body.decode()):
+            words = {
+                BreakerState.OPEN: "not called any more",
+                BreakerState.HALF_OPEN: "one call is made, to find out",
+                BreakerState.CLOSED: "it answers again",
+            }
+            line = Text.assemble(f"breaker of {scene.PHOTO_MODEL}: ", (state.value, STYLES[state]), f", {words[state]}")
+            self._narrator.say(line)
+
+    def _answered_by(self, model: str) -> int:
+        results: list[InferenceResult] = self._traffic.results(Kind.PHOTO)
+        return sum(result.outputs[0].model == model for result in results)
+
+    def _say_texts(self) -> None:
+        """Whether anything held them up."""
+        texts = self._traffic.results(Kind.TEXT, self._since)
+        median_ms = self._traffic.median_ms(Kind.TEXT, self._since)
+        self._narrator.say(f"meanwhile {len(texts)} texts were answered, after {median_ms:.0f} ms (median)")
+
+    def _run(self, line: str, name: str, *, show: bool = False, settings: bool = True) -> None:
+        """Run a command, while everything flows; ``show`` what it prints."""
+        typed = f"{line} {_HERE}" if settings else line
+        self._commands.run(typed, name, COMMAND_SECONDS, meanwhile=self._flow)
+        if show:
+            self._narrator.printed(self._commands.printed(name))
+
+    def _move(self, source: str, target: str) -> None:
+        self._run(f"mv {source} {target}", f"move-{target.replace('/', '-')}", settings=False)
+
+    def _stop_worker(self) -> None:
+        for slot, code in self._stack.workers.stop().items():
+            if code:
+                self.crashes += 1
+                self._narrator.say(f"worker {slot} was told to end, and failed (exit status {code})", "bold red")
