@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from rich.console import Console
 from rich.text import Text
+
+from headrace.pipeline.tables import cut
 
 INDENT = " " * 9
 """As wide as the time before a line."""
@@ -38,9 +41,10 @@ class Narrator:
         self._print(f"{INDENT}$ {line}", "cyan")
 
     def printed(self, text: str) -> None:
-        """What a command has printed."""
+        """What a command has printed, cut at the edge of a terminal: a table that is folded cannot be read."""
+        width = self._console.width if self._console.is_terminal else sys.maxsize
         for line in text.splitlines():
-            self._print(f"{INDENT}{line}", "dim")
+            self._print(cut(f"{INDENT}{line}", width), "dim")
 
     def _print(self, text: str, style: str) -> None:
         self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.demos import DEMO_SECONDS, Demo
 
 LAST_LINE = re.compile(
-    r"demo-resilience: sent=(\d+) results=(\d+) retried=12 breaker=(closed>open>half_open>(?:open>half_open>)*closed) "
+    r"demo-resilience: sent=(\d+) results=(\d+) retried=14 breaker=(closed>open>half_open>(?:open>half_open>)*closed) "
     r"dead_letters=12 redriven=10 missing=0 duplicates=0"
 )
 
@@ -26,25 +26,25 @@ def test_demo_of_resilience_shows_all_three_and_accounts_for_every_event(tmp_pat
     assert sent == results + 2  # the broken photos
     for expected in (
         r"\d+ put off to resilience-demo\.retry\.2s",
-        r"\d+ put off to resilience-demo\.retry\.4s",
-        r"\d+ answered at attempt \d",
+        r"\d+ put off to resilience-demo\.retry\.8s",
+        r"\d+ answered, at attempt \d",
         r"breaker of photo_labels: open",
         r"breaker of photo_labels: half_open",
         r"breaker of photo_labels: closed",
         r"NO_ROUTE +route +6 +0 ",  # before the redrive
         r"NO_ROUTE +route +6 +6 ",  # and after it
-        r"RETRIES_EXHAUSTED +infer +numbers +delay +4 +4 ",
+        r"RETRIES_EXHAUSTED +infer +amounts +exchange +4 +4 ",
         r"MODEL_REJECTED +infer +photos +\w+ +2 +0 ",
         r"redrive: state=complete redriven=10",
     ):
         assert re.search(expected, demo.output), (expected, demo.output)
     figures = json.loads((tmp_path / "build" / "demo-resilience.json").read_text())
-    assert (figures["sent"], figures["results"], figures["retried"]) == (sent, results, 12)
+    assert (figures["sent"], figures["results"], figures["retried"]) == (sent, results, 14)
     assert (figures["passed"], figures["findings"], figures["worker_crashes"]) == (True, [], 0)
     assert figures["breaker"] == found[3].split(">")
     by = figures["answered_by"]
     assert sum(by.values()) == results
-    assert (by["delay"], by["audio_vad"]) == (12, 6)
+    assert (by["exchange"], by["audio_vad"]) == (14, 6)
     assert min(by["photo_labels"], by["image_jpeg"]) >= 6
     assert not (tmp_path / "build" / "demo-resilience-logs").exists()
     assert demo.leftovers() == []

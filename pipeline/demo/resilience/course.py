@@ -13,6 +13,7 @@ from headrace.connectors.embedded.http import call
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.supervisor import is_answering
 from headrace.pipeline.breaker import BreakerState
+from headrace.pipeline.config import Settings
 from headrace.pipeline.demo.commands import Commands
 from headrace.pipeline.demo.resilience import scene
 from headrace.pipeline.demo.resilience.breaker_watch import BreakerWatch
@@ -22,12 +23,8 @@ from headrace.pipeline.demo.telling import Narrator
 from headrace.pipeline.errors import StackError
 from headrace.pipeline.records import InferenceResult
 
-BRIEF, LONG, SOUNDS, BROKEN_PHOTOS = 8, 4, 6, 2
-"""How many events of each kind."""
-BRIEF_SECONDS = (1.5, 3.5)
-"""How long the model fails at them, in turn: until before their first delay is over, and until behind it."""
-LONG_SECONDS = 25.0
-"""Longer than both delays, their jitter, and all attempts; mostly shorter than what comes before the redrive."""
+EARLY, LATE, STUCK, SOUNDS, BROKEN_PHOTOS = 6, 4, 4, 6, 2
+"""How many events of each kind; amounts wait in both delay topics, or in the first only."""
 PHOTOS_PER_SECOND = 4.0
 ENOUGH = 6
 """Answers by a model that show that it answers."""
@@ -47,24 +44,34 @@ class Course:
 
     Args:
         stack: started, with the scene's model, and one worker that was just started.
+        settings: of the pipeline.
         folder: the scene's.
         commands: runs commands there.
         traffic: sends and reads.
         narrator: tells people.
     """
 
-    def __init__(self, stack: Stack, folder: Path, commands: Commands, traffic: Traffic, narrator: Narrator) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        settings: Settings,
+        folder: Path,
+        commands: Commands,
+        traffic: Traffic,
+        narrator: Narrator,
+    ) -> None:
         self.breaker = BreakerWatch(scene.PHOTOS, scene.PHOTO_MODEL)
         self.crashes = 0
         """Workers that did not end as they were told."""
         self._stack = stack
+        self._settings = settings
         self._folder = folder
         self._commands = commands
         self._traffic = traffic
         self._narrator = narrator
         self._since = 0
         self._photo_at = self._look_at = self._sync_at = self._tell_at = 0.0
-        self._fail_until_ms = 0
+        self._told: Counter[str] = Counter()
 
     def play(self) -> None:
         """All of it; the worker is stopped then, and has answered everything.
@@ -80,36 +87,31 @@ class Course:
 
     def _retries(self) -> None:
         say, traffic = self._narrator.say, self._traffic
+        first, second = (self._settings.delay_topic(delay) for delay in scene.DELAYS)
         self._begin("1  A model fails for a while: retries")
-        say(f"{BRIEF + LONG} events for the model {scene.NUMBERS_MODEL}, which fails at them for a while")
-        began = now_ms()
-        self._fail_until_ms = began + round(1000 * LONG_SECONDS)
-        for number in range(BRIEF):
-            until = began + round(1000 * BRIEF_SECONDS[number % len(BRIEF_SECONDS)])
-            traffic.send(traffic.planner.numbers(Kind.BRIEF, began, until))
-        for _ in range(LONG):
-            traffic.send(traffic.planner.numbers(Kind.LONG, began, self._fail_until_ms))
-        told: Counter[str] = Counter()
-
-        def done() -> bool:
-            if time.monotonic() >= self._tell_at:
-                self._tell_at = time.monotonic() + TELL_SECONDS
-                self._tell_new(told)
-            return len(traffic.results(Kind.BRIEF)) >= BRIEF and len(traffic.dead_letters()) >= LONG
-
-        self._until(done, "the events that were put off")
-        self._tell_new(told)
-        attempts = traffic.dead_letters()[-1].attempts
-        say(f"{LONG} events are behind both delays, after {attempts} attempts: dead letters, see part 3", "magenta")
+        self._move(scene.RATES, scene.AWAY)
+        say(f"{EARLY} amounts for the model {scene.AMOUNT_MODEL}, which answers with an error without that file")
+        self._send_amounts(Kind.AMOUNT, EARLY)
+        self._until(lambda: traffic.put_off()[second] >= EARLY, f"records in {second}")
+        say(f"{LATE} more")
+        self._send_amounts(Kind.AMOUNT, LATE)
+        self._until(lambda: traffic.put_off()[first] >= EARLY + LATE, f"records in {first}")
+        self._move(f"{scene.AWAY}/{scene.RATES}", ".")
+        self._until(lambda: len(traffic.results(Kind.AMOUNT)) >= EARLY + LATE, "results of what was put off")
+        self._tell_new()
         self._say_texts()
 
-    def _tell_new(self, told: Counter[str]) -> None:
-        """How many events were put off, and answered, and at which attempt, as far as that was not told yet."""
+    def _send_amounts(self, kind: Kind, count: int) -> None:
+        for _ in range(count):
+            self._traffic.send(self._traffic.planner.amount(kind, now_ms()))
+
+    def _tell_new(self) -> None:
+        """How many events were put off, and at which attempt amounts were answered, as far as that was not told yet."""
         now = Counter(f"put off to {topic}" for topic in self._traffic.put_off().elements())
-        now.update(f"answered at attempt {result.attempt}" for result in self._traffic.results(Kind.BRIEF))
-        for what, count in (now - told).items():
+        now.update(f"answered, at attempt {result.attempt}" for result in self._traffic.results(Kind.AMOUNT))
+        for what, count in (now - self._told).items():
             self._narrator.say(f"{count} {what}", "green" if what.startswith("answered") else "yellow")
-        told |= now
+        self._told = now
 
     def _breaker(self) -> None:
         say = self._narrator.say
@@ -119,7 +121,7 @@ class Course:
         self._move(f"{scene.MODELS}/{scene.PHOTO_MODEL}", scene.AWAY)
         self._until(lambda: self._answered_by(scene.FALLBACK) >= ENOUGH, f"answers of {scene.FALLBACK}", True)
         say(f"{self._answered_by(scene.FALLBACK)} photos were answered by the fallback, {scene.FALLBACK}", "green")
-        self._move(scene.AWAY, f"{scene.MODELS}/{scene.PHOTO_MODEL}")
+        self._move(f"{scene.AWAY}/{scene.PHOTO_MODEL}", scene.MODELS)
         self._until(lambda: self.breaker.state is BreakerState.CLOSED, "the breaker to close", True)
         before = self._answered_by(scene.PHOTO_MODEL)
         self._until(lambda: self._answered_by(scene.PHOTO_MODEL) >= before + ENOUGH, "answers of the model", True)
@@ -132,30 +134,32 @@ class Course:
     def _dead_letters(self) -> None:
         say, traffic = self._narrator.say, self._traffic
         self._begin("3  Events that nobody can answer: dead letters, the fix, a redrive")
-        say(f"{SOUNDS} sounds, for which {scene.CONFIG} has no route, and {BROKEN_PHOTOS} broken photos")
+        self._move(scene.RATES, scene.AWAY)
+        say(f"{STUCK} amounts again, {SOUNDS} sounds, which no route takes, and {BROKEN_PHOTOS} broken photos")
+        self._send_amounts(Kind.STUCK, STUCK)
         for _ in range(SOUNDS):
             traffic.send(traffic.planner.sound(now_ms()))
         for _ in range(BROKEN_PHOTOS):
             traffic.send(traffic.planner.broken_photo(now_ms()))
-        self._until(lambda: len(traffic.dead_letters()) >= LONG + SOUNDS + BROKEN_PHOTOS, "the dead letters")
+        self._until(lambda: len(traffic.dead_letters()) >= STUCK + SOUNDS + BROKEN_PHOTOS, "the dead letters")
+        self._tell_new()
         self._run("headrace dlq stats", "stats-before", show=True)
-        say("the fix: a route for sounds. Workers read the file when they start.")
+        say("the fix: the file, and a route for sounds; workers read their settings when they start")
+        self._move(f"{scene.AWAY}/{scene.RATES}", ".")
         self._run(f"cat {scene.MISSING_ROUTE} >> {scene.CONFIG}", "fix", settings=False)
         self._stop_worker()
         self._stack.workers.start(1, self._folder / scene.CONFIG)
         self._until(lambda: all(map(is_answering, self._stack.workers.members())), "the worker to be ready again")
-        say("the worker runs again, with the new route")
-        self._until(lambda: now_ms() > self._fail_until_ms, f"the model {scene.NUMBERS_MODEL} to be well again")
-        say(f"the model {scene.NUMBERS_MODEL} does not fail any more. A broken photo remains one.")
+        say("the worker is started again; a broken photo remains one, the others are redriven")
         codes = sorted({fate.code for fate in FATES.values() if fate.redriven})
         chosen = " ".join(f"--code {code}" for code in codes)
         self._run(f"headrace dlq redrive {chosen} --yes", "redrive", show=True)
-        redriven = (Kind.SOUND, Kind.LONG)
+        redriven = (Kind.SOUND, Kind.STUCK)
         self._until(
-            lambda: sum(len(traffic.results(kind)) for kind in redriven) >= SOUNDS + LONG,
+            lambda: sum(len(traffic.results(kind)) for kind in redriven) >= SOUNDS + STUCK,
             "results of what was redriven",
         )
-        say(f"{SOUNDS + LONG} events that were redriven have their results", "green")
+        say(f"{SOUNDS + STUCK} events that were redriven have their results", "green")
         self._run("headrace dlq stats", "stats-after", show=True)
 
     # --- steps
@@ -184,10 +188,13 @@ class Course:
         if photos and now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._look()
+        if now >= self._tell_at:
+            self._tell_at = now + TELL_SECONDS
+            self._tell_new()
         if now >= self._sync_at:
             self._sync_at = now + SYNC_SECONDS
             for line in self._stack.sync_models():
-                self._narrator.say(line)
+                self._narrator.say(line.replace(f"{self._folder}/", ""))
         self._traffic.tick()
 
     def _look(self) -> None:
@@ -223,7 +230,7 @@ class Course:
             self._narrator.printed(self._commands.printed(name))
 
     def _move(self, source: str, target: str) -> None:
-        self._run(f"mv {source} {target}", f"move-{target.replace('/', '-')}", settings=False)
+        self._run(f"mv {source} {target}", f"move-{source.replace('/', '-')}", settings=False)
 
     def _stop_worker(self) -> None:
         for slot, code in self._stack.workers.stop().items():

@@ -14,7 +14,7 @@ from headrace.pipeline.demo import augment
 from headrace.pipeline.demo.assets import Assets, Photo
 from headrace.pipeline.demo.events import without_scan
 from headrace.pipeline.demo.resilience import scene
-from headrace.pipeline.records import InferenceRequest, Modality, Parameter, Part, Tensor
+from headrace.pipeline.records import InferenceRequest, Modality, Part, Tensor
 
 SOURCE = "headrace/demo-resilience"
 
@@ -23,8 +23,8 @@ class Kind(enum.StrEnum):
     """What an event is there to show."""
 
     TEXT = "text"
-    BRIEF = "numbers whose model fails for a moment"
-    LONG = "numbers whose model fails longer than they wait"
+    AMOUNT = "amount that was put off"
+    STUCK = "amount that was put off too often"
     PHOTO = "photo"
     SOUND = "sound without a route"
     BROKEN = "broken photo"
@@ -49,8 +49,10 @@ class Fate:
 
 FATES: Mapping[Kind, Fate] = {
     Kind.TEXT: Fate(frozenset({scene.TEXT_MODEL})),
-    Kind.BRIEF: Fate(frozenset({scene.NUMBERS_MODEL}), put_off=1),
-    Kind.LONG: Fate(frozenset({scene.NUMBERS_MODEL}), put_off=2, code="RETRIES_EXHAUSTED", redriven=True),
+    Kind.AMOUNT: Fate(frozenset({scene.AMOUNT_MODEL}), put_off=1),
+    Kind.STUCK: Fate(
+        frozenset({scene.AMOUNT_MODEL}), put_off=len(scene.DELAYS), code="RETRIES_EXHAUSTED", redriven=True
+    ),
     Kind.PHOTO: Fate(frozenset({scene.PHOTO_MODEL, scene.FALLBACK})),
     Kind.SOUND: Fate(frozenset({scene.SOUND_MODEL}), code="NO_ROUTE", redriven=True),
     Kind.BROKEN: Fate(frozenset(), code="MODEL_REJECTED"),
@@ -79,7 +81,6 @@ class Planner:
         self._sentences = [sentence for group in assets.sentences for sentence in group]
         self._jpegs = [photo for photo in assets.photos if photo.content_type == "image/jpeg"]
         self._speech = assets.speech
-        self._number = 0
 
     def text(self, now_ms: int) -> Planned:
         """A sentence. All times are epoch milliseconds."""
@@ -98,19 +99,17 @@ class Planner:
         part = Part("sound", Modality.AUDIO, "audio/wav", augment.speech(self._rng, clip))
         return self._event(Kind.SOUND, part, now_ms)
 
-    def numbers(self, kind: Kind, now_ms: int, fail_until_ms: int) -> Planned:
-        """A tensor that the model ``delay`` gives back, and fails at until then."""
-        self._number += 1
-        tensor = Tensor("FP32", (1,), struct.pack("<f", self._number))
-        fails: dict[str, Parameter] = {"fail": "INTERNAL", "fail_until_ms": fail_until_ms}
-        return self._event(kind, Part("numbers", Modality.TENSOR, "", tensor), now_ms, fails)
+    def amount(self, kind: Kind, now_ms: int) -> Planned:
+        """A number, for the model that needs a file."""
+        tensor = Tensor("FP32", (1,), struct.pack("<f", self._rng.uniform(1, 100)))
+        return self._event(kind, Part("amount", Modality.TENSOR, "", tensor), now_ms)
 
     def _photo_part(self) -> Part:
         original: Photo = self._jpegs[int(self._rng.integers(len(self._jpegs)))]
         photo = augment.photo(self._rng, original)
         return Part("photo", Modality.IMAGE, photo.content_type, photo.data)
 
-    def _event(self, kind: Kind, part: Part, now_ms: int, parameters: Mapping[str, Parameter] | None = None) -> Planned:
+    def _event(self, kind: Kind, part: Part, now_ms: int) -> Planned:
         identity = uuid.UUID(bytes=self._rng.bytes(16), version=4)
         request = InferenceRequest(
             id=str(identity),
@@ -118,6 +117,5 @@ class Planner:
             source=SOURCE,
             time_ms=now_ms,
             parts=(part,),
-            parameters=parameters or {},
         )
         return Planned(kind, identity.bytes[:2].hex().encode(), request)

@@ -99,7 +99,7 @@ def _play(options: Options, narrator: Narrator, stack: Stack, folder: Path) -> R
         commands = Commands(here, folder / DATA / "commands", environment, narrator.command)
         decoder = OutcomeDecoder(registry, settings.topics.dead_letters)
         with Traffic(settings, ids.request, decoder, Planner(options.seed, data)) as traffic:
-            course = Course(stack, here, commands, traffic, narrator)
+            course = Course(stack, settings, here, commands, traffic, narrator)
             course.play()
             traffic.flush()
         narrator.title("What the topics hold")
