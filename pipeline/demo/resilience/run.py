@@ -78,6 +78,7 @@ def run(options: Options, console: Console) -> Report:
 
     report = on_stage(NAME, LOGS, console, play, models=[Path(SCENE, scene.MODELS)])
     _say_verdict(narrator, report)
+    console.print()
     return report
 
 

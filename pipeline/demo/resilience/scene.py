@@ -37,7 +37,7 @@ routes:
   - name: {PHOTOS}                # its model is taken away: another answers meanwhile
     model: {PHOTO_MODEL}
     match: {{modality: [IMAGE]}}
-    breaker: {{failures: 3, open_seconds: 5, max_open_seconds: 5}}
+    breaker: {{failures: 3, open_seconds: 8, max_open_seconds: 8}}
     fallback: {{model: {FALLBACK}}}
 """
 ROUTE = f"""\

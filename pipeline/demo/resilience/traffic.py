@@ -133,7 +133,8 @@ class Traffic:
 
     def put_off(self) -> Counter[str]:
         """How many records each delay topic has taken."""
-        return Counter(each.topic for each in self.seen if isinstance(each.content, Retry))
+        apart = self._settings.redriven_topic
+        return Counter(each.topic for each in self.seen if isinstance(each.content, Retry) and each.topic != apart)
 
     def median_ms(self, kind: Kind, since: int = 0) -> float:
         """From sending an event to reading its result, in milliseconds; ``nan`` if there is none."""
