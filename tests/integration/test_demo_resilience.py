@@ -50,7 +50,7 @@ def test_demo_of_resilience_shows_all_three_and_accounts_for_every_event(tmp_pat
     assert demo.leftovers() == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_interrupted_demo_of_resilience_leaves_nothing_behind(tmp_path: Path) -> None:
     with Demo(tmp_path, "demo-resilience") as demo:
         demo.wait_for("put off to")
