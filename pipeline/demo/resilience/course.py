@@ -11,6 +11,7 @@ from rich.text import Text
 
 from headrace.connectors.embedded.http import call
 from headrace.connectors.embedded.stack import Stack
+from headrace.connectors.embedded.state import Member
 from headrace.connectors.embedded.supervisor import is_answering
 from headrace.pipeline.breaker import BreakerState
 from headrace.pipeline.config import Settings
@@ -62,7 +63,7 @@ class Course:
     ) -> None:
         self.breaker = BreakerWatch(scene.PHOTOS, scene.PHOTO_MODEL)
         self.crashes = 0
-        """Workers that did not end as they were told."""
+        """How often a worker ended by itself, or not as it was told."""
         self._stack = stack
         self._settings = settings
         self._folder = folder
@@ -72,9 +73,10 @@ class Course:
         self._since = 0
         self._photo_at = self._look_at = self._sync_at = self._tell_at = 0.0
         self._told: Counter[str] = Counter()
+        self._pid = self._worker.pid
 
     def play(self) -> None:
-        """All of it; the worker is stopped then, and has answered everything.
+        """All of it; then the worker, having answered everything, is stopped.
 
         Raises:
             StackError: something did not happen in time, or a command failed.
@@ -83,6 +85,8 @@ class Course:
         self._retries()
         self._breaker()
         self._dead_letters()
+        self._traffic.end_texts()
+        self._until(lambda: not self._traffic.unanswered, "the last answers")
         self._stop_worker()
 
     def _retries(self) -> None:
@@ -125,6 +129,7 @@ class Course:
         self._until(lambda: self.breaker.state is BreakerState.CLOSED, "the breaker to close", True)
         before = self._answered_by(scene.PHOTO_MODEL)
         self._until(lambda: self._answered_by(scene.PHOTO_MODEL) >= before + ENOUGH, "answers of the model", True)
+        self._traffic.flush()
         sent = sum(event.kind is Kind.PHOTO for event in self._traffic.sent)
         self._until(lambda: len(self._traffic.results(Kind.PHOTO)) >= sent, "the last photos")
         by = [f"{self._answered_by(model)} by {model}" for model in (scene.PHOTO_MODEL, scene.FALLBACK)]
@@ -149,7 +154,8 @@ class Course:
         self._run(f"cat {scene.MISSING_ROUTE} >> {scene.CONFIG}", "fix", settings=False)
         self._stop_worker()
         self._stack.workers.start(1, self._folder / scene.CONFIG)
-        self._until(lambda: all(map(is_answering, self._stack.workers.members())), "the worker to be ready again")
+        self._pid = self._worker.pid
+        self._until(lambda: is_answering(self._worker), "the worker to be ready again")
         say("the worker is started again; a broken photo remains one, the others are redriven")
         codes = sorted({fate.code for fate in FATES.values() if fate.redriven})
         chosen = " ".join(f"--code {code}" for code in codes)
@@ -199,10 +205,10 @@ class Course:
 
     def _look(self) -> None:
         """At the breaker, as the worker measures it."""
-        (member,) = self._stack.workers.members()
-        status, body = call(int(member.endpoint.rpartition(":")[2]), "GET", "/metrics", STEP_SECONDS)
+        endpoint = self._worker.endpoint
+        status, body = call(int(endpoint.rpartition(":")[2]), "GET", "/metrics", STEP_SECONDS)
         if status != 200:
-            raise StackError(f"{member.name} does not tell what it measures: HTTP status {status}")
+            raise StackError(f"{self._worker.name} does not tell what it measures: HTTP status {status}")
         for state in self.breaker.look(body.decode()):
             words = {
                 BreakerState.OPEN: "not called any more",
@@ -232,7 +238,15 @@ class Course:
     def _move(self, source: str, target: str) -> None:
         self._run(f"mv {source} {target}", f"move-{source.replace('/', '-')}", settings=False)
 
+    @property
+    def _worker(self) -> Member:
+        (member,) = self._stack.workers.members()
+        return member
+
     def _stop_worker(self) -> None:
+        if self._worker.pid != self._pid:
+            self.crashes += 1
+            self._narrator.say(f"{self._worker.name} ended by itself, and was started again", "bold red")
         for slot, code in self._stack.workers.stop().items():
             if code:
                 self.crashes += 1

@@ -19,7 +19,7 @@ class Report:
     Attributes:
         count: by the topics.
         breaker: the states that it took.
-        crashes: worker processes that did not end as they were told.
+        crashes: how often a worker ended by itself, or not as it was told.
         seed: of the events.
         total_seconds: how long it took, all in all.
     """

@@ -102,7 +102,6 @@ def _play(options: Options, narrator: Narrator, stack: Stack, folder: Path) -> R
         with Traffic(settings, ids.request, decoder, Planner(options.seed, data)) as traffic:
             course = Course(stack, settings, here, commands, traffic, narrator)
             course.play()
-            traffic.flush()
         narrator.title("What the topics hold")
         counted = count(settings, registry, traffic.sent)
     return Report(counted, tuple(course.breaker.states), course.crashes, options.seed, time.monotonic() - began)

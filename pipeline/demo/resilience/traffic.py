@@ -64,6 +64,7 @@ class Traffic:
         self._schema_id = schema_id
         self._decoder = decoder
         self._waiting = delay_topics(settings)
+        self._answered: set[Position] = set()
         self._sent_at: dict[Position, tuple[Kind, float]] = {}
         self._text_at = 0.0
         self._resources = contextlib.ExitStack()
@@ -123,6 +124,16 @@ class Traffic:
         """Wait until all that was sent is delivered. Raises as ``send``."""
         self._sender.flush()
 
+    def end_texts(self) -> None:
+        """Send no more texts; what was sent is delivered. Raises as ``send``."""
+        self._text_at = math.inf
+        self.flush()
+
+    @property
+    def unanswered(self) -> int:
+        """Events that were delivered, and have neither a result nor a dead letter."""
+        return len(self._sent_at.keys() - self._answered)
+
     def results(self, kind: Kind, since: int = 0) -> list[InferenceResult]:
         """Of the events of a kind; ``since`` so many records were seen."""
         return [each.content for each in self._of(kind, since) if isinstance(each.content, InferenceResult)]
@@ -148,6 +159,8 @@ class Traffic:
         if position not in self._sent_at:  # its delivery report is late, which the broker sent first
             self._sender.flush()
         kind, sent_seconds = self._sent_at[position]
+        if not isinstance(content, Retry):
+            self._answered.add(position)
         self.seen.append(Seen(topic, kind, content, time.monotonic() - sent_seconds))
 
 
