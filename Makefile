@@ -18,17 +18,20 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay-demo test unit integration chaos chaos-long lint format docs lock test-lowest wheel \
-	clean distclean
+.PHONY: help setup demo replay-demo demo-resilience test unit integration chaos chaos-long lint format docs lock \
+	test-lowest wheel clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## Run the main job end to end, with a worker killed on the way
 	@$(BIN)/headrace demo $(ARGS)
 
 replay-demo: setup ## Try a model's next version on history: replayed, judged by a gate, mended
 	@$(BIN)/headrace replay-demo $(ARGS)
+
+demo-resilience: setup ## See what happens when things go wrong: retries, a breaker, dead letters redriven
+	@$(BIN)/headrace demo-resilience $(ARGS)
 
 test: lint ## Everything that must be green: lint, then all tests but the chaos suite
 	@$(PYTEST) $(PARALLEL) tests/unit tests/docs $(ARGS)

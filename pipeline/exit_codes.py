@@ -39,6 +39,10 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
         ExitCode.OK: "each event once in each run, one version refused for the right reason, the next one taken",
         ExitCode.FAILED: "not so, or the demo failed; the last line says which",
     },
+    "demo-resilience": {
+        ExitCode.OK: "every event had the one outcome it had to have, and the breaker opened and closed",
+        ExitCode.FAILED: "not so, or the demo failed; the last line says which",
+    },
     "up": {ExitCode.OK: "stopped in order; with --detach: ready"},
     "status": {ExitCode.OK: "the stack is ready and all its processes run", ExitCode.FAILED: "it is not"},
     "down": {ExitCode.OK: "stopped, also if nothing was running"},

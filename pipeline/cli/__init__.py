@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, str] = {
     "demo": "Run the main job end to end on the embedded stack, with a worker killed on the way.",
     "replay-demo": "Try a model's next version on history, and see a gate refuse it, on the embedded stack.",
+    "demo-resilience": "See retries, a breaker, and dead letters redriven, on the embedded stack.",
     "up": "Start the embedded stack: Kafka, schema registry, Triton, topics and workers.",
     "status": "Show what of the embedded stack is running.",
     "down": "Stop the embedded stack.",

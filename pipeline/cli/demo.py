@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-PLAIN_WIDTH = 120
-"""Characters a line where no terminal says how wide it is."""
+from headrace.pipeline.cli.demo_console import demo_console
 
 
 @click.command()
@@ -46,10 +44,7 @@ def command(
     from headrace.pipeline.demo.run import Options, run
 
     keep_in = Path("build/demo-data") if keep else None
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    report = run(Options(events, seed, seconds, kill=not no_kill, keep=keep_in, json_path=json_path), console)
+    report = run(Options(events, seed, seconds, kill=not no_kill, keep=keep_in, json_path=json_path), demo_console())
     click.echo(report.last_line())
     report.write(json_path)
     context.exit(report.exit_code)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from headrace.pipeline.cli.demo_console import demo_console
 from headrace.pipeline.exit_codes import ExitCode, epilog
-
-PLAIN_WIDTH = 120
-"""Characters a line where no terminal says how wide it is."""
 
 
 @click.command(epilog=epilog("replay-demo"))
@@ -48,9 +45,6 @@ def command(events: int, seed: int, out: Path, only_files: Path | None) -> int:
     if only_files is not None:
         write_files(only_files, options)
         return ExitCode.OK
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    report = run(options, console)
+    report = run(options, demo_console())
     click.echo(report.last_line())
     return ExitCode.OK if report.passed else ExitCode.FAILED

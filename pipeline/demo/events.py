@@ -177,7 +177,7 @@ def _spoil(event: PlannedEvent, defect: Defect) -> PlannedEvent:
     request = event.request
     match defect:
         case Defect.CORRUPT_JPEG:
-            request = replace(request, parts=tuple(_without_scan(part) for part in request.parts))
+            request = replace(request, parts=tuple(without_scan(part) for part in request.parts))
         case Defect.TRUNCATED_WAV:
             parts = tuple(replace(part, content=_bytes(part)[:TRUNCATED_WAV_BYTES]) for part in request.parts)
             request = replace(request, parts=parts)
@@ -194,7 +194,7 @@ def _jpegs_only(assets: Assets) -> Assets:
     return replace(assets, photos=tuple(photo for photo in assets.photos if photo.content_type == "image/jpeg"))
 
 
-def _without_scan(part: Part) -> Part:
+def without_scan(part: Part) -> Part:
     """A JPEG that ends behind its frame header: size and format can be read, pixels there are none."""
     content = _bytes(part)
     return replace(part, content=content[: content.index(JPEG_HUFFMAN_TABLE)] + JPEG_END)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.pipeline.demo.check import Verdict
+from headrace.pipeline.demo.figures import write_figures
 from headrace.pipeline.demo.observe import Figures
 from headrace.pipeline.demo.showcase import Shown
 from headrace.pipeline.demo.stats import Recovery
-from headrace.pipeline.errors import StackError
 
 FINDINGS_SHOWN = 10
 
@@ -90,11 +89,7 @@ class Report:
             },
             "findings": [str(finding) for finding in verdict.findings],
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-        except OSError as error:
-            raise StackError(f"the figures could not be written to {path}: {error.strerror}") from error
+        write_figures(path, figures)
 
 
 def show_results(console: Console, results: Sequence[Shown], letters: Sequence[Shown]) -> None:

@@ -22,10 +22,12 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.demo import assets, showcase
 from headrace.pipeline.demo.drive import Drive
 from headrace.pipeline.demo.events import Encoded, encode, plan
+from headrace.pipeline.demo.figures import check_writable
 from headrace.pipeline.demo.interrupts import Interrupts
 from headrace.pipeline.demo.logs import keep_logs
 from headrace.pipeline.demo.observe import Observations
 from headrace.pipeline.demo.report import Report, show_results, show_verdict
+from headrace.pipeline.demo.telling import Narrator
 from headrace.pipeline.demo.view import LiveView, PlainView, View
 from headrace.pipeline.errors import ConfigError, StackError
 from headrace.pipeline.outcomes import OutcomeDecoder
@@ -62,7 +64,7 @@ def run(options: Options, console: Console) -> Report:
         StackError: the stack or a worker could not be started or kept running; logs are under ``build/demo-logs``.
     """
     began = time.monotonic()
-    _check_writable(options.json_path)
+    check_writable(options.json_path)
     left = f"; data and logs are in {options.keep}/" if options.keep else " and removed"
     bye = f"interrupted: everything is stopped{left}"
     with Interrupts(lambda: console.print(bye)) as interrupts, contextlib.ExitStack() as cleanup:
@@ -73,7 +75,7 @@ def run(options: Options, console: Console) -> Report:
         cleanup.callback(stack.stop if options.keep else stack.kill)  # what is removed anyway need not be saved first
         with interrupts.allowed():
             try:
-                _say(console, began, "starting Kafka, schema registry and Triton on free ports")
+                Narrator(console, began).say("starting Kafka, schema registry and Triton on free ports")
                 stack.start()
                 report, observations = _with_stack(options, console, stack, folder, began)
             except StackError as error:
@@ -90,25 +92,6 @@ def run(options: Options, console: Console) -> Report:
     show_results(console, results, showcase.letters(observations.letters()))
     show_verdict(console, report, _next_steps(options, report))
     return report
-
-
-def _check_writable(path: Path) -> None:
-    """Now, because after the run it would be a pity.
-
-    Raises:
-        ConfigError: a file cannot be written there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        path.open("a").close()
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written ({error.strerror}): run the demo in a folder of your own, or name another "
-            "file with --json"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -143,14 +126,14 @@ def _with_stack(
     config.write_text("name: headrace-demo\n", "utf-8")  # built-in settings, whatever HEADRACE_CONFIG says
     settings = load_settings(config, {**os.environ, **stack.endpoints.environment()})
     with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
-        _say(console, began, "registering schemas, creating topics, starting two workers")
+        Narrator(console, began).say("registering schemas, creating topics, starting two workers")
         ids = register_contracts(registry, settings)
         ensure_topics(settings.kafka.bootstrap_servers, topic_specs(settings), settings.kafka.client)
         stack.workers.start(WORKERS, config)
         events = _encoded(options, data, ids.request)
         wait_for_workers(stack)
         rate = min(MAX_RATE, options.events / options.seconds)
-        _say(console, began, _plan_line(options, settings, rate))
+        Narrator(console, began).say(_plan_line(options, settings, rate))
         decoder = OutcomeDecoder(registry, settings.topics.dead_letters)
         view: View = LiveView(console) if console.is_terminal else PlainView(console)
         drive = Drive(settings, stack.workers, decoder, view, zero=began, rate=rate, kill=options.kill)
@@ -191,7 +174,3 @@ def _next_steps(options: Options, report: Report) -> list[tuple[str, str]]:
     if options.keep is not None:
         steps.insert(0, (f"{options.keep}/", "data and logs of this run"))
     return steps
-
-
-def _say(console: Console, began: float, text: str) -> None:
-    console.print(f"{time.monotonic() - began:5.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)

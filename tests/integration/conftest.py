@@ -31,6 +31,7 @@ LONGEST = (
     "test_dlq_docs",
     "test_transaction_faults",
     "test_demo",
+    "test_demo_resilience",
     "test_replay_owners",
     "test_howto",
     "test_kafka_cluster",

@@ -15,9 +15,9 @@ import pytest
 from headrace.pipeline.compose import EventOptions
 from headrace.pipeline.demo import assets
 from headrace.pipeline.demo.check import Verdict
+from headrace.pipeline.demo.commands import Commands, Json
 from headrace.pipeline.demo.replay import scene
 from headrace.pipeline.demo.replay.cameras import CAMERAS, UPSIDE_DOWN, taken, turned_round
-from headrace.pipeline.demo.replay.commands import Commands, Json
 from headrace.pipeline.demo.replay.events import SUBJECTS, PlannedEvent, plan
 from headrace.pipeline.demo.replay.outcome import Judged, Report, read_judged
 from headrace.pipeline.demo.replay.versions import MODEL, write_model, write_version

@@ -9,8 +9,8 @@ from pathlib import Path
 from headrace.connectors.embedded.http import answers_ok
 from headrace.connectors.embedded.stack import Stack
 from headrace.pipeline.demo.check import Position
+from headrace.pipeline.demo.commands import Commands, Json
 from headrace.pipeline.demo.replay import scene
-from headrace.pipeline.demo.replay.commands import Commands, Json
 from headrace.pipeline.demo.replay.outcome import Judged, read_judged
 from headrace.pipeline.demo.replay.versions import MODEL
 from headrace.pipeline.errors import StackError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -10,22 +9,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from headrace.connectors.embedded.owners import temporary_folder
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.supervisor import wait_for_workers
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.connectors.registry import ConfluentRegistry
 from headrace.pipeline.demo import assets
 from headrace.pipeline.demo.check import Verdict
-from headrace.pipeline.demo.interrupts import Interrupts
-from headrace.pipeline.demo.logs import keep_logs
+from headrace.pipeline.demo.commands import Commands
 from headrace.pipeline.demo.replay import scene
-from headrace.pipeline.demo.replay.commands import Commands
 from headrace.pipeline.demo.replay.counting import count
 from headrace.pipeline.demo.replay.course import Course, run_name
 from headrace.pipeline.demo.replay.events import plan
 from headrace.pipeline.demo.replay.outcome import KILLS, Judged, Report
-from headrace.pipeline.errors import ConfigError, StackError
+from headrace.pipeline.demo.stage import DATA, on_stage
+from headrace.pipeline.demo.telling import Narrator
+from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.settings_file import load_settings
 from headrace.pipeline.setup import register_contracts, topic_specs
 
@@ -33,6 +31,7 @@ REFUSED, MENDED = 2, 3
 """The version that the gate is to refuse, and the one that it is to take."""
 FOLDERS = {REFUSED: "before", MENDED: "after"}
 """Version → where its report goes."""
+SCENE = "scene"
 LOGS = "logs"
 
 
@@ -70,25 +69,13 @@ def run(options: Options, console: Console) -> Report:
     """
     began = time.monotonic()
     _make_room(options.out)
-    with (
-        Interrupts(lambda: console.print("interrupted: everything is stopped and removed")) as interrupts,
-        contextlib.ExitStack() as cleanup,
-    ):
-        folder = temporary_folder("replay-demo")
-        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-        data_dir, logs = folder / "stack", options.out / LOGS
-        stack = Stack(data_dir, models=[folder / "scene" / scene.MODELS])
-        cleanup.callback(stack.kill)  # what is removed anyway need not be saved first
-        with interrupts.allowed():
-            try:
-                return _Demo(options, console, stack, folder, began).run()
-            except StackError as error:
-                if not keep_logs(data_dir, logs, console):
-                    raise
-                raise StackError(str(error).replace(str(data_dir), str(logs))) from error  # it names logs, mostly
-            except Exception:
-                keep_logs(data_dir, logs, console)
-                raise
+    return on_stage(
+        "replay-demo",
+        options.out / LOGS,
+        console,
+        lambda folder, stack: _Demo(options, Narrator(console, began), stack, folder).run(),
+        models=[Path(SCENE, scene.MODELS)],
+    )
 
 
 def _write_scene(folder: Path, bundled: Path, options: Options) -> None:
@@ -112,13 +99,13 @@ def _make_room(out: Path) -> None:
 class _Demo:
     """One run of it, on a stack that is not started yet."""
 
-    def __init__(self, options: Options, console: Console, stack: Stack, folder: Path, began: float) -> None:
+    def __init__(self, options: Options, narrator: Narrator, stack: Stack, folder: Path) -> None:
         self._options = options
-        self._console = console
+        self._say = narrator.say
+        self._show = narrator.command
         self._stack = stack
-        self._scene = folder / "scene"
-        self._logs = folder / "stack" / "commands"
-        self._began = began
+        self._scene = folder / SCENE
+        self._logs = folder / DATA / "commands"
 
     def run(self) -> Report:
         self._say(f"writing {self._options.events:,} events, labels, and three versions of a model")
@@ -162,10 +149,3 @@ class _Demo:
         self._say(f"gate: {judged.word}")
         for problem in judged.problems:
             self._say(f"  {problem}")
-
-    def _say(self, text: str) -> None:
-        elapsed = time.monotonic() - self._began
-        self._console.print(f"{elapsed:5.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
-
-    def _show(self, command: str) -> None:
-        self._console.print(f"         $ {command}", style="cyan", highlight=False, markup=False, soft_wrap=True)

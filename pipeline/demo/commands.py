@@ -45,6 +45,7 @@ class Commands:
         seconds: float,
         *,
         watch: Watch = lambda _: False,
+        meanwhile: Callable[[], None] = lambda: None,
         fine: Collection[int] = (0,),
     ) -> int | None:
         """Run a command to its end, or until it is killed.
@@ -54,6 +55,7 @@ class Commands:
             name: of its log.
             seconds: how long it may take.
             watch: told what it prints, if that is lines of JSON.
+            meanwhile: called again and again while it runs.
             fine: exit statuses that are no failure.
 
         Returns:
@@ -63,7 +65,7 @@ class Commands:
             StackError: it failed, or took longer; with the end of its log.
         """
         self._show(line)
-        process = ServerProcess(name, self._logs / f"{name}.log")
+        process = ServerProcess(name, self._log(name))
         deadline = time.monotonic() + seconds
         try:
             process.spawn([_SHELL, "-c", f"{_HEADRACE}\n{line}", sys.executable], self._environment, self._folder)
@@ -74,6 +76,7 @@ class Commands:
                         return None
                     if time.monotonic() > deadline:
                         raise StackError(f"`{line}` did not end in {seconds:.0f} s; {process.log_tail()}")
+                    meanwhile()
                     time.sleep(POLL_SECONDS)
                 for each in printed.new():
                     watch(each)
@@ -82,6 +85,13 @@ class Commands:
         if process.exit_code not in fine:
             raise StackError(f"`{line}` ended with {process.exit_code}; {process.log_tail()}")
         return process.exit_code
+
+    def printed(self, name: str) -> str:
+        """All that a command has printed."""
+        return self._log(name).read_text("utf-8", "replace")
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
 
 
 class _Printed:
