@@ -45,8 +45,10 @@ integration: setup ## The tests on real servers: Kafka, schema registry, Triton
 chaos: setup ## Break everything under load for ten minutes, count every record (HEADRACE_CHAOS_SEED=, ARGS="-k ...")
 	@$(PYTEST) -n 2 $(FILES) tests/chaos $(ARGS)
 
-chaos-long: setup ## The random faults of `make chaos` for an hour, a million records: build/chaos.json tells
-	@HEADRACE_CHAOS_SECONDS=$${HEADRACE_CHAOS_SECONDS:-3600} $(PYTEST) tests/chaos/test_random_faults.py $(ARGS)
+chaos-long: setup ## Random faults for an hour, a million records, and overload for ten minutes: build/chaos*.json tell
+	@HEADRACE_CHAOS_SECONDS=$${HEADRACE_CHAOS_SECONDS:-3600} \
+		HEADRACE_CHAOS_OVERLOAD_SECONDS=$${HEADRACE_CHAOS_OVERLOAD_SECONDS:-600} \
+		$(PYTEST) tests/chaos/test_random_faults.py tests/chaos/test_overload.py $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check $(SOURCES)

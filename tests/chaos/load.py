@@ -1,21 +1,25 @@
-"""The load of the chaos suite: seeded events of three routes, poison among them, and the workers' settings for it."""
+"""The load of the chaos suite: seeded events of four routes, poison among them, and the workers' settings for it."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import json
 import random
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tests.chaos.checker import CLIENT
-from tests.chaos.tally import ROUTES, Topics
+from tests.chaos.tally import DELAYS, RETRIED, ROUTES, Topics
 from tests.integration.avro_ends import SCHEMAS, Registry, delayed, encode
 
 PARTITIONS = 12
@@ -32,6 +36,9 @@ POISONED = 0.01
 SHADOWED = 0.25
 """Share of the records whose shadow is asked for: by the same model, which Triton may choose or a route may name."""
 UNKNOWN_SCHEMA_ID = 2_000_000_000
+FAILS_SECONDS = 2
+"""What fails for a while does so for this long at most. It is less than the delays together, so it has a result in the
+end, unless a wall clock that jumps cuts the delays short."""
 CATCH_UP = 2.0
 """How many times the rate is sent at most, to make up for a pause."""
 TICK_SECONDS = 0.02
@@ -58,28 +65,50 @@ def pipeline_settings(topics: Topics, group: str, replication_factor: int = 1) -
             "results": topics.results,
             "dead_letters": topics.dead_letters,
             "shadow": topics.shadows,
+            "retry": topics.retry,
             "partitions": PARTITIONS,
             "replication_factor": replication_factor,
         },
         "worker": {"drain_timeout_seconds": 3},
-        "routes": [
-            {
-                "name": name,
-                "model": "delay",
-                "match": {"type": [name]},
-                "ordering": ordering,
-                "also_to": [{"topic": topics.twins, "write": "result"}],
-                "shadow": {"version": "1", "share": SHADOWED},
-                "batch": {"max_records": 16, "max_delay_seconds": 0.02},
-                "max_concurrency": 4,
-                # A server that is stopped or cut off without a word costs an attempt each time-out. No fault of a
-                # schedule lasts for so many, and none of the poison is of a kind that is tried again.
-                "timeout_seconds": 10,
-                "retries": {"max_attempts": 1000, "initial_backoff_seconds": 0.1, "max_backoff_seconds": 1},
-            }
-            for name, ordering in ROUTES.items()
-        ],
+        "routes": [_route(name, ordering, topics) for name, ordering in ROUTES.items()],
     }
+
+
+def _route(name: str, ordering: str, topics: Topics) -> dict[str, Any]:
+    # A server that is stopped or cut off without a word costs an attempt each time-out. No fault of a schedule lasts
+    # for all of them together, and none of the poison is of a kind that is tried again.
+    patience = {
+        "timeout_seconds": 10,
+        "retries": {"max_attempts": 1000, "initial_backoff_seconds": 0.1, "max_backoff_seconds": 1},
+    }
+    if name == RETRIED:
+        patience = {
+            "timeout_seconds": 60,
+            "retries": {"max_attempts": 2, "initial_backoff_seconds": 0.05, "delays": list(DELAYS)},
+        }
+    return {
+        "name": name,
+        "model": "delay",
+        "match": {"type": [name]},
+        "ordering": ordering,
+        "also_to": [{"topic": topics.twins, "write": "result"}],
+        "shadow": {"version": "1", "share": SHADOWED},
+        "batch": {"max_records": 16, "max_delay_seconds": 0.02},
+        "max_concurrency": 4,
+        **patience,
+    }
+
+
+class Fate(Enum):
+    """What becomes of an event."""
+
+    ANSWERED = "answered"
+    POISON = "poison"
+    """A dead letter at once."""
+    PUT_OFF = "put off"
+    """It fails for up to ``FAILS_SECONDS``, is put off if it comes so early, and is answered then."""
+    EXHAUSTED = "exhausted"
+    """It is put off by each delay, and a dead letter in the end."""
 
 
 class Template(NamedTuple):
@@ -91,6 +120,7 @@ class Template(NamedTuple):
     head: bytes | None
     middle: bytes = b""
     tail: bytes = b""
+    fate: Fate = Fate.ANSWERED
 
     def value(self, event_id: bytes, tensor: bytes) -> bytes | None:
         return None if self.head is None else b"".join((self.head, event_id, self.middle, tensor, self.tail))
@@ -115,16 +145,26 @@ class Mix:
         shares = {
             self._template(route, delay): share / len(ROUTES) for route in ROUTES for delay, share in delays.items()
         }
-        poison = self._poison()
-        shares |= dict.fromkeys(poison, POISONED / len(poison))
+        self.poison = self._poison()
+        shares |= dict.fromkeys(self.poison, POISONED / len(self.poison))
         self.templates = list(shares)
-        self.poison = frozenset(poison)
         self._weights = list(itertools.accumulate(shares.values()))
 
     def draw(self, rng: random.Random, count: int) -> list[Template]:
         return rng.choices(self.templates, cum_weights=self._weights, k=count)
 
-    def _template(self, route: str, delay_ms: int, **parameters: str) -> Template:
+    @functools.cached_property
+    def failing(self) -> Template:
+        """Its call fails every time, and may be tried again."""
+        return self._template(RETRIED, 0, fail="INTERNAL")._replace(fate=Fate.EXHAUSTED)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - a mix lives as long as its run
+    def failing_until(self, second: int) -> Template:
+        """Its call fails until then, in seconds since 1970."""
+        template = self._template(RETRIED, 0, fail="INTERNAL", fail_until_ms=1000 * second)
+        return template._replace(fate=Fate.PUT_OFF)
+
+    def _template(self, route: str, delay_ms: int, **parameters: str | int) -> Template:
         datum = delayed(delay_ms, *_NUMBERS)
         datum |= {"id": _ID, "type": route, "model": None}
         datum["parameters"] |= parameters
@@ -138,13 +178,28 @@ class Mix:
         """Not in the wire format, of an unknown schema, cut short, refused by the model (one a route), a tombstone."""
         good = self._template("by-key", 0)
         assert good.head is not None
-        return [
+        found = [
             good._replace(head=b"\x01" + good.head),
             good._replace(head=struct.pack(">bI", 0, UNKNOWN_SCHEMA_ID) + good.head[5:]),
             good._replace(tail=b""),
             *(self._template(route, 0, fail="INVALID_ARG") for route in ROUTES),
             Template(None),
         ]
+        return [each._replace(fate=Fate.POISON) for each in found]
+
+
+Storm = Callable[[Mix], Sequence[Template]]
+"""What every second record is one of while it lasts."""
+
+
+def poison_storm(mix: Mix) -> Sequence[Template]:
+    """What cannot be processed, of all kinds."""
+    return mix.poison
+
+
+def retry_storm(mix: Mix) -> Sequence[Template]:
+    """What fails and may be tried again: some for ever, some for one to two seconds."""
+    return mix.failing, mix.failing_until(int(time.time()) + FAILS_SECONDS)
 
 
 def schema_variants() -> Iterator[str]:
@@ -162,27 +217,33 @@ class Event(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    poison: bool
+    fate: Fate
 
 
-def events(mixes: Sequence[Mix], rng: random.Random, variant_every: int) -> Iterator[Event]:
-    """Records without end, the same for the same seed but for the time in them. Pure.
+def events(
+    mixes: Sequence[Mix], rng: random.Random, variant_every: int, storms: Sequence[Storm] = ()
+) -> Iterator[Event]:
+    """Records without end, the same for the same seed but for the times in them and for what storms put there. Pure.
 
     Args:
         mixes: one a variant of the schema.
         rng: makes everything that is random here.
         variant_every: after so many records each the next variant joins.
+        storms: those under way; looked at before each record. They share the half that is theirs.
     """
+    storm_rng = random.Random(rng.getrandbits(32))  # of its own: a storm must not change what comes after it
     prefix = f"{rng.getrandbits(32):08x}-{rng.getrandbits(16):04x}-4{rng.getrandbits(12):03x}-8000-"
     for first in itertools.count(0, BLOCK):
         mix = mixes[rng.randrange(min(len(mixes), 1 + first // variant_every))]
-        for number, template in enumerate(mix.draw(rng, BLOCK), first):
+        for number, drawn in enumerate(mix.draw(rng, BLOCK), first):
             event_id = f"{prefix}{number:012x}".encode()
             tensor = struct.pack("<2f", number & 0xFFFFFF, number >> 24)
+            stormy = storms and number % 2
+            template = storm_rng.choice(storm_rng.choice(storms)(mix)) if stormy else drawn
             dice = rng.random()
             # Some keys come far more often than others: else none would come again while it is still being answered.
             key = None if dice < KEYLESS else b"k%d" % (KEYS * ((dice - KEYLESS) / (1 - KEYLESS)) ** 3)
-            yield Event(key, template.value(event_id, tensor), template in mix.poison)
+            yield Event(key, template.value(event_id, tensor), template.fate)
 
 
 class Load:
@@ -214,11 +275,13 @@ class Load:
     ) -> None:
         registry = Registry(registry_url)
         mixes = [Mix(registry.register_request_schema(topic, schema), schema, rate) for schema in schema_variants()]
-        self._events = events(mixes, rng, variant_every)
+        self._storms: list[Storm] = []
+        self._events = events(mixes, rng, variant_every, self._storms)
         self._topic = topic
         self._rate = rate
         self._answered = answered
         self._max_unanswered = max_unanswered
+        self._times = 1.0
         self._limit = limit
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -238,13 +301,37 @@ class Load:
         """Records handed to the producer."""
         self.delivered = 0
         """Records that the brokers have acknowledged."""
-        self.poison = 0
-        """Of those sent: how many must become dead letters."""
+        self.fates: Counter[Fate] = Counter()
+        """What must become of those sent."""
         self.paused_seconds = 0.0
         """Time in which nothing was sent because too many were unanswered."""
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def poison(self) -> int:
+        """How many of those sent must become dead letters at once."""
+        return self.fates[Fate.POISON]
+
+    @contextlib.contextmanager
+    def storm(self, storm: Storm) -> Iterator[None]:
+        """Half of the records are of this kind meanwhile."""
+        self._storms.append(storm)
+        try:
+            yield
+        finally:
+            self._storms.remove(storm)
+
+    @contextlib.contextmanager
+    def overload(self, times: float, max_unanswered: int) -> Iterator[None]:
+        """So many times the rate meanwhile, and at most so many unanswered."""
+        usual = self._max_unanswered
+        self._times, self._max_unanswered = times, max_unanswered
+        try:
+            yield
+        finally:
+            self._times, self._max_unanswered = 1.0, usual
 
     @property
     def running(self) -> bool:
@@ -283,13 +370,16 @@ class Load:
         self._producer.flush(10)
 
     def _run(self) -> None:
-        due, before = 0.0, time.monotonic()
+        due, before, times = 0.0, time.monotonic(), self._times
         try:
             while not self._stopping.wait(TICK_SECONDS) and self._failure is None and self.sent != self._limit:
                 now = time.monotonic()
-                due += (now - before) * self._rate
+                if times != self._times:  # what an overload could not send is not made up for after it
+                    times, due = self._times, float(self.sent)
+                rate = times * self._rate
+                due += (now - before) * rate
                 room = self._max_unanswered - (self.sent - self._answered())
-                most = self._rate * CATCH_UP * (now - before)
+                most = rate * CATCH_UP * (now - before)
                 count = max(0, min(int(due) - self.sent, int(most) + 1, room))
                 if room <= 0:
                     self.paused_seconds += now - before
@@ -302,10 +392,10 @@ class Load:
             self._failure = error
 
     def _send(self, count: int) -> None:
-        for key, value, poison in itertools.islice(self._events, count):
+        for key, value, fate in itertools.islice(self._events, count):
             self._producer.produce(self._topic, value, key, on_delivery=self._report)
             self.sent += 1
-            self.poison += poison
+            self.fates[fate] += 1
 
     def _report(self, error: KafkaError | None, record: Message) -> None:
         if error is None:

@@ -338,8 +338,9 @@ class Scene:
                 raise
             return False
 
-    def lag(self) -> int:
-        """Request records from the committed offsets on."""
+    def lag(self, topic: str | None = None) -> int:
+        """Request records from the committed offsets on; of one of several request topics, if it is named."""
+        requests = topic or self.requests
         consumer = Consumer(
             {
                 "bootstrap.servers": self.endpoints.bootstrap_servers,
@@ -348,8 +349,8 @@ class Scene:
             }
         )
         try:
-            known = consumer.list_topics(self.requests, timeout=10).topics[self.requests].partitions
-            partitions = [TopicPartition(self.requests, partition) for partition in known]
+            known = consumer.list_topics(requests, timeout=10).topics[requests].partitions
+            partitions = [TopicPartition(requests, partition) for partition in known]
             committed = consumer.committed(partitions, timeout=10)
             return sum(
                 consumer.get_watermark_offsets(each, timeout=10)[1] - max(0, done.offset)
