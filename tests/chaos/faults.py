@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tests.chaos.clock import SEEN_SECONDS
-from tests.chaos.load import FAILS_SECONDS, PARTITIONS, Load, poison_storm, retry_storm
+from tests.chaos.load import PARTITIONS, Load
+from tests.chaos.mix import FAILS_SECONDS, poison_storm, retry_storm
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.schedule import STORM_SLOTS, Fault
 from tests.chaos.stage import GROUP, Stage

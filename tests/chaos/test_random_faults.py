@@ -21,7 +21,8 @@ import pytest
 from headrace.pipeline.config import Assignment
 from tests.chaos.checker import Watcher, check
 from tests.chaos.faults import Saboteur
-from tests.chaos.load import Fate, Load
+from tests.chaos.load import Load
+from tests.chaos.mix import Fate
 from tests.chaos.schedule import SLOTS, schedule
 from tests.chaos.stage import GROUP, Stage
 from tests.chaos.tally import DELAYS

@@ -10,7 +10,8 @@ from itertools import islice
 import pytest
 
 from tests.chaos.checker import position_in
-from tests.chaos.load import (
+from tests.chaos.load import pipeline_settings
+from tests.chaos.mix import (
     KEYLESS,
     KEYS,
     POISONED,
@@ -18,7 +19,6 @@ from tests.chaos.load import (
     Mix,
     Storm,
     events,
-    pipeline_settings,
     poison_storm,
     retry_storm,
     schema_variants,
