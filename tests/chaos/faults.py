@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from tests.chaos.clock import SEEN_SECONDS
 from tests.chaos.load import PARTITIONS, Load
-from tests.chaos.mix import FAILS_SECONDS, poison_storm, retry_storm
+from tests.chaos.mix import FAILS_SECONDS, Fate, Storm, poison_storm, retry_storm
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.schedule import STORM_SLOTS, Fault
 from tests.chaos.stage import GROUP, Stage
@@ -24,9 +24,13 @@ log = logging.getLogger(__name__)
 
 TERMINATE_SECONDS = 15.0
 DAY_SECONDS = 86_400
+LOOK_SECONDS = 0.1
 OVERLOAD_TIMES = 10.0
-OVERLOAD_UNANSWERED = 10_000
-"""The most that an overload may leave unanswered: what is answered in some ten seconds, beside the usual load."""
+OVERLOAD_UNANSWERED = 7_000
+"""The most that an overload may leave unanswered. Until it is down to what the load may usually leave, that pauses."""
+STORM_RECORDS = 200
+STORM_SECONDS = 60.0
+"""A storm goes on until it has sent so many of its records, for so long at most: the load may have paused meanwhile."""
 
 
 class Saboteur:
@@ -197,13 +201,21 @@ class Saboteur:
     # --- what is sent
 
     def poison_storm(self, fault: Fault, rng: random.Random) -> None:
-        with self._load.storm(poison_storm):
-            self._wait(fault.seconds)
+        self._storm(poison_storm, fault.seconds, Fate.POISON)
 
     def retry_storm(self, fault: Fault, rng: random.Random) -> None:
-        with self._load.storm(retry_storm):
-            self._wait(fault.seconds)
-        self._wait(FAILS_SECONDS)  # nothing fails any more: the clock may jump again
+        self._storm(retry_storm, fault.seconds, Fate.EXHAUSTED, Fate.PUT_OFF)
+        self._wait(FAILS_SECONDS)  # nothing fails for a while any more: the clock may jump again
+
+    def _storm(self, storm: Storm, seconds: float, *fates: Fate) -> None:
+        def sent() -> int:
+            return sum(self._load.fates[fate] for fate in fates)
+
+        before, end = sent(), time.monotonic() + STORM_SECONDS
+        with self._load.storm(storm):
+            self._wait(seconds)
+            while sent() < before + STORM_RECORDS and time.monotonic() < end and not self._stopping.is_set():
+                self._wait(LOOK_SECONDS)
 
     def overload(self, fault: Fault, rng: random.Random) -> None:
         with self._load.overload(OVERLOAD_TIMES, OVERLOAD_UNANSWERED):

@@ -70,6 +70,7 @@ def test_no_fault_loses_doubles_tears_or_reorders_an_answer(tmp_path: Path) -> N
         assert report["errors"] == {}, report["explanation"]
         assert report["records"] == report["delivered"], "Kafka itself has lost what it had acknowledged"
         assert report["dead_letters"] == report["poison"] + report["exhausted"]
+        assert (report["exhausted"] > 0) == ("retry_storm" in report["faults"])
         assert report["put_off"] >= len(DELAYS) * report["exhausted"]
         assert report["shadows"] > 0
         assert report["longest_stall_s"] <= STALL_SECONDS
