@@ -50,8 +50,10 @@ chaos: setup ## Break everything under load for ten minutes, count every record 
 	@$(PYTEST) tests/chaos/$(RANDOM) $(ARGS) || [ $$? = 5 ]  # 5: ARGS chose none of it
 	@$(PYTEST) -n 2 $(FILES) tests/chaos --ignore tests/chaos/$(RANDOM) $(ARGS) || [ $$? = 5 ]
 
-chaos-long: setup ## The random faults of `make chaos` for an hour, a million records: build/chaos.json tells
-	@HEADRACE_CHAOS_SECONDS=$${HEADRACE_CHAOS_SECONDS:-3600} $(PYTEST) tests/chaos/$(RANDOM) $(ARGS)
+chaos-long: setup ## Random faults for an hour, a million records, and overload for ten minutes: build/chaos*.json tell
+	@HEADRACE_CHAOS_SECONDS=$${HEADRACE_CHAOS_SECONDS:-3600} \
+		HEADRACE_CHAOS_OVERLOAD_SECONDS=$${HEADRACE_CHAOS_OVERLOAD_SECONDS:-600} \
+		$(PYTEST) tests/chaos/$(RANDOM) tests/chaos/test_overload.py $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check $(SOURCES)

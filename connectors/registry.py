@@ -30,6 +30,8 @@ the id, so it must not end the worker."""
 
 SETTLING_SECONDS = 5.0
 """After an outage "no such id" is not believed for so long: Apicurio says so while it still loads what it stored."""
+LOADING_SECONDS = 60.0
+"""Loading takes no longer: if what we registered is not found for so long it was deleted, and is waited for no more."""
 
 
 def _http_errors(*names: str) -> tuple[type[Exception], ...]:
@@ -57,6 +59,7 @@ class ConfluentRegistry:
 
     def __init__(self, url: str, timeout_seconds: float = 5.0) -> None:
         self._no_answer_at = float("-inf")
+        self._ours_missing_at: float | None = None
         self._subject = ""  # one of ours, once registered
         self._url = re.sub(r"//[^/,]*@", "//", url)  # for messages: without a password
         # Waiting and trying again is the caller's business, who knows how long.
@@ -104,15 +107,36 @@ class ConfluentRegistry:
             if error.http_status_code == _NOT_FOUND and error.error_code == _SCHEMA_NOT_FOUND:
                 if time.monotonic() - self._no_answer_at < SETTLING_SECONDS:
                     raise UnavailableError(f"schema {schema_id} is not found, so soon after an outage") from error
+                self._require_ours()
                 return None
             if error.http_status_code not in _NOT_OURS:
                 raise
             if error.http_status_code == _FORBIDDEN and self._subject:
                 self._client.get_versions(self._subject)  # raises if it is not that id alone that is forbidden
             return None
+        self._ours_missing_at = None
         if found.schema_str is None:
             raise ValueError("the answer holds no schema")
         return found
+
+    def _require_ours(self) -> None:
+        """An outage may have come and gone between two questions: then what we registered is not found either."""
+        if not self._subject:
+            return
+        try:
+            self._client.get_versions(self._subject)
+        except SchemaRegistryError as error:
+            if error.http_status_code in _NOT_OURS:
+                return  # to register is allowed, to list is not: then that cannot be found out
+            if error.http_status_code != _NOT_FOUND:
+                raise
+            now = time.monotonic()
+            self._ours_missing_at = self._ours_missing_at or now
+            if now - self._ours_missing_at < LOADING_SECONDS:
+                self._no_answer_at = now
+                raise UnavailableError(f"subject {self._subject} is not found, which we registered") from error
+        else:
+            self._ours_missing_at = None
 
     def _set_compatibility(self, subject: str, level: str) -> None:
         """Apicurio answers 409 to all but one of the clients that set a subject's first level at once."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 KEPT = {"HEADRACE_CACHE", "HEADRACE_MAVEN_URL", "HEADRACE_STACK", "HEADRACE_TRITON_IMAGE"}
-KEPT |= {"HEADRACE_CHAOS_SEED", "HEADRACE_CHAOS_SECONDS", "HEADRACE_CHAOS_RATE"}
+KEPT |= {"HEADRACE_CHAOS_SEED", "HEADRACE_CHAOS_SECONDS", "HEADRACE_CHAOS_RATE", "HEADRACE_CHAOS_OVERLOAD_SECONDS"}
 """Where downloads come from and are kept, which stack the tests run on, what the chaos suite does: meant for the tests
 themselves."""
 

@@ -60,8 +60,9 @@ def asked_by(registry: Registry, unknown: set[int], key: bytes | None, value: by
     if event is None:
         return Asked("", "UNKNOWN_SCHEMA", untouched)
     route = str(event["type"])
-    if "fail" in event["parameters"]:
-        return Asked(route, "INVALID_INPUT", untouched)
+    parameters = event["parameters"]
+    if "fail" in parameters and "fail_until_ms" not in parameters:  # what fails for a while has a result in the end
+        return Asked(route, "INVALID_INPUT" if parameters["fail"] == "INVALID_ARG" else "RETRIES_EXHAUSTED", untouched)
     (part,) = event["parts"]
     return Asked(route, "", _identity(key, route, event["id"], part["content"]))
 
@@ -152,7 +153,14 @@ def check(
             said = said_by(registry, record.key(), record.headers(), record.value())
             kind = kinds[cast("str", record.topic())]
             tally.add_output(kind, cast("int", record.partition()), cast("int", record.offset()), said)
-        _check_committed(consumer, topics.requests, ends, tally)
+        past_put_off: Ends = {}
+        for record in _read(consumer, topics.delays, ends, deadline):
+            where = cast("str", record.topic()), cast("int", record.partition())
+            past_put_off[where] = cast("int", record.offset()) + 1
+            tally.add_put_off()
+        requests = {where: end for where, end in ends.items() if where[0] == topics.requests and end}
+        _check_committed(consumer, requests, tally, beyond=False)
+        _check_committed(consumer, past_put_off, tally, beyond=True)
     finally:
         consumer.close()
     return tally.verdict()
@@ -165,7 +173,7 @@ def _frozen_ends(bootstrap_servers: str, topics: Topics, tally: Tally, seconds: 
     """The ends of the topics' partitions now, once all transactions that were open before them have ended."""
     admin = AdminClient({**CLIENT, "bootstrap.servers": bootstrap_servers})
     known = admin.list_topics(timeout=30).topics
-    names = (topics.requests, *topics.outputs)
+    names = (topics.requests, *topics.outputs, *topics.delays)
     partitions = [TopicPartition(topic, partition) for topic in names for partition in known[topic].partitions]
     frozen = _ends(admin, partitions, IsolationLevel.READ_UNCOMMITTED)
     deadline, pause = time.monotonic() + seconds, threading.Event()
@@ -209,11 +217,13 @@ def _read(consumer: Consumer, topics: Sequence[str], ends: Ends, deadline: float
                 unread.discard(where)
 
 
-def _check_committed(consumer: Consumer, requests: str, ends: Ends, tally: Tally) -> None:
-    partitions = [TopicPartition(*where) for where, end in ends.items() if where[0] == requests and end]
-    for found in consumer.committed(partitions, timeout=30):
-        end = ends[found.topic, found.partition]
-        if found.offset != end or found.metadata:
+def _check_committed(consumer: Consumer, wanted: Ends, tally: Tally, beyond: bool) -> None:
+    """Offsets are committed there, without metadata; ``beyond``: or higher, for markers of transactions come after."""
+    if not wanted:
+        return
+    for found in consumer.committed([TopicPartition(*where) for where in wanted], timeout=30):
+        end = wanted[found.topic, found.partition]
+        if found.offset < end or (found.offset > end and not beyond) or found.metadata:
             text = f"{found.topic}[{found.partition}]@{found.offset} of {end}, metadata {(found.metadata or '')[:60]!r}"
             tally.add_partition_error("uncommitted", text)
 

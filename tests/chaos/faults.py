@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tests.chaos.load import PARTITIONS
+from tests.chaos.clock import SEEN_SECONDS
+from tests.chaos.load import PARTITIONS, Load
+from tests.chaos.mix import FAILS_SECONDS, Fate, Storm, poison_storm, retry_storm
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.schedule import STORM_SLOTS, Fault
 from tests.chaos.stage import GROUP, Stage
@@ -22,6 +24,13 @@ log = logging.getLogger(__name__)
 
 TERMINATE_SECONDS = 15.0
 DAY_SECONDS = 86_400
+LOOK_SECONDS = 0.1
+OVERLOAD_TIMES = 10.0
+OVERLOAD_UNANSWERED = 7_000
+"""The most that an overload may leave unanswered. Until it is down to what the load may usually leave, that pauses."""
+STORM_RECORDS = 200
+STORM_SECONDS = 60.0
+"""A storm goes on until it has sent so many of its records, for so long at most: the load may have paused meanwhile."""
 
 
 class Saboteur:
@@ -29,10 +38,12 @@ class Saboteur:
 
     Args:
         stage: which is up.
+        load: which is sent to it.
     """
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, load: Load) -> None:
         self._stage = stage
+        self._load = load
         self._stopping = threading.Event()
         self._locks: dict[str, threading.Lock] = {}
         self.done: Counter[str] = Counter()
@@ -87,7 +98,7 @@ class Saboteur:
             self._wait(fault.seconds)
 
     def stall_worker(self, fault: Fault, rng: random.Random) -> None:
-        what = fault.kind.rpartition("-")[2]
+        what = fault.kind.rpartition("_")[2]
         self._stage.stall_file(self._slot(fault)).write_text(f"{what} {fault.seconds:.3f}")
         self._wait(fault.seconds)
 
@@ -95,6 +106,7 @@ class Saboteur:
         self._stage.clock.jump(rng.choice((-1, 1)) * rng.uniform(60, 2 * DAY_SECONDS))
         self._wait(fault.seconds)
         self._stage.clock.jump(-self._stage.clock.offset_seconds)
+        self._wait(SEEN_SECONDS)
 
     def storm(self, fault: Fault, rng: random.Random) -> None:
         """Workers join and leave, in order or not, before the group has come to rest."""
@@ -149,11 +161,11 @@ class Saboteur:
         partition = rng.randrange(PARTITIONS)
         slot = rng.randrange(len(self._stage.workers) - len(STORM_SLOTS))
         with contextlib.suppress(LookupError):  # between two leaders: any then
-            if fault.kind == "leader-kill":
+            if fault.kind == "leader_kill":
                 return cluster.leader(self._stage.topics.requests, partition)
-            if fault.kind == "group-coordinator-kill":
+            if fault.kind == "group_coordinator_kill":
                 return cluster.group_coordinator(GROUP)
-            if fault.kind == "transaction-coordinator-kill":
+            if fault.kind == "transaction_coordinator_kill":
                 return cluster.transaction_coordinator(f"{GROUP}-{slot}-{rng.randrange(2)}")
         return rng.choice(sorted(cluster.servers))
 
@@ -186,17 +198,40 @@ class Saboteur:
         self._wait(fault.seconds)
         self._stage.registry.start()
 
+    # --- what is sent
+
+    def poison_storm(self, fault: Fault, rng: random.Random) -> None:
+        self._storm(poison_storm, fault.seconds, Fate.POISON)
+
+    def retry_storm(self, fault: Fault, rng: random.Random) -> None:
+        self._storm(retry_storm, fault.seconds, Fate.EXHAUSTED, Fate.PUT_OFF)
+        self._wait(FAILS_SECONDS)  # nothing fails for a while any more: the clock may jump again
+
+    def _storm(self, storm: Storm, seconds: float, *fates: Fate) -> None:
+        def sent() -> int:
+            return sum(self._load.fates[fate] for fate in fates)
+
+        before, end = sent(), time.monotonic() + STORM_SECONDS
+        with self._load.storm(storm):
+            self._wait(seconds)
+            while sent() < before + STORM_RECORDS and time.monotonic() < end and not self._stopping.is_set():
+                self._wait(LOOK_SECONDS)
+
+    def overload(self, fault: Fault, rng: random.Random) -> None:
+        with self._load.overload(OVERLOAD_TIMES, OVERLOAD_UNANSWERED):
+            self._wait(fault.seconds)
+
 
 def break_net(proxy: FaultProxy, kind: str, rng: random.Random) -> None:
-    """``cut``, ``refuse``, ``delay``, ``hold`` or ``lose-replies``, whatever stands before that in the kind."""
-    if kind.endswith("-cut"):
+    """``cut``, ``refuse``, ``delay``, ``hang`` or ``lose_replies``, whatever stands before that in the kind."""
+    if kind.endswith("_cut"):
         proxy.cut(rng.uniform(0.3, 1.0), rng)
-    elif kind.endswith("-refuse"):
+    elif kind.endswith("_refuse"):
         proxy.refuse()
         proxy.cut()
-    elif kind.endswith("-delay"):
+    elif kind.endswith("_delay"):
         proxy.delay(rng.uniform(0.05, 0.4), jitter=0.1)
-    elif kind.endswith("-hold"):
+    elif kind.endswith("_hang"):
         proxy.hold()
     else:
         proxy.hold(requests=False, replies=True)
@@ -215,27 +250,30 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 KIND_CALLS: dict[str, Callable[[Saboteur, Fault, random.Random], None]] = {
-    "worker-kill": Saboteur.kill_worker,
-    "worker-terminate": Saboteur.terminate_worker,
-    "worker-freeze": Saboteur.freeze_worker,
-    "worker-freeze-short": Saboteur.freeze_worker,
-    "worker-stall-loop": Saboteur.stall_worker,
-    "worker-stall-poll": Saboteur.stall_worker,
-    "worker-clock": Saboteur.jump_clock,
-    "worker-storm": Saboteur.storm,
-    "leader-kill": Saboteur.kill_broker,
-    "group-coordinator-kill": Saboteur.kill_broker,
-    "transaction-coordinator-kill": Saboteur.kill_broker,
-    "broker-terminate": Saboteur.terminate_broker,
-    "broker-freeze": Saboteur.freeze_broker,
-    "kafka-cut": Saboteur.break_kafka_net,
-    "kafka-refuse": Saboteur.break_kafka_net,
-    "kafka-delay": Saboteur.break_kafka_net,
-    "kafka-hold": Saboteur.break_kafka_net,
-    "kafka-lose-replies": Saboteur.break_kafka_net,
-    "triton-cut": Saboteur.break_triton_net,
-    "triton-delay": Saboteur.break_triton_net,
-    "triton-hold": Saboteur.break_triton_net,
-    "triton-kill": Saboteur.kill_triton,
-    "registry-kill": Saboteur.kill_registry,
+    "worker_kill": Saboteur.kill_worker,
+    "worker_terminate": Saboteur.terminate_worker,
+    "worker_freeze": Saboteur.freeze_worker,
+    "worker_freeze_short": Saboteur.freeze_worker,
+    "worker_stall_loop": Saboteur.stall_worker,
+    "worker_stall_poll": Saboteur.stall_worker,
+    "worker_clock": Saboteur.jump_clock,
+    "worker_storm": Saboteur.storm,
+    "leader_kill": Saboteur.kill_broker,
+    "group_coordinator_kill": Saboteur.kill_broker,
+    "transaction_coordinator_kill": Saboteur.kill_broker,
+    "broker_terminate": Saboteur.terminate_broker,
+    "broker_freeze": Saboteur.freeze_broker,
+    "kafka_cut": Saboteur.break_kafka_net,
+    "kafka_refuse": Saboteur.break_kafka_net,
+    "kafka_delay": Saboteur.break_kafka_net,
+    "kafka_hang": Saboteur.break_kafka_net,
+    "kafka_lose_replies": Saboteur.break_kafka_net,
+    "triton_cut": Saboteur.break_triton_net,
+    "triton_delay": Saboteur.break_triton_net,
+    "triton_hang": Saboteur.break_triton_net,
+    "triton_restart": Saboteur.kill_triton,
+    "registry_down": Saboteur.kill_registry,
+    "poison_storm": Saboteur.poison_storm,
+    "retry_storm": Saboteur.retry_storm,
+    "overload": Saboteur.overload,
 }

@@ -1,44 +1,30 @@
-"""The load of the chaos suite: seeded events of three routes, poison among them, and the workers' settings for it."""
+"""The load of the chaos suite: events at a steady rate, in storms and in overload, and the settings of its workers."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import random
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tests.chaos.checker import CLIENT
-from tests.chaos.tally import ROUTES, Topics
-from tests.integration.avro_ends import SCHEMAS, Registry, delayed, encode
+from tests.chaos.mix import Fate, Mix, Storm, events, schema_variants
+from tests.chaos.tally import DELAYS, RETRIED, ROUTES, Topics
+from tests.integration.avro_ends import Registry
 
 PARTITIONS = 12
-KEYS = 10_000
-KEYLESS = 0.1
-"""Share of records without a key."""
-QUICK_MS = {0: 0.85, 2: 0.15}
-"""Delays of most records, and how many have which. Few, for records of different delays share no infer call."""
-SLOW_MS = (20, 100, 500, 3000)
-INSTANCES_BY_DELAY = 0.25
-"""Each of the slow delays keeps so many of the model's four instances busy, whatever the rate: one in all."""
-VARIANTS = 8
-POISONED = 0.01
 SHADOWED = 0.25
 """Share of the records whose shadow is asked for: by the same model, which Triton may choose or a route may name."""
-UNKNOWN_SCHEMA_ID = 2_000_000_000
 CATCH_UP = 2.0
 """How many times the rate is sent at most, to make up for a pause."""
 TICK_SECONDS = 0.02
-BLOCK = 50
-"""So many records in a row are of the same variant of the schema."""
-_ID = "00000000-0000-4000-8000-000000000000"
-_NUMBERS = (-1.25, -2.5)
 
 
 def pipeline_settings(topics: Topics, group: str, replication_factor: int = 1) -> dict[str, Any]:
@@ -58,131 +44,38 @@ def pipeline_settings(topics: Topics, group: str, replication_factor: int = 1) -
             "results": topics.results,
             "dead_letters": topics.dead_letters,
             "shadow": topics.shadows,
+            "retry": topics.retry,
             "partitions": PARTITIONS,
             "replication_factor": replication_factor,
         },
         "worker": {"drain_timeout_seconds": 3},
-        "routes": [
-            {
-                "name": name,
-                "model": "delay",
-                "match": {"type": [name]},
-                "ordering": ordering,
-                "also_to": [{"topic": topics.twins, "write": "result"}],
-                "shadow": {"version": "1", "share": SHADOWED},
-                "batch": {"max_records": 16, "max_delay_seconds": 0.02},
-                "max_concurrency": 4,
-                # A server that is stopped or cut off without a word costs an attempt each time-out. No fault of a
-                # schedule lasts for so many, and none of the poison is of a kind that is tried again.
-                "timeout_seconds": 10,
-                "retries": {"max_attempts": 1000, "initial_backoff_seconds": 0.1, "max_backoff_seconds": 1},
-            }
-            for name, ordering in ROUTES.items()
-        ],
+        "routes": [_route(name, ordering, topics) for name, ordering in ROUTES.items()],
     }
 
 
-class Template(NamedTuple):
-    """A value but for its id (36 characters) and tensor (8 bytes), which come after ``head`` and ``middle``.
-
-    ``head`` None: a tombstone.
-    """
-
-    head: bytes | None
-    middle: bytes = b""
-    tail: bytes = b""
-
-    def value(self, event_id: bytes, tensor: bytes) -> bytes | None:
-        return None if self.head is None else b"".join((self.head, event_id, self.middle, tensor, self.tail))
-
-
-class Mix:
-    """Templates of one variant of the schema, and how often each is to be taken. Pure.
-
-    Args:
-        schema_id: of the variant.
-        schema: the variant.
-        rate: records a second, for which the slow ones are sized.
-    """
-
-    def __init__(self, schema_id: int, schema: str, rate: float) -> None:
-        self._schema_id = schema_id
-        self._schema = schema
-        slow = {delay: INSTANCES_BY_DELAY / (rate * delay / 1000) for delay in SLOW_MS}
-        quick = 1 - POISONED - sum(slow.values())
-        assert quick > 0, f"at {rate} records a second the slow ones are all there are"
-        delays = {delay: share * quick for delay, share in QUICK_MS.items()} | slow
-        shares = {
-            self._template(route, delay): share / len(ROUTES) for route in ROUTES for delay, share in delays.items()
+def _route(name: str, ordering: str, topics: Topics) -> dict[str, Any]:
+    # A server that is stopped or cut off without a word costs an attempt each time-out. No fault of a schedule lasts
+    # for all of them together, and none of the poison is of a kind that is tried again.
+    patience = {
+        "timeout_seconds": 10,
+        "retries": {"max_attempts": 1000, "initial_backoff_seconds": 0.1, "max_backoff_seconds": 1},
+    }
+    if name == RETRIED:
+        patience = {
+            "timeout_seconds": 60,
+            "retries": {"max_attempts": 2, "initial_backoff_seconds": 0.05, "delays": list(DELAYS)},
         }
-        poison = self._poison()
-        shares |= dict.fromkeys(poison, POISONED / len(poison))
-        self.templates = list(shares)
-        self.poison = frozenset(poison)
-        self._weights = list(itertools.accumulate(shares.values()))
-
-    def draw(self, rng: random.Random, count: int) -> list[Template]:
-        return rng.choices(self.templates, cum_weights=self._weights, k=count)
-
-    def _template(self, route: str, delay_ms: int, **parameters: str) -> Template:
-        datum = delayed(delay_ms, *_NUMBERS)
-        datum |= {"id": _ID, "type": route, "model": None}
-        datum["parameters"] |= parameters
-        datum |= {field["name"]: "x" for field in json.loads(self._schema)["fields"] if field["name"][:5] == "note_"}
-        head, _, rest = encode(self._schema_id, datum, self._schema).partition(_ID.encode())
-        middle, _, tail = rest.partition(struct.pack("<2f", *_NUMBERS))
-        assert tail
-        return Template(head, middle, tail)
-
-    def _poison(self) -> list[Template]:
-        """Not in the wire format, of an unknown schema, cut short, refused by the model (one a route), a tombstone."""
-        good = self._template("by-key", 0)
-        assert good.head is not None
-        return [
-            good._replace(head=b"\x01" + good.head),
-            good._replace(head=struct.pack(">bI", 0, UNKNOWN_SCHEMA_ID) + good.head[5:]),
-            good._replace(tail=b""),
-            *(self._template(route, 0, fail="INVALID_ARG") for route in ROUTES),
-            Template(None),
-        ]
-
-
-def schema_variants() -> Iterator[str]:
-    """The request schema, and compatible ones with an optional field of their own."""
-    text = (SCHEMAS / "inference_request.avsc").read_text("utf-8")
-    yield text
-    for number in range(1, VARIANTS):
-        schema = json.loads(text)
-        schema["fields"].append({"name": f"note_{number}", "type": ["null", "string"], "default": None})
-        yield json.dumps(schema)
-
-
-class Event(NamedTuple):
-    """A record to send."""
-
-    key: bytes | None
-    value: bytes | None
-    poison: bool
-
-
-def events(mixes: Sequence[Mix], rng: random.Random, variant_every: int) -> Iterator[Event]:
-    """Records without end, the same for the same seed but for the time in them. Pure.
-
-    Args:
-        mixes: one a variant of the schema.
-        rng: makes everything that is random here.
-        variant_every: after so many records each the next variant joins.
-    """
-    prefix = f"{rng.getrandbits(32):08x}-{rng.getrandbits(16):04x}-4{rng.getrandbits(12):03x}-8000-"
-    for first in itertools.count(0, BLOCK):
-        mix = mixes[rng.randrange(min(len(mixes), 1 + first // variant_every))]
-        for number, template in enumerate(mix.draw(rng, BLOCK), first):
-            event_id = f"{prefix}{number:012x}".encode()
-            tensor = struct.pack("<2f", number & 0xFFFFFF, number >> 24)
-            dice = rng.random()
-            # Some keys come far more often than others: else none would come again while it is still being answered.
-            key = None if dice < KEYLESS else b"k%d" % (KEYS * ((dice - KEYLESS) / (1 - KEYLESS)) ** 3)
-            yield Event(key, template.value(event_id, tensor), template in mix.poison)
+    return {
+        "name": name,
+        "model": "delay",
+        "match": {"type": [name]},
+        "ordering": ordering,
+        "also_to": [{"topic": topics.twins, "write": "result"}],
+        "shadow": {"version": "1", "share": SHADOWED},
+        "batch": {"max_records": 16, "max_delay_seconds": 0.02},
+        "max_concurrency": 4,
+        **patience,
+    }
 
 
 class Load:
@@ -214,11 +107,13 @@ class Load:
     ) -> None:
         registry = Registry(registry_url)
         mixes = [Mix(registry.register_request_schema(topic, schema), schema, rate) for schema in schema_variants()]
-        self._events = events(mixes, rng, variant_every)
+        self._storms: list[Storm] = []
+        self._events = events(mixes, rng, variant_every, self._storms)
         self._topic = topic
         self._rate = rate
         self._answered = answered
         self._max_unanswered = max_unanswered
+        self._times = 1.0
         self._limit = limit
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -238,13 +133,37 @@ class Load:
         """Records handed to the producer."""
         self.delivered = 0
         """Records that the brokers have acknowledged."""
-        self.poison = 0
-        """Of those sent: how many must become dead letters."""
+        self.fates: Counter[Fate] = Counter()
+        """What must become of those sent."""
         self.paused_seconds = 0.0
         """Time in which nothing was sent because too many were unanswered."""
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def poison(self) -> int:
+        """How many of those sent must become dead letters at once."""
+        return self.fates[Fate.POISON]
+
+    @contextlib.contextmanager
+    def storm(self, storm: Storm) -> Iterator[None]:
+        """Half of the records are of this kind meanwhile."""
+        self._storms.append(storm)
+        try:
+            yield
+        finally:
+            self._storms.remove(storm)
+
+    @contextlib.contextmanager
+    def overload(self, times: float, max_unanswered: int) -> Iterator[None]:
+        """So many times the rate meanwhile, and at most so many unanswered."""
+        usual = self._max_unanswered
+        self._times, self._max_unanswered = times, max_unanswered
+        try:
+            yield
+        finally:
+            self._times, self._max_unanswered = 1.0, usual
 
     @property
     def running(self) -> bool:
@@ -283,13 +202,16 @@ class Load:
         self._producer.flush(10)
 
     def _run(self) -> None:
-        due, before = 0.0, time.monotonic()
+        due, before, times = 0.0, time.monotonic(), self._times
         try:
             while not self._stopping.wait(TICK_SECONDS) and self._failure is None and self.sent != self._limit:
                 now = time.monotonic()
-                due += (now - before) * self._rate
+                if times != self._times:  # what an overload could not send is not made up for after it
+                    times, due = self._times, float(self.sent)
+                rate = times * self._rate
+                due += (now - before) * rate
                 room = self._max_unanswered - (self.sent - self._answered())
-                most = self._rate * CATCH_UP * (now - before)
+                most = rate * CATCH_UP * (now - before)
                 count = max(0, min(int(due) - self.sent, int(most) + 1, room))
                 if room <= 0:
                     self.paused_seconds += now - before
@@ -302,10 +224,10 @@ class Load:
             self._failure = error
 
     def _send(self, count: int) -> None:
-        for key, value, poison in itertools.islice(self._events, count):
+        for key, value, fate in itertools.islice(self._events, count):
             self._producer.produce(self._topic, value, key, on_delivery=self._report)
             self.sent += 1
-            self.poison += poison
+            self.fates[fate] += 1
 
     def _report(self, error: KafkaError | None, record: Message) -> None:
         if error is None:

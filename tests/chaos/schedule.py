@@ -35,33 +35,42 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     # workers: `session_timeout_seconds` is 4, `max_poll_interval_seconds` 20
-    "worker-kill": Kind("worker", (0.2, 3), weight=3),
-    "worker-terminate": Kind("worker", (1, 4), weight=2),
-    "worker-freeze": Kind("worker", (6, 10), room=8, weight=2),
-    "worker-freeze-short": Kind("worker", (1, 3)),
-    "worker-stall-loop": Kind("worker", (2, 6)),
-    "worker-stall-poll": Kind("worker", (22, 25), room=8),
-    "worker-clock": Kind("clock", (3, 8)),
-    "worker-storm": Kind("storm", (6, 10), room=6),
+    "worker_kill": Kind("worker", (0.2, 3), weight=3),
+    "worker_terminate": Kind("worker", (1, 4), weight=2),
+    "worker_freeze": Kind("worker", (6, 10), room=8, weight=2),
+    "worker_freeze_short": Kind("worker", (1, 3)),
+    "worker_stall_loop": Kind("worker", (2, 6)),
+    "worker_stall_poll": Kind("worker", (22, 25), room=8),
+    "worker_clock": Kind("clock", (3, 8)),
+    "worker_storm": Kind("storm", (6, 10), room=6),
     # brokers
-    "leader-kill": Kind("brokers", (2, 6), room=12),
-    "group-coordinator-kill": Kind("brokers", (2, 6), room=12),
-    "transaction-coordinator-kill": Kind("brokers", (2, 6), room=12),
-    "broker-terminate": Kind("brokers", (1, 4), room=12),
-    "broker-freeze": Kind("brokers", (2, 8), room=8),
+    "leader_kill": Kind("brokers", (2, 6), room=12),
+    "group_coordinator_kill": Kind("brokers", (2, 6), room=12),
+    "transaction_coordinator_kill": Kind("brokers", (2, 6), room=12),
+    "broker_terminate": Kind("brokers", (1, 4), room=12),
+    "broker_freeze": Kind("brokers", (2, 8), room=8),
     # between workers and brokers
-    "kafka-cut": Kind("kafka-net", (0.5, 2)),
-    "kafka-refuse": Kind("kafka-net", (2, 6)),
-    "kafka-delay": Kind("kafka-net", (3, 8)),
-    "kafka-hold": Kind("kafka-net", (2, 9)),
-    "kafka-lose-replies": Kind("kafka-net", (2, 9), weight=2),
+    "kafka_cut": Kind("kafka-net", (0.5, 2)),
+    "kafka_refuse": Kind("kafka-net", (2, 6)),
+    "kafka_delay": Kind("kafka-net", (3, 8)),
+    "kafka_hang": Kind("kafka-net", (2, 9)),
+    "kafka_lose_replies": Kind("kafka-net", (2, 9), weight=2),
     # between workers and Triton, and the other servers
-    "triton-cut": Kind("triton", (0.5, 2)),
-    "triton-delay": Kind("triton", (3, 8)),
-    "triton-hold": Kind("triton", (2, 9)),
-    "triton-kill": Kind("triton", (0.5, 3)),
-    "registry-kill": Kind("registry", (2, 8)),
+    "triton_cut": Kind("triton", (0.5, 2)),
+    "triton_delay": Kind("triton", (3, 8)),
+    "triton_hang": Kind("triton", (2, 9)),
+    "triton_restart": Kind("triton", (0.5, 3)),
+    "registry_down": Kind("registry", (2, 8)),
+    # what is sent
+    "poison_storm": Kind("poison", (4, 8)),
+    "retry_storm": Kind("clock", (4, 8)),  # a clock that jumps cuts delays short, and so changes what comes of it
+    "overload": Kind("rate", (3, 5), room=20),
 }
+
+STREAM_KINDS = ("triton_hang", "triton_restart", "registry_down", "poison_storm", "retry_storm", "overload")
+"""What must not stop the stream. Each comes early in the first deck, so that a short run has them all."""
+EARLY = 18
+"""So many cards of the first deck at most come before each of them, but for one another."""
 
 
 class Fault(NamedTuple):
@@ -102,14 +111,14 @@ def schedule(seed: int, seconds: float, pause: tuple[float, float]) -> list[Faul
     deck = _deck(rng)
     held: list[str] = []
     while now < seconds:
-        for name in [*held, next(deck)]:
+        for place in range(len(held) + 1):
+            if place == len(held):
+                held.append(next(deck))  # not before: a card that is drawn is dealt, sooner or later
+            name = held[place]
             fault = _dealt(rng, name, now, free_at)
             if fault is None or now + fault.seconds > seconds:
-                if name not in held:
-                    held.append(name)
                 continue
-            if name in held:
-                held.remove(name)
+            del held[place]
             faults.append(fault)
             free_at[fault.needs] = now + fault.seconds + KINDS[name].room
             break
@@ -118,10 +127,13 @@ def schedule(seed: int, seconds: float, pause: tuple[float, float]) -> list[Faul
 
 
 def _deck(rng: random.Random) -> Iterator[str]:
+    cards = [name for name, kind in KINDS.items() for _ in range(kind.weight) if name not in STREAM_KINDS]
+    rng.shuffle(cards)
+    for name in STREAM_KINDS:
+        cards.insert(rng.randrange(EARLY), name)
     while True:
-        cards = [name for name, kind in KINDS.items() for _ in range(kind.weight)]
-        rng.shuffle(cards)
         yield from cards
+        rng.shuffle(cards)
 
 
 def _dealt(rng: random.Random, name: str, now: float, free_at: dict[str, float]) -> Fault | None:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-ROUTES = {"by-key": "key", "by-partition": "partition", "unordered": "none"}
+RETRIED = "retried"
+DELAYS = ("1s", "2s")
+"""Of the route ``RETRIED``, which puts off what fails."""
+ROUTES = {"by-key": "key", "by-partition": "partition", "unordered": "none", RETRIED: "none"}
 """Routes, which are named as the type of the events that take them, and what each keeps in order."""
 RESULT, TWIN, DEAD, SHADOW = range(4)
 KINDS = ("result", "twin", "dead letter", "shadow")
 EXAMPLES = 20
-_CODES = ("", "EMPTY_VALUE", "NOT_WIRE_FORMAT", "UNKNOWN_SCHEMA", "CORRUPT", "INVALID_INPUT")
+_CODES = ("", "EMPTY_VALUE", "NOT_WIRE_FORMAT", "UNKNOWN_SCHEMA", "CORRUPT", "INVALID_INPUT", "RETRIES_EXHAUSTED")
 _ROUTE_NAMES = ("", *ROUTES)
 _ORDERINGS = ("none", *ROUTES.values())
 
@@ -26,15 +29,22 @@ class Topics:
     twins: str
     dead_letters: str
     shadows: str
+    retry: str
+    """What the delay topics' names begin with."""
 
     @classmethod
     def of(cls, prefix: str) -> Topics:
-        return cls(*(f"{prefix}.{name}" for name in ("in", "out", "twin", "dead", "shadow")))
+        return cls(*(f"{prefix}.{name}" for name in ("in", "out", "twin", "dead", "shadow", "retry")))
 
     @property
     def outputs(self) -> tuple[str, str, str, str]:
         """In the order of ``KINDS``."""
         return self.results, self.twins, self.dead_letters, self.shadows
+
+    @property
+    def delays(self) -> tuple[str, ...]:
+        """The delay topics."""
+        return tuple(f"{self.retry}.{delay}" for delay in DELAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +61,10 @@ class Verdict:
         order_violations: outputs after one of a later input that they had to come before.
         wrong: first outputs whose content is not that of their input: id, tensor, key, route; bytes and reason;
             or that are in the topic of another kind.
-        uncommitted: committed offset is not the end, or has metadata there.
+        uncommitted: committed offset is not the end (in a delay topic: not past the last record), or has metadata
+            there.
         unended: an open transaction did not end in time, so what it hides is not counted.
+        put_off: records in the delay topics.
         longest_stall_s: in seconds; the ``Watcher`` knows it.
         examples: up to 20 of each kind of error.
     """
@@ -70,6 +82,7 @@ class Verdict:
     wrong: int
     uncommitted: int
     unended: int
+    put_off: int = 0
     longest_stall_s: float = 0.0
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -118,7 +131,7 @@ class _Inputs:
     __slots__ = ("counts", "identities", "kinds")
 
     def __init__(self) -> None:
-        self.kinds = bytearray()  # 0: no record has this offset; else 1 + route + 4 * code
+        self.kinds = bytearray()  # 0: no record has this offset; else 1 + route + len(_ROUTE_NAMES) * code
         self.identities = array("q")
         self.counts = tuple(bytearray() for _ in KINDS)
 
@@ -143,6 +156,7 @@ class Tally:
         self._inputs: dict[int, _Inputs] = {}
         self._records = 0
         self._outputs = [0] * len(KINDS)
+        self._put_off = 0
         self._last: dict[tuple[int, int, int, bytes | None], int] = {}
         self._homes: set[tuple[int, int, bytes]] = set()
         self._errors = dict.fromkeys(_ERRORS, 0)
@@ -152,7 +166,7 @@ class Tally:
         inputs = self._inputs.get(partition)
         if inputs is None:
             inputs = self._inputs[partition] = _Inputs()
-        kind = 1 + _ROUTE_NAMES.index(asked.route) + 4 * _CODES.index(asked.code)
+        kind = 1 + _ROUTE_NAMES.index(asked.route) + len(_ROUTE_NAMES) * _CODES.index(asked.code)
         inputs.add(offset, kind, asked.identity)
         self._records += 1
 
@@ -175,12 +189,16 @@ class Tally:
             self._error("duplicates", kind, partition, offset, said)
             return
         counts[said.offset] = 1
-        code, route = divmod(inputs.kinds[said.offset] - 1, 4)
+        code, route = divmod(inputs.kinds[said.offset] - 1, len(_ROUTE_NAMES))
         at_home = (kind == DEAD) == bool(said.code)
         if not at_home or said.code != _CODES[code] or said.identity != inputs.identities[said.offset]:
             self._error("wrong", kind, partition, offset, said)
         if not self._in_order(kind, partition, said, route):
             self._error("order_violations", kind, partition, offset, said)
+
+    def add_put_off(self) -> None:
+        """One more record in a delay topic."""
+        self._put_off += 1
 
     def _in_order(self, kind: int, partition: int, said: Said, route: int) -> bool:
         """Whether no output of a later input in its lane came before.
@@ -232,4 +250,13 @@ class Tally:
                 self._errors[name] += 1
                 self._example(name, f"{self._requests}[{partition}]@{offset} has {' and '.join(has) or 'no output'}")
         results, twins, dead_letters, shadows = self._outputs
-        return Verdict(self._records, results, twins, dead_letters, shadows, **self._errors, examples=self._examples)
+        return Verdict(
+            self._records,
+            results,
+            twins,
+            dead_letters,
+            shadows,
+            **self._errors,
+            put_off=self._put_off,
+            examples=self._examples,
+        )

@@ -22,8 +22,10 @@ from headrace.pipeline.config import Assignment
 from tests.chaos.checker import Watcher, check
 from tests.chaos.faults import Saboteur
 from tests.chaos.load import Load
+from tests.chaos.mix import Fate
 from tests.chaos.schedule import SLOTS, schedule
 from tests.chaos.stage import GROUP, Stage
+from tests.chaos.tally import DELAYS
 from tests.integration.harness import wait_until
 
 REPORT = Path(__file__).parents[2] / "build" / "chaos.json"
@@ -67,7 +69,9 @@ def test_no_fault_loses_doubles_tears_or_reorders_an_answer(tmp_path: Path) -> N
             report |= run(stage, faults, random.Random(seed), rate, seconds)
         assert report["errors"] == {}, report["explanation"]
         assert report["records"] == report["delivered"], "Kafka itself has lost what it had acknowledged"
-        assert report["dead_letters"] == report["poison"]
+        assert report["dead_letters"] == report["poison"] + report["exhausted"]
+        assert (report["exhausted"] > 0) == ("retry_storm" in report["faults"])
+        assert report["put_off"] >= len(DELAYS) * report["exhausted"]
         assert report["shadows"] > 0
         assert report["longest_stall_s"] <= STALL_SECONDS
         assert report["worker_exits"].keys() <= {1}, "nobody starts a worker again that ended otherwise"
@@ -80,10 +84,10 @@ def test_no_fault_loses_doubles_tears_or_reorders_an_answer(tmp_path: Path) -> N
 def run(stage: Stage, faults: list[Any], rng: random.Random, rate: float, seconds: float) -> dict[str, Any]:
     """The numbers of one run."""
     direct, registry_url = stage.cluster.bootstrap_servers, stage.registry.url
-    saboteur = Saboteur(stage)
     began = time.monotonic()
     with Watcher(direct, stage.topics) as watcher:
         load = Load(direct, registry_url, stage.topics.requests, rng, rate, lambda: watcher.answered)
+        saboteur = Saboteur(stage, load)
         with load:
             saboteur.run(faults, tell)
             load_until = began + seconds
@@ -113,6 +117,7 @@ def run(stage: Stage, faults: list[Any], rng: random.Random, rate: float, second
         "slowest_s": round(slowest, 1),
         "delivered": load.delivered,
         "poison": load.poison,
+        "exhausted": load.fates[Fate.EXHAUSTED],
         "paused_s": round(load.paused_seconds, 1),
         "faults": dict(sorted(saboteur.done.items())),
         "fault_count": sum(saboteur.done.values()),

@@ -47,8 +47,8 @@ REPLAY_RATE = 150
 KILLS = 4
 ALIVE_SECONDS = (0.0, 2.0)
 """A process is killed so long after it has committed something."""
-BROKERS = ("transaction-coordinator", "leader")
-NETS = ("kafka-cut", "kafka-refuse", "kafka-hold", "kafka-lose-replies")
+BROKERS = ("transaction_coordinator", "leader")
+NETS = ("kafka_cut", "kafka_refuse", "kafka_hang", "kafka_lose_replies")
 BROKEN_SECONDS = (1.0, 3.0)
 WELL_SECONDS = (0.5, 2.0)
 PROGRESS_SECONDS = 90.0
@@ -161,7 +161,7 @@ class Breaker:
             self._wait(self._brokers, BROKEN_SECONDS)
             self._cluster.start(node)
             self._cluster.wait_in_sync()
-            self.done[f"{kind}-kill"] += 1
+            self.done[f"{kind}_kill"] += 1
 
     def _break_nets(self) -> None:
         for kind in self._dealt(self._nets, NETS):

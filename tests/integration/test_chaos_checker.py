@@ -7,7 +7,7 @@ import json
 import random
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.records import TopicSpec
 from tests.chaos.checker import Watcher, check
 from tests.chaos.load import Load, pipeline_settings
-from tests.chaos.tally import ROUTES, Topics, Verdict
+from tests.chaos.tally import RETRIED, ROUTES, Topics, Verdict
 from tests.integration.avro_ends import SCHEMAS, Datum, Registry, delayed
 from tests.integration.foreign_producer import register
 from tests.integration.harness import LOG_SHOWN, WorkerProcess, wait_until
@@ -73,8 +73,8 @@ class Forgery:
             name: register(endpoints.registry_url, f"{prefix}.{name}-value", json.dumps(schema))
             for name, schema in self._schemas.items()
         }
-        self.inputs = [*(self._good(index) for index in range(9)), *self._poison()]
-        names = (self.topics.requests, *self.topics.outputs)
+        self.inputs = [*(self._good(index) for index in range(9)), *self._poison(), self._put_off()]
+        names = (self.topics.requests, *self.topics.outputs, *self.topics.delays)
         ensure_topics(endpoints.bootstrap_servers, [TopicSpec(name, PARTITIONS) for name in names])
 
     def _good(self, index: int) -> Input:
@@ -84,6 +84,7 @@ class Forgery:
 
     def _poison(self) -> list[Input]:
         refused = delayed(0) | {"type": "by-key", "model": None, "parameters": {"fail": "INVALID_ARG"}}
+        failing = delayed(0) | {"type": RETRIED, "model": None, "parameters": {"fail": "INTERNAL"}}
         good = self._encode("inference_request", delayed(0) | {"type": "by-key"})
         return [
             Input(b"k", None, None, "EMPTY_VALUE"),
@@ -92,7 +93,14 @@ class Forgery:
             Input(b"k", good[:-20], None, "CORRUPT"),
             Input(b"k", self._encode("inference_request", refused), refused, "INVALID_INPUT"),
             Input(b"k", self._encode("inference_request", refused), refused, "INVALID_INPUT"),
+            Input(b"k", self._encode("inference_request", failing), failing, "RETRIES_EXHAUSTED"),
         ]
+
+    def _put_off(self) -> Input:
+        """It fails for a while, and then no more."""
+        parameters = {"fail": "INTERNAL", "fail_until_ms": int(1000 * time.time())}
+        event = delayed(0, 9) | {"type": RETRIED, "model": None, "parameters": parameters}
+        return Input(b"k", self._encode("inference_request", event), event)
 
     def _encode(self, schema: str, datum: Datum) -> bytes:
         stream = io.BytesIO(struct.pack(">bI", 0, self._ids[schema]))
@@ -101,13 +109,13 @@ class Forgery:
         return stream.getvalue()
 
     @property
-    def good(self) -> range:
-        return range(9)
+    def good(self) -> Sequence[int]:
+        return [*range(9), len(self.inputs) - 1]
 
     def outputs(self) -> list[Output]:
         """All as it should be."""
         answers = [Output(kind, index) for index in self.good for kind in ("result", "twin")]
-        return [*answers, *(Output("dead", index) for index in range(9, len(self.inputs)))]
+        return [*answers, *(Output("dead", index) for index in range(9, len(self.inputs) - 1))]
 
     def write(self, outputs: Iterable[Output]) -> None:
         """Write the inputs, and the outputs in one transaction each run of those that are aborted, or are not."""
@@ -152,9 +160,18 @@ class Forgery:
         headers: list[tuple[str, str | bytes | None]] = [("ce_id", f"{self.topics.requests}-0-{offset}".encode())]
         writer.produce(topic, value, asked.key, output.partition, headers=headers)
 
-    def commit(self, offset: int | None = None, metadata: str = "") -> None:
+    def put_off(self, count: int) -> None:
+        """So many records in the first delay topic, in a transaction, whose marker takes an offset too."""
+        writer = self.writer()
+        writer.begin_transaction()
+        for _ in range(count):
+            writer.produce(self.topics.delays[0], b"x", b"k", 0)
+        writer.commit_transaction(30)
+
+    def commit(self, offset: int | None = None, metadata: str = "", topic: str | None = None) -> None:
         """Commit an offset of the group, by default the end."""
-        where = TopicPartition(self.topics.requests, 0, len(self.inputs) if offset is None else offset, metadata)
+        end = len(self.inputs) if offset is None else offset
+        where = TopicPartition(topic or self.topics.requests, 0, end, metadata)
         consumer = Consumer({"bootstrap.servers": self.endpoints.bootstrap_servers, "group.id": self.group})
         try:
             consumer.commit(offsets=[where], asynchronous=False)
@@ -194,7 +211,7 @@ def test_honest_outputs_are_no_error(forgery: Forgery) -> None:
     forgery.commit()
     verdict = forgery.verdict()
     assert verdict.errors == {}, verdict.explain()
-    assert (verdict.records, verdict.results, verdict.twins, verdict.dead_letters) == (15, 9, 9, 6)
+    assert (verdict.records, verdict.results, verdict.twins, verdict.dead_letters) == (17, 10, 10, 7)
 
 
 Plant = Callable[[list[Output]], list[Output]]
@@ -232,6 +249,17 @@ PLANTED: dict[str, tuple[Plant, dict[str, int]]] = {
         lambda all_: [*all_, Output("dead", 3, content={"code": "RETRIES_EXHAUSTED"})],
         {"torn": 1, "wrong": 1},
     ),
+    "given up too early": (
+        lambda all_: changed(all_, of_input(all_, 15)[0], content={"code": "INVALID_INPUT"}),
+        {"wrong": 1},
+    ),
+    "given up although it would have passed": (
+        lambda all_: [
+            *without(all_, of_input(all_, 16)),
+            Output("dead", 16, content={"code": "RETRIES_EXHAUSTED"}),
+        ],
+        {"wrong": 1},
+    ),
     "poison answered": (
         lambda all_: [*without(all_, of_input(all_, 13)), Output("result", 13), Output("twin", 13)],
         {"wrong": 2},
@@ -249,13 +277,28 @@ def test_planted_fault_is_counted_as_what_it_is(forgery: Forgery, name: str) -> 
     assert {kind: len(examples) for kind, examples in verdict.examples.items()} == errors
 
 
-@pytest.mark.parametrize("commit", [{}, {"offset": 14}, {"metadata": "h1:15:AAAA"}])
+@pytest.mark.parametrize("commit", [{}, {"offset": 16}, {"metadata": "h1:17:AAAA"}])
 def test_offset_that_is_not_committed_at_the_end_is_counted(forgery: Forgery, commit: dict[str, Any]) -> None:
     """Not at all, one too low, and with what was done above it still noted there."""
     forgery.write(forgery.outputs())
     if commit:
         forgery.commit(**commit)
     assert forgery.verdict().errors == {"uncommitted": 1}
+
+
+@pytest.mark.parametrize(("offset", "errors"), [(None, {"uncommitted": 1}), (1, {"uncommitted": 1}), (2, {}), (3, {})])
+def test_delay_topic_must_be_committed_past_its_last_record(
+    forgery: Forgery, offset: int | None, errors: dict[str, int]
+) -> None:
+    """Past the marker of the last transaction, or not: that is nothing to be answered."""
+    forgery.write(forgery.outputs())
+    forgery.commit()
+    forgery.put_off(2)
+    if offset is not None:
+        forgery.commit(offset, topic=forgery.topics.delays[0])
+    verdict = forgery.verdict()
+    assert verdict.errors == errors, verdict.explain()
+    assert verdict.put_off == 2
 
 
 def test_transaction_that_stays_open_is_counted_and_hides_what_is_in_it(forgery: Forgery) -> None:
@@ -278,9 +321,9 @@ def test_watcher_tells_what_is_answered_and_how_long_nothing_was(forgery: Forger
     outputs = forgery.outputs()
     with Watcher(forgery.endpoints.bootstrap_servers, forgery.topics) as watcher:
         forgery.write(without(outputs, of_input(outputs, 8, "twin")))
-        watcher.wait_answered(14, 30)
+        watcher.wait_answered(16, 30)
         wait_until(lambda: watcher.longest_stall_s > 1.0, 30, "a stall of a second")
-        assert (watcher.inputs, watcher.answered) == (15, 14)
+        assert (watcher.inputs, watcher.answered) == (17, 16)
         assert watcher.longest_stall.partition == 0
         assert set(watcher.stalls) == {0}
 

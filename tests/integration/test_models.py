@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import subprocess
+import time
 import wave
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
@@ -297,6 +298,15 @@ async def test_delay_sleeps_without_holding_up_others(client: TritonInferenceCli
     assert not slow.done()
     assert np.array_equal(quick.outputs["OUTPUT0"], given["INPUT0"])
     assert np.array_equal((await slow).outputs["OUTPUT0"], given["INPUT0"])
+
+
+async def test_delay_sleeps_no_longer_than_it_is_told_to(client: TritonInferenceClient) -> None:
+    given = {"INPUT0": np.ones((1, 2), np.float32)}
+    until = time.time() + 0.5
+    call = InferCall("delay", "", given, {"delay_ms": 600_000, "delay_until_ms": int(until * 1000)})
+    for earliest in (until, 0.0):  # while it lasts, and when it is over
+        await client.infer(call, 10)
+        assert earliest - 0.001 <= time.time() < until + 5
 
 
 @pytest.mark.parametrize("delay_ms", [-1, 600_001, "x", True])

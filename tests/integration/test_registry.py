@@ -162,6 +162,30 @@ def test_unknown_id_is_believed_only_some_time_after_an_outage(
         assert registry.schema(5) is None
 
 
+def test_unknown_id_is_not_believed_while_what_was_registered_is_not_found_either(
+    answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry was down and came back between two questions. What is deleted is not waited for without end."""
+    with ConfluentRegistry(answering(200, b'{"id": 1, "compatibility": "FULL"}')) as registry:
+        registry.register("mill-value", SCHEMA, "FULL")
+        monkeypatch.setattr(Answer, "answers", (404, b'{"error_code": 40403, "message": "No content with ID 5."}'))
+        for expected in ("mill-value is not found, which we registered", "so soon after an outage"):
+            with pytest.raises(UnavailableError, match=expected):
+                registry.schema(5)
+        monkeypatch.setattr("headrace.connectors.registry.SETTLING_SECONDS", 0.0)
+        with pytest.raises(UnavailableError, match="mill-value is not found"):
+            registry.schema(5)
+        monkeypatch.setattr("headrace.connectors.registry.LOADING_SECONDS", 0.0)
+        assert registry.schema(5) is None
+
+
+def test_unknown_id_is_believed_while_what_was_registered_is_found(
+    registry: ConfluentRegistry, names: Callable[[str], str]
+) -> None:
+    registry.register(names("value"), SCHEMA, LEVEL)
+    assert registry.schema(2_000_000_000) is None
+
+
 @pytest.mark.parametrize("status", [400, 403, 422])
 def test_id_that_is_refused_is_as_good_as_unknown(answering: Callable[[int, bytes], str], status: int) -> None:
     """A registry with permissions a subject, asked for another team's schema: the sender's fault, not the worker's."""

@@ -10,7 +10,19 @@ from itertools import islice
 import pytest
 
 from tests.chaos.checker import position_in
-from tests.chaos.load import KEYLESS, KEYS, POISONED, Mix, events, pipeline_settings, schema_variants
+from tests.chaos.load import pipeline_settings
+from tests.chaos.mix import (
+    KEYLESS,
+    KEYS,
+    POISONED,
+    Fate,
+    Mix,
+    Storm,
+    events,
+    poison_storm,
+    retry_storm,
+    schema_variants,
+)
 from tests.chaos.progress import Progress, Stall
 from tests.chaos.tally import DEAD, RESULT, ROUTES, SHADOW, TWIN, Asked, Said, Tally, Topics, Verdict
 
@@ -279,7 +291,7 @@ def test_mix_is_seeded_and_has_its_share_of_poison_and_of_each_route() -> None:
     drawn = mix.draw(random.Random(5), 50_000)
     assert drawn == mix.draw(random.Random(5), 50_000)
     poison = Counter(template for template in drawn if template in mix.poison)
-    assert poison.keys() == mix.poison
+    assert poison.keys() == set(mix.poison)
     assert sum(poison.values()) / len(drawn) == pytest.approx(POISONED, rel=0.2)
     for route in ROUTES:
         share = sum(route.encode() in (template.middle or b"") for template in drawn) / len(drawn)
@@ -292,11 +304,47 @@ def test_events_are_seeded_and_their_variants_join_one_after_the_other() -> None
         islice(events(mixes, random.Random(9), 1000), 500)
     )
     drawn = list(islice(events(mixes, random.Random(9), 1000), 20_000))
-    ids = [struct.unpack_from(">I", event.value, 1)[0] for event in drawn if event.value and not event.poison]
+    readable = [event.value for event in drawn if event.value and event.fate is not Fate.POISON]
+    ids = [struct.unpack_from(">I", value, 1)[0] for value in readable]
     assert set(ids[:900]) == {100}
     assert set(ids) == set(range(100, 108))
     values = [event.value for event in drawn if event.value]
     assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("storm", "fates"),
+    [(poison_storm, {Fate.POISON}), (retry_storm, {Fate.EXHAUSTED, Fate.PUT_OFF})],
+)
+def test_storm_takes_every_second_record_and_changes_no_other(storm: Storm, fates: set[Fate]) -> None:
+    mixes = [Mix(1, next(schema_variants()), 400)]
+    storms: list[Storm] = []
+    calm = list(islice(events(mixes, random.Random(9), 1000), 3000))
+    stormy = events(mixes, random.Random(9), 1000, storms)
+    before = list(islice(stormy, 1000))
+    storms.append(storm)
+    meanwhile = list(islice(stormy, 1000))
+    storms.clear()
+    after = list(islice(stormy, 1000))
+    assert before == calm[:1000]
+    assert meanwhile[::2] == calm[1000:2000:2]
+    assert after == calm[2000:]
+    assert {event.fate for event in meanwhile[1::2]} == fates
+    assert [event.key for event in meanwhile] == [event.key for event in calm[1000:2000]]
+
+
+def test_storms_that_meet_share_their_half() -> None:
+    mixes = [Mix(1, next(schema_variants()), 400)]
+    drawn = list(islice(events(mixes, random.Random(9), 1000, [poison_storm, retry_storm]), 4000))
+    counts = Counter(event.fate for event in drawn[1::2])
+    assert counts[Fate.POISON] == pytest.approx(1000, rel=0.2)
+    assert counts[Fate.EXHAUSTED] == pytest.approx(500, rel=0.2)
+    assert counts[Fate.PUT_OFF] == pytest.approx(500, rel=0.2)
+
+
+def test_poison_storm_has_all_kinds_of_poison() -> None:
+    mixes = [Mix(1, next(schema_variants()), 400)]
+    assert poison_storm(mixes[0]) == mixes[0].poison
 
 
 def test_keys_are_skewed_and_some_records_have_none() -> None:
@@ -312,4 +360,7 @@ def test_settings_have_a_route_for_each_type_of_event_with_a_twin() -> None:
     assert {route["match"]["type"][0]: route["ordering"] for route in settings["routes"]} == ROUTES
     assert {also["topic"] for route in settings["routes"] for also in route["also_to"]} == {"run.twin"}
     assert settings["topics"]["shadow"] == "run.shadow"
+    assert settings["topics"]["retry"] == "run.retry"
+    (retried,) = (route for route in settings["routes"] if "delays" in route["retries"])
+    assert tuple(f"run.retry.{delay}" for delay in retried["retries"]["delays"]) == Topics.of("run").delays
     assert all(route["shadow"] for route in settings["routes"])

@@ -1,7 +1,8 @@
 """delay: OUTPUT0 is INPUT0, after ``delay_ms`` milliseconds.
 
-Request parameters: ``delay_ms`` (0 to 600,000; default 0); ``fail``, the name of the Triton error to answer with
-(``INTERNAL``, ``UNAVAILABLE``, ``INVALID_ARG``, ...), and ``fail_until_ms``, when that ends (epoch milliseconds).
+Request parameters: ``delay_ms`` (0 to 600,000; default 0), and ``delay_until_ms``, when that ends (epoch milliseconds);
+``fail``, the name of the Triton error to answer with (``INTERNAL``, ``UNAVAILABLE``, ``INVALID_ARG``, ...), and
+``fail_until_ms``, when that ends.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class TritonPythonModel:
         delay_ms = parameters.get("delay_ms", 0)
         if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float) or not 0 <= delay_ms <= LONGEST_MS:
             return failure("INVALID_ARG", f"delay_ms is {delay_ms!r}: it must be a number from 0 to {LONGEST_MS}")
-        if not sleep_unless_cancelled(request, delay_ms / 1000):
+        left_ms = parameters.get("delay_until_ms", math.inf) - time.time() * 1000
+        if not sleep_unless_cancelled(request, min(delay_ms, left_ms) / 1000):
             return failure("CANCELLED", "the caller no longer waits")
         if "fail" in parameters and time.time() * 1000 < parameters.get("fail_until_ms", math.inf):
             return failure(str(parameters["fail"]), "failed as the request's parameter fail asks")
