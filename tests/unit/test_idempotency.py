@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -13,11 +14,11 @@ from pydantic import ValidationError
 
 from headrace.pipeline import metrics
 from headrace.pipeline.config import Settings
-from headrace.pipeline.errors import FatalError, PoisonError
+from headrace.pipeline.errors import FatalError, OutputRefusedError, PoisonError
 from headrace.pipeline.idempotency import Arrival, PartitionIds, Seen, decode_seen, encode_seen, key_of
 from headrace.pipeline.journey import PartTask
 from headrace.pipeline.ports import StartPosition
-from headrace.pipeline.records import OutputRecord, RecordBatch, TopicPartition
+from headrace.pipeline.records import Headers, OutputRecord, RecordBatch, TopicPartition
 from headrace.pipeline.setup import topic_specs
 from headrace.pipeline.user_code import Record
 from headrace.pipeline.worker import Connections, Worker
@@ -84,6 +85,14 @@ def test_parked_record_beyond_the_window_is_processed() -> None:
     assert ids.settle(0) == ((1, Arrival.FIRST),)
 
 
+def test_id_that_is_forgotten_is_another_event() -> None:
+    ids = PartitionIds(10)
+    assert [first(ids, 0, A), first(ids, 1, B)] == [Arrival.FIRST] * 2
+    ids.forget(A)
+    ids.forget(C)
+    assert [first(ids, 2, A), first(ids, 3, B)] == [Arrival.FIRST, Arrival.DUPLICATE]
+
+
 @pytest.mark.parametrize("seen", [Seen(0, 0), Seen(1_800_000_000_000, 2**62), Seen(-1, 3)])
 def test_value_of_a_changelog_record_is_read_as_written(seen: Seen) -> None:
     assert decode_seen(encode_seen(seen)) == seen
@@ -130,6 +139,24 @@ def test_changelogs_name_is_its_own_and_short_enough(topics: dict[str, object], 
                 "routes": [{"name": "text", "model": "echo", "idempotency": {}}],
             }
         )
+
+
+def test_changelogs_of_two_groups_differ_whatever_the_prefix() -> None:
+    for seen in (None, "ids"):
+        topics = {**TOPICS, "seen": seen}
+        one, other = (Settings.model_validate({"name": name, "topics": topics}) for name in ("mill", "loom"))
+        assert one.seen_topic("requests") == ("mill.seen.requests" if seen is None else "ids.mill.requests")
+        assert one.seen_topic("requests") != other.seen_topic("requests")
+
+
+def test_more_ids_than_a_rebalance_has_time_for_are_refused() -> None:
+    def settings(max_ids: int) -> Settings:
+        route = {"name": "text", "model": "echo", "idempotency": {"max_ids": max_ids}}
+        return Settings.model_validate({"kafka": {"max_poll_interval_seconds": 100}, "routes": [route]})
+
+    assert settings(1_440_000).routes[0].idempotency
+    with pytest.raises(ValidationError, match=r"idempotency\.max_ids of text must be at most 1,440,000, .* in 72 s"):
+        settings(1_440_001)
 
 
 # --- through the processor
@@ -187,6 +214,66 @@ async def test_id_of_an_aborted_result_does_not_count() -> None:
 
 
 @on_virtual_time
+async def test_transaction_that_is_tried_again_parks_what_comes_between() -> None:
+    """The first try's result is aborted, as its topic refuses it; the second try holds a dead letter."""
+    scene = world(Fate(0), commit_seconds=5.0)
+    life = Life(scene)
+    life.transactions.failures.append(OutputRefusedError(0, "too large"))
+    await life.start()
+    life.source.poll()
+    for number in (1, 2):
+        await asyncio.sleep(3.0 if number == 1 else 5.0)
+        scene.fates.append(Fate(0))
+        scene.send(number)
+        life.source.poll()
+        await asyncio.sleep(0.5)
+        assert len(life.client.calls) == 1
+        assert len(life.transactions.failures) == (number == 1)
+        assert scene.outcomes() == {}
+    await life.work_off()
+    await life.stop()
+    assert scene.outcomes() == {0: "dead", 1: "result"}
+
+
+@pytest.mark.parametrize("headers", [(("reply_topic", b"results"),), (("reply_partition", b"0"),)])
+@on_virtual_time
+async def test_call_is_answered_whatever_its_id_and_its_id_counts(headers: Headers) -> None:
+    """Somebody waits for it."""
+    scene = World([Fate(0, takes_seconds=1.0)] * 5)
+    for number in range(3):
+        scene.send(number, headers if number < 2 else ())
+    life = Life(scene)
+    await life.start()
+    await life.work_off()
+    assert len(life.client.calls) == 3
+    scene.send(3)
+    scene.send(4, headers)
+    await life.work_off()
+    await life.stop()
+    assert scene.outcomes() == dict.fromkeys((0, 1, 2, 4), "result")
+
+
+@on_virtual_time
+async def test_tombstone_in_the_changelog_forgets_an_id() -> None:
+    scene = world(Fate(0), Fate(1))
+    life = Life(scene)
+    await life.start()
+    await life.work_off()
+    await life.source.revoke()
+    first = next(output for output in scene.broker.outputs if output.topic == SEEN)
+    tombstone = replace(first, value=None)
+    scene.broker.outputs.append(tombstone)
+    await life.source.assign(P0)
+    scene.broker.outputs.remove(tombstone)
+    scene.fates += [Fate(0), Fate(1)]
+    for number in (2, 3):
+        scene.send(number)
+    await life.work_off()
+    await life.stop()
+    assert scene.outcomes() == dict.fromkeys((0, 1, 2), "result")
+
+
+@on_virtual_time
 async def test_no_record_comes_before_its_partitions_ids_are_restored() -> None:
     scene = world(Fate(0))
     life = Life(scene)
@@ -228,6 +315,44 @@ async def test_first_that_is_put_off_makes_no_duplicates_and_its_retry_is_none_b
 
 def _seen(output: OutputRecord) -> Seen:
     return decode_seen(output.value)
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+@on_virtual_time
+async def test_retry_that_is_committed_while_its_partition_is_restored_counts(fails_first: bool) -> None:
+    """The changelog is read to an end that it had before. What fails leaves nothing behind."""
+    delayed = TopicPartition(DELAY, 1)
+    scene = world(Fate(0, outcome="off"))
+    life = Life(scene)
+    await life.start(delayed)
+    await life.work_off()
+    (put_off,) = (output for output in scene.broker.outputs if output.topic == DELAY)
+    scene.fates[0] = Fate(0)
+    scene.broker.outputs.remove(put_off)
+    await life.source.revoke()
+    await life.source.assign(delayed)
+    life.changelog.hold()
+    if fails_first:
+        restoring = asyncio.create_task(life.duplicates.restore([P0]))
+        await settle()
+        restoring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await restoring
+    restoring = asyncio.create_task(life.flow.assigned(9, {P0: scene.broker.position(P0)}))
+    await settle()
+    life.changelog.freeze()
+    scene.broker.send(delayed, put_off.key, put_off.value, put_off.headers)
+    await life.work_off(delayed)
+    assert not restoring.done()
+    life.changelog.let_go()
+    await restoring
+    life.source.generation = 9
+    life.source.positions[P0] = 1
+    scene.fates.append(Fate(0))
+    scene.send(1)
+    await life.work_off()
+    await life.stop()
+    assert scene.outcomes() == {0: "result"}
 
 
 @on_virtual_time
