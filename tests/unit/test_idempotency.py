@@ -182,10 +182,30 @@ def _seen(output: OutputRecord) -> Seen:
     return decode_seen(output.value)
 
 
-@pytest.mark.parametrize("fails_first", [False, True])
 @on_virtual_time
-async def test_retry_that_is_committed_while_its_partition_is_restored_counts(fails_first: bool) -> None:
-    """The changelog is read to an end that it had before. What fails leaves nothing behind."""
+async def test_restore_that_is_cancelled_or_fails_collects_no_more() -> None:
+    scene = world()
+    life = Life(scene)
+    await life.start()
+    life.changelog.hold()
+    restoring = asyncio.create_task(life.duplicates.restore([P0]))
+    await settle()
+    assert life.duplicates._restoring.keys() == {P0}
+    restoring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
+    assert not life.duplicates._restoring
+    life.changelog.let_go()
+    scene.broker.outputs.append(OutputRecord(SEEN, A, b"", partition=0))
+    with pytest.raises(FatalError, match="none that this release writes"):
+        await life.duplicates.restore([P0])
+    assert not life.duplicates._restoring
+    await life.stop()
+
+
+@on_virtual_time
+async def test_retry_that_is_committed_while_its_partition_is_restored_counts() -> None:
+    """The changelog is read to an end that it had before."""
     delayed = TopicPartition(DELAY, 1)
     scene = world(Fate(0, outcome="off"))
     life = Life(scene)
@@ -197,12 +217,6 @@ async def test_retry_that_is_committed_while_its_partition_is_restored_counts(fa
     await life.source.revoke()
     await life.source.assign(delayed)
     life.changelog.hold()
-    if fails_first:
-        restoring = asyncio.create_task(life.duplicates.restore([P0]))
-        await settle()
-        restoring.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await restoring
     restoring = asyncio.create_task(life.flow.assigned(9, {P0: scene.broker.position(P0)}))
     await settle()
     life.changelog.freeze()
