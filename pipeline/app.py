@@ -65,10 +65,12 @@ class KafkaTritonConnections:
 
     def changelog(self) -> Changelog | None:
         settings = self._settings
-        changelogs = {topic: settings.seen_topic(topic) for topic in settings.idempotent_topics}
+        kafka, topics = settings.kafka, settings.idempotent_topics
+        changelogs = {topic: settings.seen_topic(topic) for topic in topics}
         if not changelogs:
             return None
-        return KafkaChangelog(settings.kafka.bootstrap_servers, settings.kafka.client, settings.name, changelogs)
+        where, client = kafka.bootstrap_servers, kafka.client
+        return KafkaChangelog(where, client, settings.name, changelogs, kafka.restore_seconds)
 
     def open(self, budget: Budget, health: Health) -> tuple[RecordSource, Transactions]:
         settings = self._settings

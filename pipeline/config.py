@@ -37,6 +37,8 @@ class Assignment(enum.StrEnum):
 
 CALLBACK_SHARE = 0.8
 """Of `kafka.max_poll_interval_seconds`: what a rebalance callback, which is such an interval, may wait in all."""
+IDS_PER_SECOND = 20_000
+"""So many one partition's restore reads at least (see docs/decisions/018-idempotency.md)."""
 BROKER_NOTICES_SECONDS = 10
 """Until then the broker may take to abort a transaction whose time is up."""
 
@@ -83,6 +85,11 @@ class KafkaSettings(Section):
         description="Newest format of offset metadata to write, `h1` or `h2`; both are read. `h1` while workers run "
         "that read no other (docs/guarantees.md).",
     )
+
+    @property
+    def restore_seconds(self) -> float:
+        """How long a restore of ids may take: a little less than a rebalance callback, whose own error says less."""
+        return 0.9 * CALLBACK_SHARE * self.max_poll_interval_seconds
 
     @model_validator(mode="after")
     def _fits_the_poll_interval(self) -> Self:
@@ -133,8 +140,8 @@ class TopicSettings(Section):
     )
     seen: TopicPrefix | None = Field(
         default=None,
-        description="What the names of topics begin with that remember ids; default `NAME.seen`, as in "
-        "`x.seen.inference.requests`.",
+        description="What the names of topics begin with that remember ids: `seen: y` makes "
+        "`y.NAME.inference.requests`; default `NAME.seen`, as in `x.seen.inference.requests`.",
     )
     emitted: dict[TopicName, ValueKind] = Field(
         default_factory=dict,
@@ -211,8 +218,9 @@ class Settings(Section):
         return self.topics.redriven or f"{self.name}.redriven"
 
     def seen_topic(self, requests: str) -> str:
-        """Of this group too: where it keeps which ids of a request topic had results."""
-        return f"{self.topics.seen or f'{self.name}.seen'}.{requests}"
+        """Of this group too, whatever ``topics.seen`` says: where it keeps which ids of a topic had results."""
+        prefix = f"{self.topics.seen}.{self.name}" if self.topics.seen else f"{self.name}.seen"
+        return f"{prefix}.{requests}"
 
     @property
     def idempotent_topics(self) -> dict[str, tuple[IdempotencySettings, ...]]:
@@ -237,6 +245,14 @@ class Settings(Section):
                 f"worker.drain_timeout_seconds must be less than {longest:g} ({CALLBACK_SHARE:g} x "
                 "kafka.max_poll_interval_seconds): while a worker drains in a rebalance it does not poll"
             )
+        for route in self.routes:
+            most = int(IDS_PER_SECOND * self.kafka.restore_seconds)
+            if route.idempotency is not None and route.idempotency.max_ids > most:
+                raise ValueError(
+                    f"routes: idempotency.max_ids of {route.name} must be at most {most:,}, for a partition's ids are "
+                    f"read in a rebalance, in {self.kafka.restore_seconds:g} s: set fewer, or raise "
+                    "kafka.max_poll_interval_seconds"
+                )
         inputs = set(self.topics.requests)
         if len(inputs) != len(self.topics.requests):
             raise ValueError("topics.requests: each topic once")

@@ -14,11 +14,13 @@ class IdempotencySettings(Section):
         default=600.0,
         gt=0,
         le=604_800,
-        description="Records of one event id are duplicates if their timestamps lie at most so far apart.",
+        description="A record is a duplicate if its timestamp lies at most so far from that of the record of its event "
+        "id whose result was committed last. Calls, retries and redrives are none (docs/idempotency.md).",
     )
     max_ids: int = Field(
         default=100_000,
         ge=1,
         le=10_000_000,
-        description="Ids that each partition remembers, the newest; of several routes of a topic the most counts.",
+        description="Ids that each partition remembers, the newest; of several routes of a topic the most counts. At "
+        "most as many as are read in a rebalance at 20,000 a second: 4,320,000 by default.",
     )

@@ -94,7 +94,7 @@ class RouteSettings(Section):
         default=None, description="A candidate model that answers a share of the events as well, and no caller."
     )
     idempotency: IdempotencySettings | None = Field(
-        default=None, description="Gives duplicates, records of one event id, one result inside a window."
+        default=None, description="Drops repeated events, by their id, whose last result is inside a window."
     )
 
     @model_validator(mode="after")

@@ -62,6 +62,8 @@ class Duplicates:
         self._flow = flow
         self._clock = clock
         self._partitions: dict[TopicPartition, _Partition] = {}
+        self._restoring: dict[TopicPartition, list[tuple[bytes, Seen]]] = {}
+        """What is committed for partitions while they are restored, of records that were put off."""
         self.resumed: asyncio.Queue[list[PartTask]] = asyncio.Queue()  # bounded by the budget
         """The tasks of records that were parked and are processed after all: to be sent to their routes."""
 
@@ -73,7 +75,15 @@ class Duplicates:
             return
         began = self._clock.monotonic()
         into = {partition: _noting(ids) for partition, ids in new.items()}
-        await self._changelog.restore(into, max(self._max_ids[each.topic] for each in new))
+        self._restoring |= {partition: [] for partition in new}
+        try:
+            await self._changelog.restore(into, max(self._max_ids[each.topic] for each in new))
+            for partition, ids in new.items():
+                for key, seen in self._restoring[partition]:
+                    ids.note(key, seen)
+        finally:
+            for partition in new:
+                del self._restoring[partition]
         took_seconds = self._clock.monotonic() - began
         metrics.RESTORE_SECONDS.observe(took_seconds)
         log.info("restored %d ids of %d partitions in %.1f s", sum(map(len, new.values())), len(new), took_seconds)
@@ -82,19 +92,21 @@ class Duplicates:
     def committed(self, ref: RecordRef, completion: Completion) -> None:
         for output in completion.outputs:
             # Of a record that was put off, perhaps, and so of a partition that another worker may have.
-            if (partition := self._of(output)) is not None:
-                partition.ids.note(output.key or b"", decode_seen(output.value))
+            if (at := self._remembers(output)) is not None:
+                key, seen = output.key or b"", decode_seen(output.value)
+                if at in self._restoring:
+                    self._restoring[at].append((key, seen))
+                elif at in self._partitions:
+                    self._partitions[at].ids.note(key, seen)
         if (partition := self._partitions.get(ref.partition)) is None or not self._flow.holds(ref):
             return
         for offset, arrival in partition.ids.settle(ref.offset):
             self._free(RecordRef(ref.partition, ref.generation, offset), partition.parked.pop(offset), arrival)
 
-    def _of(self, output: OutputRecord) -> _Partition | None:
-        """The partition whose changelog this is for, if it is for one and that is ours."""
+    def _remembers(self, output: OutputRecord) -> TopicPartition | None:
+        """The partition whose changelog this is for, if it is for one."""
         topic = self._topics.get(output.topic)
-        if topic is None or output.partition is None:
-            return None
-        return self._partitions.get(TopicPartition(topic, output.partition))
+        return None if topic is None or output.partition is None else TopicPartition(topic, output.partition)
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         for each in partitions:
@@ -144,6 +156,9 @@ class Duplicates:
 
 def _noting(ids: PartitionIds) -> Callable[[SourceRecord], None]:
     def note(record: SourceRecord) -> None:
+        if record.value is None:  # a tombstone
+            ids.forget(record.key or b"")
+            return
         try:
             ids.note(record.key or b"", decode_seen(record.value))
         except FatalError as error:

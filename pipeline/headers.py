@@ -79,6 +79,11 @@ class Delivery:
     trace: TraceContext | None = None
     hops: int = 0
 
+    @property
+    def is_call(self) -> bool:
+        """Whether it says where to answer, and so that somebody waits there."""
+        return self.reply_topic is not None or self.reply_partition is not None
+
 
 _NOTHING_ASKED = Delivery()
 

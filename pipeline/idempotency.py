@@ -1,8 +1,8 @@
 """Upstream duplicates: which record of a partition repeats an event that has had its result. Pure: no clock, no I/O.
 
-Two records are duplicates if they have one event id, lie in one partition, and their timestamps are at most a window
-apart; the one with the higher offset is *the* duplicate. An id counts when its result is committed: until then records
-of the same id are *parked* behind the first. Its offset is lower, as is that of all that it may wait for in its order
+A record is a duplicate if the result of its id that was committed last, in its partition, is that of a record with a
+lower offset, whose timestamp is at most a window away. An id counts when its result is committed: until then records of
+the same id are *parked* behind the first. Its offset is lower, as is that of all that it may wait for in its order
 itself, so waiting for one's first cannot deadlock.
 """
 
@@ -90,6 +90,10 @@ class PartitionIds:
         self._seen[key] = seen
         if len(self._seen) > self._max_ids:
             del self._seen[next(iter(self._seen))]
+
+    def forget(self, key: bytes) -> None:
+        """As if an id never had a result."""
+        self._seen.pop(key, None)
 
     def arrive(self, offset: int, key: bytes, timestamp_ms: int, window_ms: float) -> Arrival:
         """A record has been consumed. To be called in offset order."""

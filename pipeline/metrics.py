@@ -17,7 +17,7 @@ DUPLICATES = Counter(
 RESTORE_SECONDS = Histogram(
     "headrace_restore_seconds",
     "How long new partitions waited until the ids that had results were read.",
-    buckets=_LATENCY,
+    buckets=(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 240.0),
 )
 BREAKER_STATE = Gauge(
     "headrace_breaker_state", "Breaker of a route's model: 0 closed, 1 half-open, 2 open.", ["route", "model"]

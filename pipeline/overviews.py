@@ -14,13 +14,18 @@ from headrace.pipeline.ports import ModelSignature
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic as it is. By partition: ``starts``, offsets of the oldest record retained, and ``ends``, of the next."""
+    """A topic as it is. By partition: ``starts``, offsets of the oldest record retained, and ``ends``, of the next.
+
+    ``cleanup_policy`` and ``retention_ms`` (-1: for ever) are Kafka's own.
+    """
 
     partitions: int
     replication_factor: int
     max_message_bytes: int
     starts: Mapping[int, int]
     ends: Mapping[int, int]
+    cleanup_policy: str = "delete"
+    retention_ms: int = -1
 
     @property
     def offsets_retained(self) -> int:

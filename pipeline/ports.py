@@ -236,16 +236,17 @@ class Changelog(Protocol):
     """What transactions have written of each partition of the request topics, read back when it is assigned."""
 
     async def restore(self, into: Mapping[TopicPartition, Callable[[SourceRecord], None]], newest: int) -> None:
-        """Hand over what is committed for these partitions, in order; at least the newest so many records of each.
+        """Hand over what is committed for these partitions, in order, and at least the newest so many ids of each.
 
-        A transaction that is open is waited for; the caller sets the deadline, and cancels.
+        If too few come it begins again, further back, so that records may come twice: the last time counts. A
+        transaction that is open is waited for.
 
         Args:
             into: by the *request* partition, called from a thread.
-            newest: records of one partition; older ones may be left out.
+            newest: ids of one partition; what is older may be left out.
 
         Raises:
-            FatalError: it cannot be read.
+            FatalError: it cannot be read, or not in time.
         """
 
 

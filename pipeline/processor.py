@@ -192,11 +192,13 @@ class Processor:
             delivery = replace(delivery, deadline_ms=None)
         decoded.decode_seconds += self._clock.monotonic() - began
         arrival = Arrival.FIRST
-        if self._duplicates is not None and decoded.retry is None:
+        if self._duplicates is not None and decoded.retry is None and not delivery.is_call:
             resume = partial(self._resume, decoded, delivery, plan)
             arrival = self._duplicates.arrive(decoded.ref, record, decoded.request.id, plan[0].route, resume)
         if arrival is Arrival.PARKED:
             self._flow.enter(decoded.ref, list(lanes_of(record, plan)))  # in offset order, whenever it is resumed
+        if self._shadows is not None and arrival is not Arrival.FIRST:
+            self._shadows.make_room()  # what fills the worker may be parked behind one that waits for its shadow
         return self._begin(decoded, delivery, plan) if arrival is Arrival.FIRST else []
 
     def _resume(self, decoded: Decoded, delivery: Delivery, plan: tuple[Assignment, ...]) -> list[PartTask]:

@@ -238,7 +238,8 @@ class DeadLetter:
 class TopicSpec:
     """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``).
 
-    ``as_wide_as`` names a topic that it must have exactly as many partitions as, however many ``partitions`` says.
+    ``as_wide_as`` names a topic that it must have as many partitions as, or more, whatever ``partitions`` says.
+    ``min_retention_ms`` is for compacted topics: what is younger must be kept.
     """
 
     name: str
@@ -246,3 +247,4 @@ class TopicSpec:
     replication_factor: int = 1
     config: Mapping[str, str] = field(default_factory=dict)
     as_wide_as: str | None = None
+    min_retention_ms: int | None = None

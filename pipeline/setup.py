@@ -75,13 +75,14 @@ def seen_topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     """The changelogs of routes' ``idempotency``; none if no route has it."""
     topics, used = settings.topics, settings.idempotent_topics
     longest_seconds = max((each.window_seconds for some in used.values() for each in some), default=0.0)
+    window_ms = round(1000 * longest_seconds)
     config = {
         "cleanup.policy": "compact,delete",
         "retention.ms": str(round(1000 * (longest_seconds + SEEN_GRACE_SECONDS))),
         "segment.bytes": str(SEEN_SEGMENT_BYTES),
     }
     return tuple(
-        TopicSpec(settings.seen_topic(topic), topics.partitions, topics.replication_factor, config, as_wide_as=topic)
+        TopicSpec(settings.seen_topic(topic), topics.partitions, topics.replication_factor, config, topic, window_ms)
         for topic in used
     )
 

@@ -101,7 +101,7 @@ class Shadows:
             tasks: the same parts, as they are answered live.
         """
         ref, event_id = journey.ref, journey.request.id
-        self._make_room()
+        self.make_room()
         if not self._flow.wants(ref.partition, ref.generation):
             return  # nobody would end it: its partition has gone while this batch was opened
         sample = [
@@ -141,7 +141,7 @@ class Shadows:
                 shadow.timer = loop.call_later(shadow.patience_seconds, self._end, shadow, "late", True)
             else:
                 self._release(shadow)
-        self._make_room()
+        self.make_room()
 
     def drop(self, ref: RecordRef) -> None:
         """The event is put off, or a dead letter: there is nothing to compare a shadow with."""
@@ -164,7 +164,7 @@ class Shadows:
         if not shadow.pending and shadow.held is not None:
             self._release(shadow)
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """While the worker can take no more, nothing waits: behind one in its order may be all that fills it."""
         if self._in_flight.full:
             for shadow in tuple(self._waiting.values()):

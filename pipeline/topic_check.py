@@ -85,11 +85,26 @@ def roles_of(settings: Settings) -> dict[str, tuple[str, ...]]:
 
 
 def width_problem(spec: TopicSpec, partitions: int, wanted: int) -> str:
-    """What is wrong with a topic that is not as wide as its ``as_wide_as``, and what to do."""
+    """What is wrong with a topic that is less wide than its ``as_wide_as``, and what to do."""
     return (
-        f"{spec.name} has {partitions} partitions, but {spec.as_wide_as}, whose ids it keeps, has {wanted}: stop the "
-        f"workers, and add partitions to it, or delete it (it is made anew, and earlier ids are forgotten)"
+        f"{spec.name} has {partitions} partitions, but {spec.as_wide_as}, whose ids it keeps, has {wanted}: add "
+        "partitions to it"
     )
+
+
+def retention_problem(spec: TopicSpec, cleanup_policy: str, retention_ms: int) -> str | None:
+    """What is wrong with what a changelog keeps, and what to do; None if nothing is, or it is no changelog."""
+    if spec.min_retention_ms is None:
+        return None
+    policies = {policy.strip() for policy in cleanup_policy.split(",")}
+    if "compact" not in policies:
+        return f"{spec.name} is not compacted (cleanup.policy is {cleanup_policy}): set it to compact,delete"
+    if "delete" in policies and 0 <= retention_ms < spec.min_retention_ms:
+        return (
+            f"{spec.name} keeps ids for {retention_ms} ms, less than the longest window of idempotency "
+            f"({spec.min_retention_ms} ms): set its retention.ms to {spec.config['retention.ms']}"
+        )
+    return None
 
 
 def _problems(spec: TopicSpec, state: TopicState | None, model: TopicState | None) -> tuple[str, ...]:
@@ -98,8 +113,10 @@ def _problems(spec: TopicSpec, state: TopicState | None, model: TopicState | Non
         return (f"{spec.name} does not exist: {CREATE}, and so does a worker when it starts",)
     problems = []
     if spec.as_wide_as is not None:
-        if model is not None and state.partitions != model.partitions:
+        if model is not None and state.partitions < model.partitions:
             problems.append(width_problem(spec, state.partitions, model.partitions))
+        if retention := retention_problem(spec, state.cleanup_policy, state.retention_ms):
+            problems.append(retention)
     elif state.partitions < spec.partitions:
         problems.append(
             f"{spec.name} has {state.partitions} partitions, fewer than the {spec.partitions} set (topics.partitions): "

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
 from headrace.connectors.kafka.errors import PASSING, REFUSED
 from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 from headrace.pipeline.records import TopicSpec
-from headrace.pipeline.topic_check import width_problem
+from headrace.pipeline.topic_check import retention_problem, width_problem
 
 _PROBE_SECONDS = 1.0
 _METADATA_SECONDS = 5.0
@@ -75,8 +75,8 @@ def ensure_topics(
 
     Raises:
         UnavailableError: the cluster does not answer.
-        ConfigError: an existing topic has fewer partitions, or a smaller ``max.message.bytes``, than asked for, or is
-            not as wide as another that it must be as wide as.
+        ConfigError: an existing topic has fewer partitions, a smaller ``max.message.bytes`` or a shorter retention
+            than asked for, is not compacted but should be, or is less wide than another that it must be as wide as.
         FatalError: the cluster refuses to create a topic.
     """
     if not topics:
@@ -94,7 +94,7 @@ def ensure_topics(
     existing = [spec for spec in topics if spec.name not in created]
     if existing:
         _check_partitions(known, existing)
-        _check_sizes(client, bootstrap_servers, existing)
+        _check_configs(client, bootstrap_servers, existing)
     return created
 
 
@@ -194,7 +194,7 @@ def _as_wide(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicS
 def _check_widths(known: Mapping[str, TopicMetadata], specs: Sequence[TopicSpec]) -> None:
     for spec in specs:
         partitions = len(known[spec.name].partitions)
-        if partitions != spec.partitions:
+        if partitions < spec.partitions:
             raise ConfigError(f"topic {width_problem(spec, partitions, spec.partitions)}")
 
 
@@ -208,9 +208,11 @@ def _check_partitions(known: Mapping[str, TopicMetadata], specs: Sequence[TopicS
             )
 
 
-def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> None:
-    wanted = {spec.name: int(spec.config["max.message.bytes"]) for spec in specs if "max.message.bytes" in spec.config}
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted]
+def _check_configs(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> None:
+    checked = {
+        spec.name: spec for spec in specs if "max.message.bytes" in spec.config or spec.min_retention_ms is not None
+    }
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in checked]
     if not resources:
         return
     for resource, future in client.describe_configs(resources, request_timeout=REQUEST_SECONDS).items():
@@ -218,10 +220,14 @@ def _check_sizes(client: AdminClient, bootstrap_servers: str, specs: Sequence[To
             entries: Mapping[str, ConfigEntry] = future.result()
         except KafkaException as error:
             raise mapped(error, bootstrap_servers, f"topic {resource.name} could not be described") from error
-        allowed = int(entries["max.message.bytes"].value or 0)
-        if allowed < wanted[resource.name]:
+        spec = checked[resource.name]
+        policy, retention_ms = str(entries["cleanup.policy"].value), int(entries["retention.ms"].value or -1)
+        if problem := retention_problem(spec, policy, retention_ms):
+            raise ConfigError(f"topic {problem}")
+        allowed, wanted = int(entries["max.message.bytes"].value or 0), int(spec.config.get("max.message.bytes", 0))
+        if allowed < wanted:
             raise ConfigError(
-                f"topic {resource.name} allows records of {allowed} bytes, less than the {wanted[resource.name]} "
+                f"topic {resource.name} allows records of {allowed} bytes, less than the {wanted} "
                 "needed (topics.max_message_bytes): raise the topic's max.message.bytes or lower the setting"
             )
 

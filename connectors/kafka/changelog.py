@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -28,23 +29,51 @@ _client_log = client_log("changelog")
 FETCH_RECORDS = 1_000
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 5.0
-OFFSETS_PER_RECORD = 4
-"""How far before the end the newest records may lie: a transaction's marker takes an offset, as do aborted records."""
+OFFSETS_PER_ID = 1.1
+"""Where reading begins, before the end: markers take offsets too, a few beside transactions of many records."""
+LOOK_BACK_FACTOR = 2
+"""So much further back it begins again, if too few ids were there."""
 
 Take = Callable[[SourceRecord], None]
 
 
 @dataclass(slots=True)
 class _Reading:
-    """A changelog partition that is read, from its next offset to the end that it had."""
+    """A changelog partition that is read, from its next offset to the end that it had.
+
+    Attributes:
+        first: the oldest offset that it has.
+        back: how many offsets before the end reading began.
+        keys: of the ids that have come.
+    """
 
     take: Take
-    next: int
+    first: int
     end: int
+    back: int
+    next: int = 0
+    keys: set[bytes] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self.next = max(self.first, self.end - self.back)
+        self.keys.clear()
 
     @property
     def done(self) -> bool:
         return self.next >= self.end
+
+    def has(self, newest: int) -> bool:
+        """Whether there are so many ids, or no more."""
+        return len(self.keys) >= newest or self.end - self.back <= self.first
+
+    def note(self, record: SourceRecord) -> None:
+        key = record.key or b""
+        (self.keys.discard if record.value is None else self.keys.add)(key)
+        self.take(record)
+        self.next = record.provenance.offset + 1
 
 
 class KafkaChangelog:
@@ -54,6 +83,7 @@ class KafkaChangelog:
         bootstrap_servers, client: as in the settings.
         group_id: the worker's group. It isn't joined for this.
         changelogs: request topic → its changelog.
+        patience_seconds: how long a restore may take.
     """
 
     def __init__(
@@ -62,11 +92,13 @@ class KafkaChangelog:
         client: Mapping[str, str | int | float | bool],
         group_id: str,
         changelogs: Mapping[str, str],
+        patience_seconds: float,
     ) -> None:
         self._bootstrap_servers = bootstrap_servers
         self._client = client
         self._group_id = group_id
         self._changelogs = changelogs
+        self._patience_seconds = patience_seconds
 
     async def restore(self, into: Mapping[records.TopicPartition, Take], newest: int) -> None:
         stopping = threading.Event()
@@ -76,11 +108,17 @@ class KafkaChangelog:
             stopping.set()  # if this was cancelled the thread is still at it
 
     def _restore(self, into: Mapping[records.TopicPartition, Take], newest: int, stopping: threading.Event) -> None:
+        deadline = time.monotonic() + self._patience_seconds
         readings = self._readings(into, newest, stopping)
-        progress = _Progress(readings)
-        while not stopping.is_set() and any(not each.done for each in readings.values()):
-            if not self._read(readings, progress, stopping):
-                warn_of_new_client()
+        while readings and not stopping.is_set():
+            progress = _Progress(readings)
+            while not stopping.is_set() and any(not each.done for each in readings.values()):
+                if not self._read(readings, progress, stopping, deadline):
+                    warn_of_new_client()
+            readings = {at: each for at, each in readings.items() if not each.has(newest)}
+            for each in readings.values():
+                each.back *= LOOK_BACK_FACTOR
+                each.begin()
 
     def _readings(
         self, into: Mapping[records.TopicPartition, Take], newest: int, stopping: threading.Event
@@ -97,8 +135,8 @@ class KafkaChangelog:
                     number = partition.partition
                     if number not in ends:
                         raise FatalError(f"{changelog} has no partition {number}, but {topic} has: give it as many")
-                    start = max(starts[number], ends[number] - OFFSETS_PER_RECORD * newest)
-                    readings[records.TopicPartition(changelog, number)] = _Reading(take, start, ends[number])
+                    reading = _Reading(take, starts[number], ends[number], math.ceil(OFFSETS_PER_ID * newest))
+                    readings[records.TopicPartition(changelog, number)] = reading
         return readings
 
     def _extent(self, changelog: str, stopping: threading.Event) -> tuple[Mapping[int, int], Mapping[int, int]]:
@@ -106,8 +144,7 @@ class KafkaChangelog:
         history = KafkaTopicHistory(self._bootstrap_servers, changelog, self._client)
         while not stopping.is_set():
             try:
-                ends = history.written()
-                return {number: each.start for number, each in history.retained().items()}, ends
+                return history.starts(), history.written()
             except UnavailableError as error:
                 log.info("waiting for the offsets of %s: %s", changelog, error)
                 stopping.wait(POLL_SECONDS)
@@ -118,6 +155,7 @@ class KafkaChangelog:
         readings: Mapping[records.TopicPartition, _Reading],
         progress: _Progress,
         stopping: threading.Event,
+        deadline: float,
     ) -> bool:
         """Until all is read, or not wanted any more. False if the client has lost the brokers for good before."""
         lost = lost_brokers(self._bootstrap_servers, self._client)
@@ -129,6 +167,8 @@ class KafkaChangelog:
                 if first is not None:  # a message without a value is false
                     self._take(readings, [first, *consumer.consume(FETCH_RECORDS, 0)])
                 progress.tell()
+                if time.monotonic() > deadline:
+                    raise self._late(readings)
                 if lost.by(consumer):
                     return False
             return True
@@ -142,9 +182,7 @@ class KafkaChangelog:
             if (error := message.error()) is None:
                 record = source_record(message)
                 at = record.provenance
-                reading = readings[records.TopicPartition(at.topic, at.partition)]
-                reading.take(record)
-                reading.next = at.offset + 1
+                readings[records.TopicPartition(at.topic, at.partition)].note(record)
             elif error.code() == KafkaError._PARTITION_EOF:
                 # Of what is committed: it says this again further up when a transaction has come to its end.
                 reading = readings[records.TopicPartition(str(message.topic()), int(message.partition() or 0))]
@@ -153,6 +191,16 @@ class KafkaChangelog:
                 log.info("restore: %s (%s)", error.str(), error.name())
             else:
                 raise self._fatal(error)
+
+    def _late(self, readings: Mapping[records.TopicPartition, _Reading]) -> FatalError:
+        at, reading = next((at, each) for at, each in readings.items() if not each.done)
+        find = f"kafka-transactions.sh find-hanging --topic {at.topic} --partition {at.partition}"
+        return FatalError(
+            f"the ids of {at.topic}[{at.partition}] were not restored in {self._patience_seconds:.0f} s: they are read "
+            f"to offset {reading.next} of {reading.end}. A transaction may hang there: `{find}` names it, and "
+            "`kafka-transactions.sh abort` ends it. If none does, lower max_ids or raise "
+            "kafka.max_poll_interval_seconds"
+        )
 
     def _fatal(self, error: KafkaError) -> FatalError:
         return FatalError(f"Kafka at {self._bootstrap_servers} refused to hand over a changelog: {error.str()}")

@@ -37,9 +37,13 @@ class KafkaTopicHistory:
         self._client = admin_client(bootstrap_servers, client_config)
 
     def retained(self) -> Mapping[int, Retained]:
-        starts = self._offsets(OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # the client declares no types there
-        ends = self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        starts = self.starts()
+        ends = self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]  # the client declares no types there
         return {partition: Retained(start, max(start, ends[partition])) for partition, start in starts.items()}
+
+    def starts(self) -> Mapping[int, int]:
+        """The oldest offset of each partition. Raises as ``retained``."""
+        return self._offsets(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
     def offsets_at(self, epoch_ms: int) -> Mapping[int, int | None]:
         found = self._offsets(OffsetSpec.for_timestamp(epoch_ms))

@@ -55,16 +55,18 @@ class TopicStates:
         """
         known = listed_topics(self._client, self._where)
         there = [name for name in topics if name in known and known[name].error is None]
-        limits = self._max_message_bytes(there)
+        configs = self._configs(there)
         ends = self._offsets(there, known, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # the client declares no types there
         starts = self._offsets(there, known, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         return {
             name: TopicState(
                 partitions=len(known[name].partitions),
                 replication_factor=min(len(each.replicas) for each in known[name].partitions.values()),
-                max_message_bytes=limits[name],
+                max_message_bytes=int(configs[name]["max.message.bytes"].value or 0),
                 starts={each.partition: offset for each, offset in starts.items() if each.topic == name},
                 ends={each.partition: offset for each, offset in ends.items() if each.topic == name},
+                cleanup_policy=str(configs[name]["cleanup.policy"].value),
+                retention_ms=int(configs[name]["retention.ms"].value or -1),
             )
             if name in there
             else None
@@ -106,16 +108,15 @@ class TopicStates:
             if state is not None
         }
 
-    def _max_message_bytes(self, topics: Sequence[str]) -> dict[str, int]:
+    def _configs(self, topics: Sequence[str]) -> dict[str, Mapping[str, ConfigEntry]]:
         if not topics:
             return {}
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in topics]
         found = self._client.describe_configs(resources, request_timeout=REQUEST_SECONDS)
-        limits = {}
-        for resource, future in found.items():
-            entries: Mapping[str, ConfigEntry] = self._result(future, f"topic {resource.name} could not be described")
-            limits[resource.name] = int(entries["max.message.bytes"].value or 0)
-        return limits
+        return {
+            resource.name: self._result(future, f"topic {resource.name} could not be described")
+            for resource, future in found.items()
+        }
 
     def _offsets(
         self, topics: Sequence[str], known: Mapping[str, TopicMetadata], spec: OffsetSpec

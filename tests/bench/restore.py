@@ -31,6 +31,8 @@ from headrace.pipeline.records import SourceRecord, TopicPartition, TopicSpec
 IDS = 100_000
 CASES = ((1, 100), (1, 1000), (8, 1000))
 """Partitions with so many ids each, and how many ids each transaction has."""
+TIMES_MORE = 5
+"""So many times the ids that are kept are in the topic, as in one that has been in use for long."""
 REPETITIONS = 5
 
 
@@ -53,7 +55,7 @@ async def restored(where: str, topic: str, partitions: int, ids: int) -> tuple[f
     def taking(into: PartitionIds) -> Callable[[SourceRecord], None]:
         return lambda record: into.note(record.key or b"", decode_seen(record.value))
 
-    changelog = KafkaChangelog(where, {}, "bench", {"requests": topic})
+    changelog = KafkaChangelog(where, {}, "bench", {"requests": topic}, 600.0)
     began = time.perf_counter()
     await changelog.restore({at: taking(into) for at, into in known.items()}, ids)
     return time.perf_counter() - began, sum(map(len, known.values()))
@@ -85,7 +87,7 @@ def main() -> None:
         for partitions, in_one in CASES:
             topic = f"seen-{partitions}-{in_one}"
             ensure_topics(where, [TopicSpec(topic, partitions)])
-            fill(where, topic, partitions, ids, in_one)
+            fill(where, topic, partitions, TIMES_MORE * ids, in_one)
             took = []
             for _ in range(repetitions):
                 seconds, found = asyncio.run(restored(where, topic, partitions, ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,13 @@ from headrace.connectors.kafka.admin import ensure_topics, partition_counts
 from headrace.connectors.kafka.changelog import KafkaChangelog
 from headrace.connectors.kafka.history import KafkaTopicHistory
 from headrace.connectors.kafka.reader import Beginning, CommittedReader
+from headrace.connectors.kafka.topic_states import TopicStates
 from headrace.pipeline.config import KafkaSettings, Settings
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.idempotency import Seen, decode_seen
 from headrace.pipeline.records import SourceRecord, TopicPartition, TopicSpec
 from headrace.pipeline.setup import topic_specs
+from headrace.pipeline.topic_check import report
 from tests.integration.avro_ends import Datum, delayed, event, numbers
 from tests.integration.harness import Scene, Sent, WorkerProcess, wait_until
 
@@ -183,7 +186,8 @@ def test_compaction_leaves_what_counts(scene: Duplicated) -> None:
     """An id that had results at several times is there once, with the last of them."""
     this, last = scene.often
     wait_until(lambda: scene.send_to(0, plain()) and times_kept(scene, this) == 1, 40, "compaction")
-    changelog = KafkaChangelog(scene.endpoints.bootstrap_servers, {}, scene.group, {scene.requests: scene.changelog})
+    where, changelogs = scene.endpoints.bootstrap_servers, {scene.requests: scene.changelog}
+    changelog = KafkaChangelog(where, {}, scene.group, changelogs, SECONDS)
     found: dict[bytes | None, Seen] = {}
 
     def take(record: SourceRecord) -> None:
@@ -201,7 +205,7 @@ def times_kept(scene: Duplicated, this: Datum) -> int:
         return sum(record.key == this["id"].encode() for record in reader.records(10, until_end=True))
 
 
-def test_changelog_that_is_not_as_wide_as_its_topic_is_refused(
+def test_changelog_that_is_less_wide_than_its_topic_is_refused(
     stack: Endpoints, names: Callable[[str], str], make_topics: Callable[..., tuple[str, ...]]
 ) -> None:
     (requests,) = make_topics("in", partitions=3)
@@ -222,3 +226,34 @@ def test_changelog_that_is_not_as_wide_as_its_topic_is_refused(
     (spec,) = (spec for spec in specs if spec.as_wide_as)
     with pytest.raises(ConfigError, match=rf"{changelog} has 3 partitions, but {wider}, whose ids it keeps, has 4"):
         ensure_topics(stack.bootstrap_servers, [TopicSpec(spec.name, 1, as_wide_as=wider)])
+    (narrower,) = make_topics("narrower", partitions=2)
+    ensure_topics(stack.bootstrap_servers, [TopicSpec(spec.name, 1, as_wide_as=narrower)])
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"cleanup.policy": "compact,delete", "retention.ms": "599999"}, r"keeps ids for 599999 ms, .* \(600000 ms\)"),
+        ({"retention.ms": "-1"}, r"is not compacted \(cleanup\.policy is delete\)"),
+        ({"cleanup.policy": "compact", "retention.ms": "1"}, None),
+    ],
+)
+def test_changelog_that_forgets_too_early_is_refused(
+    stack: Endpoints, names: Callable[[str], str], config: dict[str, str], said: str | None
+) -> None:
+    where = stack.bootstrap_servers
+    topics = {"requests": [names("in")], "results": names("out"), "dead_letters": names("dead"), "partitions": 1}
+    routes = [{"name": "once", "model": "delay", "idempotency": {}}]
+    settings = Settings.model_validate({"name": names("group"), "topics": topics, "routes": routes})
+    changelog = settings.seen_topic(settings.topics.requests[0])
+    ensure_topics(where, [TopicSpec(changelog, 1, config=config)])
+    specs = topic_specs(settings)
+    if said is None:
+        ensure_topics(where, specs)
+    else:
+        with pytest.raises(ConfigError, match=f"topic {changelog} {said}"):
+            ensure_topics(where, specs)
+    states = TopicStates(where, {}).states([spec.name for spec in specs])
+    (found,) = (each for each in report(settings, states, {}) if each.spec.name == changelog)
+    assert len(found.problems) == (said is not None)
+    assert all(re.search(f"{changelog} {said}", problem) for problem in found.problems)

@@ -17,10 +17,15 @@ class FakeChangelog:
         self._changelogs = changelogs
         self._free = asyncio.Event()
         self._free.set()
+        self._end: int | None = None
         self.restored: list[frozenset[TopicPartition]] = []
 
     def hold(self) -> None:
         self._free.clear()
+
+    def freeze(self) -> None:
+        """What is written from now on isn't handed over any more."""
+        self._end = len(self._broker.outputs)
 
     def let_go(self) -> None:
         self._free.set()
@@ -30,7 +35,8 @@ class FakeChangelog:
         self.restored.append(frozenset(into))
         for partition, take in into.items():
             topic = self._changelogs[partition.topic]
-            mine = [each for each in self._broker.outputs if (each.topic, each.partition) == (topic, partition[1])]
+            written = self._broker.outputs[: self._end]
+            mine = [each for each in written if (each.topic, each.partition) == (topic, partition[1])]
             for offset, output in enumerate(mine):
                 provenance = Provenance(topic, partition.partition, offset, EPOCH_MS)
                 take(SourceRecord(provenance, output.key, output.value, output.headers))

@@ -20,7 +20,7 @@ from headrace.pipeline.flow import Flow
 from headrace.pipeline.health import Health
 from headrace.pipeline.ports import CommitUnit, InferCall, InferReply
 from headrace.pipeline.processor import Processor
-from headrace.pipeline.records import RecordBatch, TopicPartition
+from headrace.pipeline.records import Headers, RecordBatch, TopicPartition
 from headrace.pipeline.retrying import RETRY
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.user_code import UserCode
@@ -129,10 +129,10 @@ class World:
     """Offsets whose result its topic refuses."""
     broker: FakeBroker = field(default_factory=FakeBroker)
 
-    def send(self, number: int, **fields: Any) -> None:
+    def send(self, number: int, headers: Headers = (), **fields: Any) -> None:
         fate = self.fates[number]
         value = request_value(text_part(str(number)), number=fate.event, **fields)
-        self.broker.send(P0, fate.key, value, timestamp_ms=EPOCH_MS + round(1000 * fate.sent_seconds))
+        self.broker.send(P0, fate.key, value, headers, timestamp_ms=EPOCH_MS + round(1000 * fate.sent_seconds))
 
     def outcomes(self) -> dict[int, str]:
         """By offset, in the order of their commits. None has two, and each result's id is remembered with it."""

@@ -1,4 +1,4 @@
-"""Whatever becomes of a partition's records, and of its owner: an id has one result inside its window, in its turn."""
+"""Whatever becomes of a partition's records, and of its owner: what repeats an id's last result has none."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def live(world: World, leaves: list[tuple[float, str]]) -> Life:
     max_ids=st.sampled_from([1, 2, 1000]),
     ordering=st.sampled_from(["key", "partition", "none"]),
 )
-def test_id_has_one_result_inside_its_window(
+def test_record_within_the_window_of_its_ids_last_result_has_none(
     some: list[Fate],
     leaves: list[tuple[float, str]],
     room: int,

@@ -74,15 +74,36 @@ def test_changelog_is_as_wide_as_its_request_topic() -> None:
 
     def changelog(partitions: int) -> TopicReport:
         widths = {"in": 6, "headrace.seen.in": partitions}
-        states = {name: TopicState(width, 2, 5_000_000, {}, {}) for name, width in widths.items()}
+        states = {name: TopicState(width, 2, 5_000_000, {}, {}, "compact") for name, width in widths.items()}
         (found,) = (each for each in report(settings, states, {}) if each.spec.as_wide_as)
         return found
 
     assert changelog(6).roles == ("ids",)
-    assert changelog(6).problems == ()
-    for partitions in (4, 7):
-        (problem,) = changelog(partitions).problems
-        assert problem.startswith(f"headrace.seen.in has {partitions} partitions, but in, whose ids it keeps, has 6")
+    assert changelog(6).problems == changelog(7).problems == ()
+    (problem,) = changelog(4).problems
+    assert problem.startswith("headrace.seen.in has 4 partitions, but in, whose ids it keeps, has 6")
+
+
+@pytest.mark.parametrize(
+    ("policy", "retention_ms", "expected"),
+    [
+        ("compact", 1, None),
+        ("compact,delete", 600_000, None),
+        ("delete, compact", -1, None),
+        ("compact,delete", 599_999, "keeps ids for 599999 ms, less than the longest window of idempotency (600000 ms)"),
+        ("delete", -1, "is not compacted (cleanup.policy is delete)"),
+    ],
+)
+def test_changelog_keeps_ids_for_the_longest_window(policy: str, retention_ms: int, expected: str | None) -> None:
+    routes = (
+        RouteSettings(name="a", model="m", idempotency=IdempotencySettings()),
+        RouteSettings(name="b", model="m", idempotency=IdempotencySettings(window_seconds=60)),
+    )
+    settings = SETTINGS.model_copy(update={"routes": routes})
+    states = {"in": GOOD, "headrace.seen.in": TopicState(4, 2, 5_000_000, {}, {}, policy, retention_ms)}
+    (found,) = (each for each in report(settings, states, {}) if each.spec.as_wide_as)
+    assert len(found.problems) == (expected is not None)
+    assert all(f"headrace.seen.in {expected}" in problem for problem in found.problems)
 
 
 def test_dead_letter_topic_needs_room_for_the_largest_record() -> None:
