@@ -281,7 +281,7 @@ class _Walk:
     def _index(self, at: Integers, count: int) -> tuple[Integers, Integers]:
         """Of a symbol or a branch, of so many."""
         found, at = self._long(at)
-        if at.size and (found.min() < 0 or found.max() >= count):
+        if at.size and (np.min(found) < 0 or np.max(found) >= count):
             raise OddRecordsError
         return found, at
 
@@ -293,7 +293,7 @@ class _Walk:
         longer, shift = np.flatnonzero(byte > 127), 7
         while longer.size:
             byte = self._bytes[at[longer]]
-            if shift > _LAST_SHIFT or (shift == _LAST_SHIFT and byte.max() > 1):
+            if shift > _LAST_SHIFT or (shift == _LAST_SHIFT and np.max(byte) > 1):
                 raise OddRecordsError
             at[longer] = self._past(at[longer], np.int64(1))
             found[longer] |= (byte & 127).astype(np.uint64) << np.uint64(shift)
@@ -303,7 +303,7 @@ class _Walk:
     def _past(self, at: Integers, sizes: Integers | np.int64) -> Integers:
         """Behind so many bytes. Raises OddRecordsError if the batch ends before."""
         end = at + sizes
-        if end.size and (np.min(sizes) < 0 or end.max() > self._end):
+        if end.size and (np.min(sizes) < 0 or np.max(end) > self._end):
             raise OddRecordsError
         return end
 
