@@ -5,18 +5,22 @@ An item is one row of an infer call, or several that must not be parted: the fra
 A batch is cut when a call slot asks for it (`Batcher.take`), not when a timer fires: while every slot is busy, what
 waits goes on filling, so load makes batches larger by itself. See docs/decisions/005-routing-and-batching.md.
 
-Of the items that wait, those of the highest priority are cut first; the others fill the rest of their batch.
+Of the items that wait, those of the highest priority are cut first, and the others fill the rest of their batch.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from headrace.pipeline.headers import DEFAULT_PRIORITY
+
 T = TypeVar("T")
+MOST_PASSES = 8
+"""So often others of a higher priority pass what waits: it has a ninth of the calls at least, and none starves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Batcher(Generic[T]):
         self._full: dict[Hashable, None] = {}  # in the order in which they became full
         self._heads: list[tuple[float, int, _Waiting[T]]] = []  # heap of (added at, tie-break, bucket); may be stale
         self._sequence = 0
-        self._priorities: Counter[int] = Counter()  # of the items that wait
+        self._passes = 0  # so often in a row, the item that has waited longest was due and others were cut
 
     def add(
         self,
@@ -92,7 +96,7 @@ class Batcher(Generic[T]):
         now: float,
         max_records: int | None = None,
         rows: int = 1,
-        priority: int = 0,
+        priority: int = DEFAULT_PRIORITY,
     ) -> None:
         """Add one item.
 
@@ -113,7 +117,6 @@ class Batcher(Generic[T]):
         waiting.level(priority).items.append((item, weight_bytes, now, rows))
         waiting.weight_bytes += weight_bytes
         waiting.rows += rows
-        self._priorities[priority] += 1
         if new:
             self._push_head(waiting)
         if self._is_full(waiting):
@@ -122,10 +125,9 @@ class Batcher(Generic[T]):
     def take(self, now: float, idle: bool) -> Batch[T] | None:
         """The batch that a free call slot should run now, None if it is better to wait for more items.
 
-        There is one if an item has waited for `max_delay_seconds`, if a bucket is full, or if the route is idle. It is
-        of the bucket with the highest priority; of several, in this order: of the one whose first item has waited
-        longest, if that is `max_delay_seconds` or more (so none starves behind full ones), or if the route is idle;
-        of a full one.
+        A bucket is ready if its first item has waited for `max_delay_seconds`, if it is full, or if the route is idle.
+        Of those that are, the one with the highest priority is cut, and of several the one that has waited longest (so
+        none starves behind full ones). An item that is due and was passed over `MOST_PASSES` times goes first.
 
         Args:
             now: monotonic seconds.
@@ -134,14 +136,21 @@ class Batcher(Generic[T]):
         oldest = self._oldest()
         if oldest is None:
             return None
-        due = idle or oldest.first_at + self._max_delay_seconds <= now
-        if not due and not self._full:
+        first_at = oldest.first_at
+        due = first_at + self._max_delay_seconds <= now
+        if not (idle or due or self._full):
             return None
-        if len(self._priorities) > 1:
-            highest = max(self._priorities)
-            ranked = [each for each in self._buckets.values() if each.levels[0].priority == highest]
-            return self._cut(min(ranked, key=lambda each: each.levels[0].items[0][2]))
-        return self._cut(oldest if due else self._buckets[next(iter(self._full))])
+        starved = self._passes >= MOST_PASSES
+        ready = oldest if starved or len(self._buckets) == 1 else self._first_ready(now, idle)
+        batch = self._cut(ready, oldest_first=starved)
+        passed = due and bool(oldest.levels) and oldest.first_at == first_at
+        self._passes = self._passes + 1 if passed else 0
+        return batch
+
+    def _first_ready(self, now: float, idle: bool) -> _Waiting[T]:
+        latest = now - self._max_delay_seconds
+        ready = [each for each in self._buckets.values() if idle or each.first_at <= latest or self._is_full(each)]
+        return min(ready, key=lambda each: (-each.levels[0].priority, each.first_at))
 
     def next_due(self) -> float | None:
         """The time from which `take` gives a batch even if the route is not idle; None if nothing waits."""
@@ -167,34 +176,27 @@ class Batcher(Generic[T]):
             heapq.heappop(self._heads)  # its head was cut as part of a full bucket
         return None
 
-    def _cut(self, waiting: _Waiting[T]) -> Batch[T]:
-        """Take one batch off the front of a bucket, its highest level first."""
+    def _cut(self, waiting: _Waiting[T], oldest_first: bool) -> Batch[T]:
+        """Take one batch off the front of a bucket: its highest level first, behind what has waited longest if so."""
         items: list[T] = []
         batch_bytes = batch_rows = 0
         while waiting.levels:
             level = waiting.levels[0]
+            if oldest_first and not items:
+                level = min(waiting.levels, key=lambda each: each.items[0][2])
             item, weight_bytes, _, rows = level.items[0]
+            if items and (batch_rows + rows > waiting.max_records or batch_bytes + weight_bytes > self._max_bytes):
+                break
             batch_bytes += weight_bytes
             batch_rows += rows
-            if items and (batch_rows > waiting.max_records or batch_bytes > self._max_bytes):
-                batch_bytes -= weight_bytes
-                batch_rows -= rows
-                break
             level.items.popleft()
             items.append(item)
-            self._leave(level.priority)
             if not level.items:
-                del waiting.levels[0]
+                waiting.levels.remove(level)
         waiting.weight_bytes -= batch_bytes
         waiting.rows -= batch_rows
         self._settle(waiting)
         return Batch(tuple(items))
-
-    def _leave(self, priority: int) -> None:
-        """One item less of this priority."""
-        self._priorities[priority] -= 1
-        if not self._priorities[priority]:
-            del self._priorities[priority]
 
     def _settle(self, waiting: _Waiting[T]) -> None:
         """Bring the indexes in line after items left the bucket."""

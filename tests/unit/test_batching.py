@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from headrace.pipeline.batching import Batch, Batcher, halves
+from headrace.pipeline.batching import MOST_PASSES, Batch, Batcher, halves
 
 
 def batcher(max_records: int = 4, max_bytes: int = 100, max_delay_seconds: float = 1.0) -> Batcher[str]:
@@ -118,11 +118,26 @@ def test_items_of_a_higher_priority_go_first_and_the_others_fill_their_batch() -
     assert [taken(target.take(0.0, idle=True)) for _ in range(3)] == ["CEa", "db", None]
 
 
-def test_bucket_with_the_highest_priority_goes_before_due_and_full_ones() -> None:
+def test_of_what_is_ready_the_bucket_with_the_highest_priority_goes_first() -> None:
     target = batcher(max_records=2, max_delay_seconds=1.0)
     fill(target, "ab", now=0.0, bucket="full")
     target.add("U", 1, "urgent", 5.0, priority=5)
-    assert [taken(target.take(5.0, idle=False)) for _ in range(3)] == ["U", "ab", None]
+    target.add("V", 1, "later", 5.5, priority=9)
+    assert [taken(target.take(6.0, idle=False)) for _ in range(3)] == ["U", "ab", None]
+    assert taken(target.take(6.0, idle=True)) == "V"
+
+
+@pytest.mark.parametrize("bucket", ["same", "other"])
+def test_item_of_the_lowest_priority_does_not_starve_behind_a_flood_of_the_highest(bucket: str) -> None:
+    target = batcher(max_records=2, max_delay_seconds=1.0)
+    target.add("l", 1, bucket, 0.0, priority=0)
+    cut: list[str | None] = []
+    while "l" not in (cut[-1] or "" if cut else ""):
+        assert len(cut) < 20
+        for _ in range(2):
+            target.add("U", 1, "same", 2.0 + len(cut), priority=9)
+        cut.append(taken(target.take(2.0 + len(cut), idle=False)))
+    assert cut == ["UU"] * MOST_PASSES + (["lU"] if bucket == "same" else ["l"])
 
 
 def test_priority_waits_for_others_no_less_than_the_rest() -> None:
@@ -209,15 +224,18 @@ class BatcherMachine(RuleBasedStateMachine):
             return
         bucket = self.bucket_of[batch.items[0]]
         items = self.waiting[bucket]
+        if batch.items[0] != items[0][0]:  # it was passed over too often: what has waited longest goes before
+            oldest = min(items, key=lambda each: (each[2], -self.priority_of[each[0]], each[0]))
+            items = [oldest, *[each for each in items if each is not oldest]]
+            assert oldest[2] == min(heads)
         cut, rest = items[: len(batch.items)], items[len(batch.items) :]
-        assert (
-            tuple(item for item, *_ in cut) == batch.items
-        )  # the highest first, and as they came; none lost, none doubled
+        assert tuple(item for item, *_ in cut) == batch.items  # highest first, in order; none lost or doubled
         weight_bytes, rows = sum(weight for _, weight, _, _ in cut), sum(rows for *_, rows in cut)
         assert len(cut) == 1 or (rows <= 3 and weight_bytes <= 50)
         assert not rest or rows + rest[0][3] > 3 or weight_bytes + rest[0][1] > 50  # as large as allowed
         if len(priorities) > 1:
-            assert self.priority_of[batch.items[0]] == max(priorities)
+            highest = max(self.priority_of[each[0][0]] for each in self.waiting.values() if self.ready(each, idle))
+            assert self.priority_of[cut[0][0]] == highest or cut[0][2] == min(heads)
         elif idle or min(heads) + 1.0 <= self.now:
             assert cut[0][2] == min(heads)  # nobody starves
         else:
@@ -235,6 +253,9 @@ class BatcherMachine(RuleBasedStateMachine):
     @invariant()
     def something_is_due_while_something_waits(self) -> None:
         assert (self.batcher.next_due() is None) == (not any(self.waiting.values()))
+
+    def ready(self, items: list[tuple[int, int, float, int]], idle: bool) -> bool:
+        return bool(items) and (idle or self.full(items) or min(each[2] for each in items) + 1.0 <= self.now)
 
     def full(self, items: list[tuple[int, int, float, int]]) -> bool:
         return sum(rows for *_, rows in items) >= 3 or sum(weight for _, weight, _, _ in items) >= 50
