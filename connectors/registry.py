@@ -108,16 +108,24 @@ class ConfluentRegistry:
                 if time.monotonic() - self._no_answer_at < SETTLING_SECONDS:
                     raise UnavailableError(f"schema {schema_id} is not found, so soon after an outage") from error
                 self._require_ours()
-                return None
+                return self._found_after_all(schema_id)
             if error.http_status_code not in _NOT_OURS:
                 raise
             if error.http_status_code == _FORBIDDEN and self._subject:
                 self._client.get_versions(self._subject)  # raises if it is not that id alone that is forbidden
             return None
-        self._ours_missing_at = None
         if found.schema_str is None:
             raise ValueError("the answer holds no schema")
         return found
+
+    def _found_after_all(self, schema_id: int) -> Schema | None:
+        """Loading may have ended between the two questions."""
+        try:
+            return self._client.get_schema(schema_id)
+        except SchemaRegistryError as error:
+            if error.http_status_code != _NOT_FOUND:
+                raise
+            return None
 
     def _require_ours(self) -> None:
         """An outage may have come and gone between two questions: then what we registered is not found either."""
@@ -126,10 +134,11 @@ class ConfluentRegistry:
         try:
             self._client.get_versions(self._subject)
         except SchemaRegistryError as error:
-            if error.http_status_code in _NOT_OURS:
-                return  # to register is allowed, to list is not: then that cannot be found out
-            if error.http_status_code != _NOT_FOUND:
+            status = error.http_status_code
+            if status >= 500 or status in _TRANSIENT:
                 raise
+            if status != _NOT_FOUND:
+                return  # to register is allowed, to list is not: then that cannot be found out
             now = time.monotonic()
             self._ours_missing_at = self._ours_missing_at or now
             if now - self._ours_missing_at < LOADING_SECONDS:

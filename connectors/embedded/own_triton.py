@@ -1,9 +1,8 @@
-"""A Triton for one process, which gives way to everything else on the machine."""
+"""A Triton for one process, of the same priority as that."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,21 +13,27 @@ from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.progress import Progress
 from headrace.connectors.embedded.triton import TritonServer
 from headrace.connectors.embedded.triton_env import ensure_interpreter, ensure_models
+from headrace.connectors.embedded.user_models import check_repository
+from headrace.pipeline.errors import StackError
 
-LOWEST_PRIORITY = 19
+READY_SECONDS = 1800.0
+"""It may have to wait for the processors whenever anything else wants them."""
 _PLACEMENT = "cpu"
 
 
 @contextlib.contextmanager
-def own_triton(models: Sequence[Path] = ()) -> Iterator[str]:
-    """``host:port`` of a Triton that serves the bundled models on the CPU, with a niceness of 19.
+def own_triton(models: Sequence[Path] = ()) -> Iterator[TritonServer]:
+    """A Triton that serves the bundled models on the CPU; it has this process's niceness, and ends before it does.
 
     Args:
         models: the user's own model repositories, served as well.
 
     Raises:
-        StackError: it cannot be downloaded or started; nothing is left running then.
+        ConfigError: one of them is no model repository.
+        StackError: it cannot be downloaded or started, or does not serve them; nothing is left running then.
     """
+    for each in models:
+        check_repository(each)
     sweep()
     cache, progress = cache_dir(), Progress()
     interpreter = ensure_interpreter(cache, progress, _PLACEMENT)
@@ -43,15 +48,25 @@ def own_triton(models: Sequence[Path] = ()) -> Iterator[str]:
                 http_port=ports.take(),
                 grpc_port=ports.take(),
                 metrics_port=ports.take(),
-                models=models,
+                models=tuple(dict.fromkeys(each.absolute() for each in models)),
+                ready_seconds=READY_SECONDS,
             )
             try:
-                server.spawn()
-                os.setpriority(os.PRIO_PROCESS, server.process.pid, LOWEST_PRIORITY)  # its threads are yet to come
-                server.wait_ready()
-                server.wait_for_models()
-                yield server.grpc
+                server.start()
+                server.wait_for_models(READY_SECONDS)
+                for state in server.user_models:
+                    if not state.serving:
+                        raise StackError(f"model {state.name} of {state.folder} is not served: {state.trouble}")
+                yield server
             finally:
                 server.kill()  # it holds nothing that must be saved
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_running(server: TritonServer) -> None:
+    """Raises StackError, with the end of its log, if it has ended."""
+    if not server.process.running:
+        raise StackError(
+            f"the replay's own Triton has ended (exit {server.process.exit_code}); {server.process.log_tail()}"
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,13 @@ from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.exit_codes import epilog
 
 if TYPE_CHECKING:  # not needed by --help
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from headrace.pipeline.config import Settings
+
+
+OWN_CALL_SECONDS = 3600.0
+"""A Triton that gives way to all else may take long: its calls must not become dead letters for that."""
 
 
 @click.command(epilog=epilog("replay"))
@@ -45,7 +51,7 @@ if TYPE_CHECKING:  # not needed by --help
     "--own-triton", is_flag=True, help="Start a Triton for this replay, which gives way to all else on this machine."
 )
 @click.option(
-    "--models",
+    "--model-repository",
     "repositories",
     metavar="DIRECTORY",
     multiple=True,
@@ -86,7 +92,7 @@ def command(
     written, deadlines do not count, and no group is joined. A run that was broken off, however, is gone on with by
     --resume: each event has one outcome in it.
     """
-    from headrace.pipeline.cli.replaying import Wishes, begin_run, perform, resume_run
+    from headrace.pipeline.cli.replaying import Wishes, begin_run, perform, require_served, resume_run
     from headrace.pipeline.log import configure_logging
     from headrace.pipeline.replay.pacing import rate as wanted_rate
     from headrace.pipeline.replay.settings import CallLimits
@@ -98,27 +104,42 @@ def command(
     elif topic is None:
         raise click.UsageError("name the topic to replay, or a run to --resume")
     if repositories and not own_triton:
-        raise click.UsageError("--models is for a Triton of the replay's own: give --own-triton, too")
-    with _served(settings, repositories) if own_triton else contextlib.nullcontext(settings) as settings:
+        raise click.UsageError("--model-repository is for a Triton of the replay's own: give --own-triton, too")
+    with _served(settings, repositories) if own_triton else contextlib.nullcontext((settings, _nothing)) as found:
+        settings, check = found
         if resume is not None:
             run = resume_run(settings, resume)
         else:
             assert topic is not None
             run = begin_run(settings, Wishes(topic, begin, end, routes, models, filters, limit, run_id))
-        limits = CallLimits(max_concurrency, max_batch)
-        return perform(settings, run, speed, limits, as_json=as_json, resume=resume is not None)
+        own = ""
+        if own_triton:
+            require_served(settings, run)
+            own = "".join(
+                [" --own-triton", *(f" --model-repository {shlex.quote(str(each))}" for each in repositories)]
+            )
+        limits = CallLimits(max_concurrency, max_batch, OWN_CALL_SECONDS if own_triton else None)
+        return perform(settings, run, speed, limits, as_json=as_json, resume=resume is not None, own=own, check=check)
+
+
+def _nothing() -> None:
+    """Where there is nothing to check."""
 
 
 @contextlib.contextmanager
-def _served(settings: Settings, repositories: tuple[Path, ...]) -> Iterator[Settings]:
-    """The settings with a Triton that is there meanwhile."""
+def _served(settings: Settings, repositories: tuple[Path, ...]) -> Iterator[tuple[Settings, Callable[[], None]]]:
+    """The settings with a Triton that is there meanwhile, and what raises StackError if it no longer is."""
     from headrace.connectors.embedded.checks import require_extras
 
     require_extras()
-    from headrace.connectors.embedded.own_triton import own_triton
+    from headrace.connectors.embedded.own_triton import check_running, own_triton
+    from headrace.pipeline.cli.interrupts import PatientInterrupts
+    from headrace.pipeline.cli.replaying import step_back
 
-    with own_triton(repositories) as url:
-        yield settings.model_copy(update={"triton": settings.triton.model_copy(update={"url": url})})
+    step_back()
+    with PatientInterrupts(), own_triton(repositories) as server:
+        there = settings.triton.model_copy(update={"url": server.grpc})
+        yield settings.model_copy(update={"triton": there}), partial(check_running, server)
 
 
 _OF_THE_PLAN = ("begin", "end", "routes", "models", "filters", "limit", "run_id")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from headrace.connectors.registry import ConfluentRegistry
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_routes import RouteSettings
-from headrace.pipeline.errors import ConfigError
+from headrace.pipeline.errors import ConfigError, PoisonError
 from headrace.pipeline.evaluate.answer_topics import RESERVED
 from headrace.pipeline.exit_codes import ExitCode
 from headrace.pipeline.replay.chosen import Choice, chosen
@@ -126,30 +127,75 @@ def resume_run(settings: Settings, run_id: str) -> Run:
     return run
 
 
-def perform(settings: Settings, run: Run, rate: Rate, limits: CallLimits, *, as_json: bool, resume: bool) -> int:
+def step_back() -> None:
+    """Let whatever else runs on this machine go before this process, and before those that it starts from now on."""
+    with contextlib.suppress(OSError):
+        os.nice(BEHIND_LIVE_NICE)
+
+
+def require_served(settings: Settings, run: Run) -> None:
+    """Raises ConfigError if a model of the run is not served: each of its events would be a dead letter."""
+
+    async def ask() -> None:
+        inference = TritonInferenceClient(settings.triton.url)
+        try:
+            for pin in run.plan.models:
+                try:
+                    await inference.signature(pin.model, pin.version)
+                except PoisonError as error:
+                    raise ConfigError(
+                        f"route {pin.route}: {error.message}; go on with run {run.plan.run} by --resume, and name the "
+                        "model's repository by --model-repository, or replay without --own-triton"
+                    ) from error
+        finally:
+            await inference.close()
+
+    asyncio.run(ask())
+
+
+def perform(
+    settings: Settings,
+    run: Run,
+    rate: Rate,
+    limits: CallLimits,
+    *,
+    as_json: bool,
+    resume: bool,
+    own: str = "",
+    check: Callable[[], None] = lambda: None,
+) -> int:
     """Replay, and say how far it is. Returns the exit code.
+
+    Args:
+        settings: of the pipeline.
+        run: must be in the runs topic.
+        rate: how fast.
+        limits: of the infer calls.
+        as_json: how progress is told.
+        resume: whether another process began it.
+        own: options to repeat when it is gone on with.
+        check: called now and then; what it raises ends the replay.
 
     Raises:
         FatalError: it cannot go on.
     """
-    with contextlib.suppress(OSError):
-        os.nice(BEHIND_LIVE_NICE)
+    step_back()
     plan = run.plan
     replay = Replay(settings, run, rate, limits, resume=resume)
     view = _JsonView(plan) if as_json else _TextView(plan)
     view.begin(run)
     try:
-        ended = asyncio.run(_until_signal(replay, view))
+        ended = asyncio.run(_until_signal(replay, view, check))
     finally:
         view.stop()
     view.end(ended)
     if ended.state is RunState.COMPLETE:
         return ExitCode.OK
-    click.echo(f"stopped: headrace replay --resume {plan.run} goes on with it", err=True)
+    click.echo(f"stopped: headrace replay --resume {plan.run}{own} goes on with it", err=True)
     return ExitCode.INTERRUPTED
 
 
-async def _until_signal(replay: Replay, view: _View) -> Run:
+async def _until_signal(replay: Replay, view: _View, check: Callable[[], None]) -> Run:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -160,9 +206,13 @@ async def _until_signal(replay: Replay, view: _View) -> Run:
             signal.raise_signal(signal.SIGINT)
         stop.set()
 
+    def tell() -> None:
+        check()
+        view.tell(replay)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_or_break_off)
-    return await replay.perform(stop, lambda: view.tell(replay))
+    return await replay.perform(stop, tell)
 
 
 def _pins(settings: Settings, routes: list[RouteSettings], forced: dict[str, tuple[str, str]]) -> tuple[Pin, ...]:

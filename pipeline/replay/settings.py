@@ -25,10 +25,12 @@ class CallLimits:
     Attributes:
         max_concurrency: infer calls in flight.
         max_batch: records in one of them, if the route's own limit is not lower.
+        timeout_seconds: how long one may take.
     """
 
     max_concurrency: int | None = None
     max_batch: int | None = None
+    timeout_seconds: float | None = None
 
 
 AS_LIVE = CallLimits()
@@ -70,6 +72,7 @@ def _replayed(route: RouteSettings, limits: CallLimits) -> RouteSettings:
         "fallback": None,
         "idempotency": None,
         "max_concurrency": limits.max_concurrency or route.max_concurrency,
+        "timeout_seconds": limits.timeout_seconds or route.timeout_seconds,
         "batch": batch.model_copy(
             update={"max_records": min(limits.max_batch or batch.max_records, batch.max_records)}
         ),

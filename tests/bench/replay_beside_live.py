@@ -5,7 +5,7 @@ which a worker goes through a backlog of them, which is measured first. What liv
 nothing holds back reaches beside it; then the replay, of other events, is held to half of that, and to one short call
 at a time. While live goes on, the replay's process is stopped and continued in turn, every few seconds, so that the
 machine's moods, which last longer, meet both alike. Latency is from ``produce`` to a ``read_committed`` consumer, in
-the same process; what is sent in the first part of a turn, when the arms overlap, is left out.
+the same process; what is sent in the first and the last part of a turn, when the arms overlap, is left out.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Turn:
 
     def of(self, timed: Sequence[tuple[float, float]]) -> list[float]:
         """The latencies that are this turn's."""
-        return [seconds for at, seconds in timed if self.began + OVERLAP_SECONDS <= at < self.ended]
+        first, last = self.began + OVERLAP_SECONDS, self.ended - OVERLAP_SECONDS
+        return [seconds for at, seconds in timed if first <= at < last]
 
 
 class Turns:

@@ -39,12 +39,12 @@ class SteadyLoad:
         """Send them all.
 
         Returns:
-            Seconds from ``produce`` to the answer, of each record but those whose index is left out.
+            Seconds from when it was due to be sent to the answer, of each record but those whose index is left out.
         """
         return [seconds for _, seconds in self.timed(values, left_out)]
 
     def timed(self, values: Sequence[bytes], left_out: Collection[int] = ()) -> list[tuple[float, float]]:
-        """As ``latencies``, and before each of them the monotonic time at which its record was sent."""
+        """As ``latencies``, and before each of them the monotonic time at which its record was due to be sent."""
         before = len(self._scene.answers)
         sent_at: dict[int, float] = {}
         found: list[tuple[float, float]] = []
@@ -68,10 +68,10 @@ class SteadyLoad:
     def _send(self, values: Sequence[bytes], sent_at: dict[int, float]) -> None:
         began = time.monotonic()
         for number, value in enumerate(values):
-            if (left := began + number / self._rate - time.monotonic()) > 0:
+            sent_at[number] = due = began + number / self._rate  # also if this is late: whoever waits began to then
+            if (left := due - time.monotonic()) > 0:
                 time.sleep(left)
             key = b"k%d" % self._rng.randrange(KEYS)
-            sent_at[number] = time.monotonic()
             self._producer.produce(self._scene.requests, value, key, headers=[("correlation_id", b"%d" % number)])
             self._producer.poll(0)
         self._producer.flush(30)
