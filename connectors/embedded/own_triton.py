@@ -1,8 +1,9 @@
-"""A Triton for one process, of the same priority as that."""
+"""A Triton for one process, which gives way to everything else on the machine."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,14 +17,13 @@ from headrace.connectors.embedded.triton_env import ensure_interpreter, ensure_m
 from headrace.connectors.embedded.user_models import check_repository
 from headrace.pipeline.errors import StackError
 
-READY_SECONDS = 1800.0
-"""It may have to wait for the processors whenever anything else wants them."""
+LOWEST_PRIORITY = 19
 _PLACEMENT = "cpu"
 
 
 @contextlib.contextmanager
 def own_triton(models: Sequence[Path] = ()) -> Iterator[TritonServer]:
-    """A Triton that serves the bundled models on the CPU; it has this process's niceness, and ends before it does.
+    """A Triton that serves the bundled models on the CPU, with a niceness of 19 once it is ready.
 
     Args:
         models: the user's own model repositories, served as well.
@@ -49,19 +49,30 @@ def own_triton(models: Sequence[Path] = ()) -> Iterator[TritonServer]:
                 grpc_port=ports.take(),
                 metrics_port=ports.take(),
                 models=tuple(dict.fromkeys(each.absolute() for each in models)),
-                ready_seconds=READY_SECONDS,
             )
             try:
                 server.start()
-                server.wait_for_models(READY_SECONDS)
+                server.wait_for_models()
                 for state in server.user_models:
                     if not state.serving:
-                        raise StackError(f"model {state.name} of {state.folder} is not served: {state.trouble}")
+                        raise StackError(
+                            f"model {state.name} of {state.folder} is not served: {state.trouble or 'it still loads'}"
+                        )
+                _give_way(server.process.pid)
                 yield server
             finally:
                 server.kill()  # it holds nothing that must be saved
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _give_way(pid: int) -> None:
+    """All threads of a process and of those that it has started; later ones are born so."""
+    with contextlib.suppress(OSError):  # what ends meanwhile is not there to be told
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), LOWEST_PRIORITY)
+            for child in (thread / "children").read_text().split():
+                _give_way(int(child))
 
 
 def check_running(server: TritonServer) -> None:

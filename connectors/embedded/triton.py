@@ -51,7 +51,6 @@ class TritonServer(Server):
         extras: optional models.
         models: the user's own model repositories; one of their models that cannot be loaded keeps nothing else from
             serving.
-        ready_seconds: how long it may take until it is ready.
     """
 
     def __init__(
@@ -66,9 +65,7 @@ class TritonServer(Server):
         gpu_metrics: bool = False,
         extras: Sequence[Extra] = (),
         models: Sequence[Path] = (),
-        ready_seconds: float = _READY_SECONDS,
     ) -> None:
-        self._ready_seconds = ready_seconds
         self._data_dir = data_dir
         self._interpreter = interpreter
         self._repositories = [repository, *(extra.repository for extra in extras)]
@@ -160,7 +157,7 @@ class TritonServer(Server):
             StackError: with the models that could not be loaded, and the end of its log.
         """
         try:
-            self._process.wait_until(lambda: answers_ok(self._http_port, "/v2/health/ready"), self._ready_seconds)
+            self._process.wait_until(lambda: answers_ok(self._http_port, "/v2/health/ready"), _READY_SECONDS)
         except StackError as error:
             failed = "\n".join(failures_in_log(self._process.log_path.read_text(errors="replace")))
             raise StackError(f"{failed}\n{error}" if failed else str(error)) from error
@@ -176,9 +173,9 @@ class TritonServer(Server):
             return []
         return self._user_models.sync(self, at_once=at_once)
 
-    def wait_for_models(self, seconds: float = _FIRST_LOADS_SECONDS) -> None:
-        """Wait until the user's models that are being loaded are, or cannot be; so many seconds at most."""
-        deadline = time.monotonic() + seconds
+    def wait_for_models(self) -> None:
+        """Wait until the user's models that are being loaded are, or cannot be; a minute at most."""
+        deadline = time.monotonic() + _FIRST_LOADS_SECONDS
         while self._user_models and self._user_models.loading and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             self._user_models.collect()

@@ -134,9 +134,7 @@ def _served(settings: Settings, repositories: tuple[Path, ...]) -> Iterator[tupl
     require_extras()
     from headrace.connectors.embedded.own_triton import check_running, own_triton
     from headrace.pipeline.cli.interrupts import PatientInterrupts
-    from headrace.pipeline.cli.replaying import step_back
 
-    step_back()
     with PatientInterrupts(), own_triton(repositories) as server:
         there = settings.triton.model_copy(update={"url": server.grpc})
         yield settings.model_copy(update={"triton": there}), partial(check_running, server)

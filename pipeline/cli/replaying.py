@@ -37,7 +37,7 @@ from headrace.pipeline.replay.ranges import bound, resolve, total
 from headrace.pipeline.replay.rules import check_routes, forced_pins
 from headrace.pipeline.replay.settings import CallLimits, run_topics, settings_sha256
 
-BEHIND_LIVE_NICE = 19
+BEHIND_LIVE_NICE = 10
 """So much a replay steps back for what else runs on its machine: it has time."""
 LINE_SECONDS = 5.0
 """Between lines of progress where there is no terminal."""
@@ -127,19 +127,16 @@ def resume_run(settings: Settings, run_id: str) -> Run:
     return run
 
 
-def step_back() -> None:
-    """Let whatever else runs on this machine go before this process, and before those that it starts from now on."""
-    with contextlib.suppress(OSError):
-        os.nice(BEHIND_LIVE_NICE)
-
-
 def require_served(settings: Settings, run: Run) -> None:
-    """Raises ConfigError if a model of the run is not served: each of its events would be a dead letter."""
+    """Raises ConfigError if a version that the run is to have is not served: each of its events would be a dead letter.
+
+    A model that was not served when the run was planned has no version in it: as live, its events have no result.
+    """
 
     async def ask() -> None:
         inference = TritonInferenceClient(settings.triton.url)
         try:
-            for pin in run.plan.models:
+            for pin in [pin for pin in run.plan.models if pin.version]:
                 try:
                     await inference.signature(pin.model, pin.version)
                 except PoisonError as error:
@@ -179,7 +176,8 @@ def perform(
     Raises:
         FatalError: it cannot go on.
     """
-    step_back()
+    with contextlib.suppress(OSError):
+        os.nice(BEHIND_LIVE_NICE)
     plan = run.plan
     replay = Replay(settings, run, rate, limits, resume=resume)
     view = _JsonView(plan) if as_json else _TextView(plan)

@@ -82,7 +82,8 @@ def test_replay_with_a_triton_of_its_own_needs_no_other_and_leaves_none_behind(s
     scene.endpoints = replace(scene.endpoints, triton_grpc=f"{LOOPBACK}:1")
     process = scene.start(scene.requests, "--run", "r", "--own-triton", "--rate", SLOWLY)
     try:
-        wait_until(lambda: scene.answered("r"), 90, "outcomes of the run")
+        wait_until(lambda: scene.answered("r") or process.poll() is not None, 180, "outcomes of the run")
+        assert process.poll() is None, process.communicate()
         below = psutil.Process(process.pid).children(recursive=True)
         (triton,) = [each for each in below if each.name() == "tritonserver"]
         assert triton.nice() == 19
