@@ -17,6 +17,9 @@ from headrace.pipeline.records import Stage
 
 log = logging.getLogger(__name__)
 
+LONGEST_WAIT_SECONDS = 1.0
+"""A drain waits for those that wait here, and deadlines pass meanwhile: so often they look."""
+
 Model = tuple[str, str]
 """Name and version, an empty one if the server is to choose."""
 
@@ -73,11 +76,13 @@ class Breakers:
             self._changed.set()
 
     async def wait(self, task: PartTask) -> None:
-        """Until a call may be admitted: another has ended, or the time has come."""
+        """Until a call may be admitted, as far as is known, or for ``LONGEST_WAIT_SECONDS``: then ask again."""
         self._changed.clear()
-        seconds = breaker.remaining_seconds if (breaker := self._of(task)) else 0.0
+        breaker = self._of(task)
+        if breaker is None or not breaker.refusing:  # it has become half-open: nothing more may happen to it
+            return
         try:
-            async with asyncio.timeout(seconds or None):
+            async with asyncio.timeout(min(breaker.remaining_seconds or LONGEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)):
                 await self._changed.wait()
         except TimeoutError:
             pass
