@@ -35,9 +35,17 @@ class Breakers:
         self._route = route
         self._clock = clock
         self._on_hold = on_hold
+        self._own = (route.model, route.version)
+        self._measured = {self._own}
+        """Events may name any other, which are not measured: that were labels without end."""
+        if route.fallback:
+            self._measured.add((route.fallback.model, route.fallback.version))
         self._breakers: dict[Model, Breaker] = {}
         self._changed = asyncio.Event()
         self._timers: set[asyncio.TimerHandle] = set()
+        if route.breaker:
+            for model, _ in self._measured:
+                metrics.BREAKER_STATE.labels(route.name, model).set(_GAUGE[BreakerState.CLOSED])
 
     def admits(self, task: PartTask) -> bool:
         """Whether a call to a part's model may begin now (see ``Breaker.admits``)."""
@@ -119,24 +127,24 @@ class Breakers:
         if breaker is None:
             on_change = partial(self._note, model)
             breaker = self._breakers[model] = Breaker(self._route.breaker, self._clock, on_change)
-            metrics.BREAKER_STATE.labels(self._route.name, task.model).set(_GAUGE[BreakerState.CLOSED])
         return breaker
 
     def _note(self, model: Model, state: BreakerState) -> None:
-        name, breaker = model[0], self._breakers[model]
-        metrics.BREAKER_STATE.labels(self._route.name, name).set(_GAUGE[state])
-        metrics.BREAKER_CHANGES.labels(self._route.name, name, state.value).inc()
-        seconds = breaker.remaining_seconds
+        route, breaker = self._route, self._breakers[model]
+        if model in self._measured:
+            metrics.BREAKER_STATE.labels(route.name, model[0]).set(_GAUGE[state])
+            metrics.BREAKER_CHANGES.labels(route.name, model[0], state.value).inc()
+        name, seconds = " version ".join(filter(None, model)), breaker.remaining_seconds
         match state:
             case BreakerState.OPEN:
-                log.warning("route %s: breaker of model %s opens, for %.1f s", self._route.name, name, seconds)
+                log.warning("route %s: breaker of model %s opens, for %.1f s", route.name, name, seconds)
                 timer = asyncio.get_running_loop().call_later(seconds, breaker.look)
                 self._timers = {each for each in self._timers if not each.cancelled()} | {timer}
             case BreakerState.HALF_OPEN:
-                log.info("route %s: breaker of model %s is half-open: one call is made", self._route.name, name)
+                log.info("route %s: breaker of model %s is half-open: one call is made", route.name, name)
             case BreakerState.CLOSED:
-                log.info("route %s: breaker of model %s closes: it answers again", self._route.name, name)
-        if self._route.topics and not self._route.fallback and name == self._route.model:
+                log.info("route %s: breaker of model %s closes: it answers again", route.name, name)
+        if route.topics and not route.fallback and model == self._own:
             self._on_hold(state is BreakerState.OPEN)
         self._changed.set()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from headrace.pipeline import metrics
 from headrace.pipeline.breakers import LONGEST_WAIT_SECONDS, Breakers
 from headrace.pipeline.errors import ExhaustedError, PoisonError, RetriableError
 from headrace.pipeline.ports import InferCall, ModelSignature
@@ -292,3 +293,35 @@ async def test_deadline_passes_while_a_breaker_is_open() -> None:
     await bench.dispatcher.submit([bench.task(0, deadline_ms=now_ms + 3000)])
     await asyncio.sleep(3 + 2 * LONGEST_WAIT_SECONDS)
     assert bench.codes == {0: "DEADLINE_EXCEEDED"}
+
+
+@on_virtual_time
+async def test_version_that_events_name_holds_no_lane_and_is_not_measured() -> None:
+    bench = breaking(name="versions", topics=["urgent"])
+    bench.client.not_ready.add(("echo", "7"))
+    await bench.begin()
+    await bench.submit(0)
+    for offset in range(1, 5):
+        await bench.dispatcher.submit([bench.task(offset, version="7")])
+    await bench.submit(5)
+    await asyncio.sleep(1)
+    assert bench.holds == []
+    assert bench.codes[5] == "ok"
+    assert measured("versions") == {"echo": 0}
+
+
+@on_virtual_time
+async def test_breakers_of_a_routes_model_and_its_fallback_are_measured() -> None:
+    bench = breaking(name="both", fallback={"model": "small"})
+    assert measured("both") == {"echo": 0, "small": 0}
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    assert measured("both") == {"echo": 2, "small": 0}
+
+
+def measured(route: str) -> dict[str, float]:
+    """The state of each model's breaker, by ``headrace_breaker_state``."""
+    [gauge] = metrics.BREAKER_STATE.collect()
+    return {each.labels["model"]: each.value for each in gauge.samples if each.labels["route"] == route}
