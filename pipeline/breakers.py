@@ -42,7 +42,7 @@ class Breakers:
             self._measured.add((route.fallback.model, route.fallback.version))
         self._breakers: dict[Model, Breaker] = {}
         self._changed = asyncio.Event()
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._timers: dict[Model, asyncio.TimerHandle] = {}
         if route.breaker:
             for model, _ in self._measured:
                 metrics.BREAKER_STATE.labels(route.name, model).set(_GAUGE[BreakerState.CLOSED])
@@ -71,11 +71,18 @@ class Breakers:
         """A call to its model was answered."""
         if breaker := self._of(task):
             breaker.answered()
+            if breaker.as_new:
+                del self._breakers[task.model, task.version]
 
     def failed(self, task: PartTask) -> None:
         """A call to its model failed."""
-        if breaker := self._of(task):
-            breaker.failed()
+        if self._route.breaker is None:
+            return
+        model = (task.model, task.version)
+        breaker = self._breakers.get(model)
+        if breaker is None:  # only now: events may name any number of versions
+            breaker = self._breakers[model] = Breaker(self._route.breaker, self._clock, partial(self._note, model))
+        breaker.failed()
 
     def unknown(self, task: PartTask) -> None:
         """A call that was admitted is not made."""
@@ -112,7 +119,7 @@ class Breakers:
 
     def close(self) -> None:
         """Nothing more is called."""
-        for timer in self._timers:
+        for timer in self._timers.values():
             timer.cancel()
 
     @property
@@ -120,14 +127,8 @@ class Breakers:
         return self._route.breaker.failures if self._route.breaker else 0
 
     def _of(self, task: PartTask) -> Breaker | None:
-        if self._route.breaker is None:
-            return None
-        model = (task.model, task.version)
-        breaker = self._breakers.get(model)
-        if breaker is None:
-            on_change = partial(self._note, model)
-            breaker = self._breakers[model] = Breaker(self._route.breaker, self._clock, on_change)
-        return breaker
+        """None if its model has not failed since it last answered."""
+        return self._breakers.get((task.model, task.version))
 
     def _note(self, model: Model, state: BreakerState) -> None:
         route, breaker = self._route, self._breakers[model]
@@ -135,11 +136,12 @@ class Breakers:
             metrics.BREAKER_STATE.labels(route.name, model[0]).set(_GAUGE[state])
             metrics.BREAKER_CHANGES.labels(route.name, model[0], state.value).inc()
         name, seconds = " version ".join(filter(None, model)), breaker.remaining_seconds
+        if timer := self._timers.pop(model, None):
+            timer.cancel()
         match state:
             case BreakerState.OPEN:
                 log.warning("route %s: breaker of model %s opens, for %.1f s", route.name, name, seconds)
-                timer = asyncio.get_running_loop().call_later(seconds, breaker.look)
-                self._timers = {each for each in self._timers if not each.cancelled()} | {timer}
+                self._timers[model] = asyncio.get_running_loop().call_later(seconds, breaker.look)
             case BreakerState.HALF_OPEN:
                 log.info("route %s: breaker of model %s is half-open: one call is made", route.name, name)
             case BreakerState.CLOSED:

@@ -321,6 +321,28 @@ async def test_breakers_of_a_routes_model_and_its_fallback_are_measured() -> Non
     assert measured("both") == {"echo": 2, "small": 0}
 
 
+@on_virtual_time
+async def test_a_breaker_is_kept_only_from_a_failure_to_the_next_answer() -> None:
+    bench = breaking()
+    await bench.begin()
+    breakers = bench.dispatcher._breakers
+    for version in range(100):
+        task = bench.task(0, version=f"{version}")
+        assert breakers.admits(task)
+        breakers.answered(task)
+    assert not breakers._breakers
+    task = bench.task(0)
+    for _ in range(2):
+        for _ in range(3):
+            breakers.failed(task)
+        assert (len(breakers._breakers), len(breakers._timers)) == (1, 1)
+        await asyncio.sleep(5.1)
+        assert not breakers._timers
+        assert breakers.admits(task)
+        breakers.answered(task)
+        assert not breakers._breakers
+
+
 def measured(route: str) -> dict[str, float]:
     """The state of each model's breaker, by ``headrace_breaker_state``."""
     [gauge] = metrics.BREAKER_STATE.collect()
