@@ -57,6 +57,11 @@ class Breaker:
         return max(0.0, self._until - self._clock.monotonic()) if self.state is BreakerState.OPEN else 0.0
 
     @property
+    def as_new(self) -> bool:
+        """Whether nothing is known against the model: closed, and its last call was answered."""
+        return self.state is BreakerState.CLOSED and not self._failures
+
+    @property
     def refusing(self) -> bool:
         """Whether no call may begin now."""
         return self.look() is BreakerState.OPEN or self._probing

@@ -17,6 +17,9 @@ from headrace.pipeline.records import Stage
 
 log = logging.getLogger(__name__)
 
+LONGEST_WAIT_SECONDS = 1.0
+"""A drain waits for those that wait here, and deadlines pass meanwhile: so often they look."""
+
 Model = tuple[str, str]
 """Name and version, an empty one if the server is to choose."""
 
@@ -32,9 +35,17 @@ class Breakers:
         self._route = route
         self._clock = clock
         self._on_hold = on_hold
+        self._own = (route.model, route.version)
+        self._measured = {self._own}
+        """Events may name any other, which are not measured: that were labels without end."""
+        if route.fallback:
+            self._measured.add((route.fallback.model, route.fallback.version))
         self._breakers: dict[Model, Breaker] = {}
         self._changed = asyncio.Event()
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._timers: dict[Model, asyncio.TimerHandle] = {}
+        if route.breaker:
+            for model, _ in self._measured:
+                metrics.BREAKER_STATE.labels(route.name, model).set(_GAUGE[BreakerState.CLOSED])
 
     def admits(self, task: PartTask) -> bool:
         """Whether a call to a part's model may begin now (see ``Breaker.admits``)."""
@@ -60,11 +71,18 @@ class Breakers:
         """A call to its model was answered."""
         if breaker := self._of(task):
             breaker.answered()
+            if breaker.as_new:
+                del self._breakers[task.model, task.version]
 
     def failed(self, task: PartTask) -> None:
         """A call to its model failed."""
-        if breaker := self._of(task):
-            breaker.failed()
+        if self._route.breaker is None:
+            return
+        model = (task.model, task.version)
+        breaker = self._breakers.get(model)
+        if breaker is None:  # only now: events may name any number of versions
+            breaker = self._breakers[model] = Breaker(self._route.breaker, self._clock, partial(self._note, model))
+        breaker.failed()
 
     def unknown(self, task: PartTask) -> None:
         """A call that was admitted is not made."""
@@ -73,11 +91,13 @@ class Breakers:
             self._changed.set()
 
     async def wait(self, task: PartTask) -> None:
-        """Until a call may be admitted: another has ended, or the time has come."""
+        """Until a call may be admitted, as far as is known, or for ``LONGEST_WAIT_SECONDS``: then ask again."""
         self._changed.clear()
-        seconds = breaker.remaining_seconds if (breaker := self._of(task)) else 0.0
+        breaker = self._of(task)
+        if breaker is None or not breaker.refusing:  # it has become half-open: nothing more may happen to it
+            return
         try:
-            async with asyncio.timeout(seconds or None):
+            async with asyncio.timeout(min(breaker.remaining_seconds or LONGEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)):
                 await self._changed.wait()
         except TimeoutError:
             pass
@@ -99,7 +119,7 @@ class Breakers:
 
     def close(self) -> None:
         """Nothing more is called."""
-        for timer in self._timers:
+        for timer in self._timers.values():
             timer.cancel()
 
     @property
@@ -107,31 +127,26 @@ class Breakers:
         return self._route.breaker.failures if self._route.breaker else 0
 
     def _of(self, task: PartTask) -> Breaker | None:
-        if self._route.breaker is None:
-            return None
-        model = (task.model, task.version)
-        breaker = self._breakers.get(model)
-        if breaker is None:
-            on_change = partial(self._note, model)
-            breaker = self._breakers[model] = Breaker(self._route.breaker, self._clock, on_change)
-            metrics.BREAKER_STATE.labels(self._route.name, task.model).set(_GAUGE[BreakerState.CLOSED])
-        return breaker
+        """None if its model has not failed since it last answered."""
+        return self._breakers.get((task.model, task.version))
 
     def _note(self, model: Model, state: BreakerState) -> None:
-        name, breaker = model[0], self._breakers[model]
-        metrics.BREAKER_STATE.labels(self._route.name, name).set(_GAUGE[state])
-        metrics.BREAKER_CHANGES.labels(self._route.name, name, state.value).inc()
-        seconds = breaker.remaining_seconds
+        route, breaker = self._route, self._breakers[model]
+        if model in self._measured:
+            metrics.BREAKER_STATE.labels(route.name, model[0]).set(_GAUGE[state])
+            metrics.BREAKER_CHANGES.labels(route.name, model[0], state.value).inc()
+        name, seconds = " version ".join(filter(None, model)), breaker.remaining_seconds
+        if timer := self._timers.pop(model, None):
+            timer.cancel()
         match state:
             case BreakerState.OPEN:
-                log.warning("route %s: breaker of model %s opens, for %.1f s", self._route.name, name, seconds)
-                timer = asyncio.get_running_loop().call_later(seconds, breaker.look)
-                self._timers = {each for each in self._timers if not each.cancelled()} | {timer}
+                log.warning("route %s: breaker of model %s opens, for %.1f s", route.name, name, seconds)
+                self._timers[model] = asyncio.get_running_loop().call_later(seconds, breaker.look)
             case BreakerState.HALF_OPEN:
-                log.info("route %s: breaker of model %s is half-open: one call is made", self._route.name, name)
+                log.info("route %s: breaker of model %s is half-open: one call is made", route.name, name)
             case BreakerState.CLOSED:
-                log.info("route %s: breaker of model %s closes: it answers again", self._route.name, name)
-        if self._route.topics and not self._route.fallback and name == self._route.model:
+                log.info("route %s: breaker of model %s closes: it answers again", route.name, name)
+        if route.topics and not route.fallback and model == self._own:
             self._on_hold(state is BreakerState.OPEN)
         self._changed.set()
 

@@ -6,11 +6,15 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from headrace.pipeline import metrics
+from headrace.pipeline.breakers import LONGEST_WAIT_SECONDS, Breakers
 from headrace.pipeline.errors import ExhaustedError, PoisonError, RetriableError
-from headrace.pipeline.ports import InferCall
+from headrace.pipeline.ports import InferCall, ModelSignature
 from headrace.pipeline.records import PartOutput
 from tests.unit.dispatch_bench import Bench, fails_times
-from tests.unit.fakes import TEXT, on_virtual_time
+from tests.unit.fakes import TEXT, LoopClock, on_virtual_time
 
 BREAKER = {"failures": 3, "open_seconds": 5, "max_open_seconds": 20}
 ONE_ATTEMPT = {"max_attempts": 1}
@@ -219,3 +223,127 @@ async def test_probe_of_a_partition_that_goes_leaves_the_next_one_its_turn() -> 
     await bench.submit(4)
     await asyncio.sleep(3)
     assert bench.codes[4] == "ok"
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("latency_seconds", [4.0, 4.8, 5.0, 6.0])
+@on_virtual_time
+async def test_breaker_that_becomes_half_open_while_others_are_diverted_leaves_none_waiting(
+    latency_seconds: float, concurrency: int
+) -> None:
+    batch = {"max_records": 2, "max_delay_seconds": 0.1}
+    bench = breaking(fallback={"model": "small"}, batch=batch, max_concurrency=concurrency)
+    signature = bench.client.signature
+
+    async def slow(model: str, version: str = "") -> ModelSignature:
+        if model == "small":
+            await asyncio.sleep(latency_seconds)
+        return await signature(model, version)
+
+    bench.client.signature = slow  # type: ignore[method-assign]
+    fails(bench, "echo")
+    bench.client.latency_seconds = 0.5
+    await bench.begin()
+    await bench.submit(*range(9))
+    await asyncio.sleep(3)
+    fails(bench)
+    await asyncio.sleep(60)
+    assert bench.outcomes.keys() == set(range(9))
+
+
+@on_virtual_time
+async def test_nobody_waits_for_a_breaker_that_has_become_half_open() -> None:
+    bench = breaking()
+    await bench.begin()
+    breakers = Breakers(bench.route, LoopClock(), bench.holds.append)
+    task = bench.task(0)
+    for _ in range(3):
+        breakers.failed(task)
+    await asyncio.sleep(4.9)
+    assert not breakers.admits(task)
+    await asyncio.sleep(0.2)
+    began = LoopClock().monotonic()
+    await breakers.wait(task)
+    assert LoopClock().monotonic() == began
+    assert breakers.admits(task)
+
+
+WAITS = {"max_attempts": 1000, "initial_backoff_seconds": 0.01, "max_backoff_seconds": 0.01}
+
+
+@on_virtual_time
+async def test_drain_does_not_wait_for_an_open_breaker() -> None:
+    bench = breaking(breaker={**BREAKER, "open_seconds": 20}, retries=WAITS)
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(0, 1)
+    await asyncio.sleep(2.5)
+    began = LoopClock().monotonic()
+    await bench.source.revoke()
+    assert LoopClock().monotonic() - began <= LONGEST_WAIT_SECONDS
+    assert bench.outcomes == {}
+
+
+@on_virtual_time
+async def test_deadline_passes_while_a_breaker_is_open() -> None:
+    bench = breaking(breaker={**BREAKER, "open_seconds": 20}, retries=WAITS)
+    fails(bench, "echo")
+    await bench.begin()
+    now_ms = LoopClock().epoch_ms()
+    await bench.dispatcher.submit([bench.task(0, deadline_ms=now_ms + 3000)])
+    await asyncio.sleep(3 + 2 * LONGEST_WAIT_SECONDS)
+    assert bench.codes == {0: "DEADLINE_EXCEEDED"}
+
+
+@on_virtual_time
+async def test_version_that_events_name_holds_no_lane_and_is_not_measured() -> None:
+    bench = breaking(name="versions", topics=["urgent"])
+    bench.client.not_ready.add(("echo", "7"))
+    await bench.begin()
+    await bench.submit(0)
+    for offset in range(1, 5):
+        await bench.dispatcher.submit([bench.task(offset, version="7")])
+    await bench.submit(5)
+    await asyncio.sleep(1)
+    assert bench.holds == []
+    assert bench.codes[5] == "ok"
+    assert measured("versions") == {"echo": 0}
+
+
+@on_virtual_time
+async def test_breakers_of_a_routes_model_and_its_fallback_are_measured() -> None:
+    bench = breaking(name="both", fallback={"model": "small"})
+    assert measured("both") == {"echo": 0, "small": 0}
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    assert measured("both") == {"echo": 2, "small": 0}
+
+
+@on_virtual_time
+async def test_a_breaker_is_kept_only_from_a_failure_to_the_next_answer() -> None:
+    bench = breaking()
+    await bench.begin()
+    breakers = bench.dispatcher._breakers
+    for version in range(100):
+        task = bench.task(0, version=f"{version}")
+        assert breakers.admits(task)
+        breakers.answered(task)
+    assert not breakers._breakers
+    task = bench.task(0)
+    for _ in range(2):
+        for _ in range(3):
+            breakers.failed(task)
+        assert (len(breakers._breakers), len(breakers._timers)) == (1, 1)
+        await asyncio.sleep(5.1)
+        assert not breakers._timers
+        assert breakers.admits(task)
+        breakers.answered(task)
+        assert not breakers._breakers
+
+
+def measured(route: str) -> dict[str, float]:
+    """The state of each model's breaker, by ``headrace_breaker_state``."""
+    [gauge] = metrics.BREAKER_STATE.collect()
+    return {each.labels["model"]: each.value for each in gauge.samples if each.labels["route"] == route}
