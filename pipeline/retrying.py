@@ -7,11 +7,13 @@ more. A worker of the same group reads that topic, and takes the record up again
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from headrace.pipeline.config import Settings
-from headrace.pipeline.config_retries import delay_seconds
+from headrace.pipeline.config_base import TOPIC_PATTERN
+from headrace.pipeline.config_retries import MAX_DELAYS, delay_seconds
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.records import Headers, OutputRecord, Provenance, SourceRecord
@@ -145,9 +147,40 @@ def with_retry(headers: Headers, retry: Retry) -> Headers:
 def _decoded(value: bytes | None) -> Retry:
     try:
         found = json.loads(value or b"")
-        return Retry(**{name: _KINDS[name](found[name]) for name in _KINDS})
-    except (ValueError, TypeError, KeyError) as error:
+        numbers = {name: _number(found[name], allowed) for name, allowed in _NUMBERS.items()}
+        texts = {name: _text(found[name]) for name in ("stage", "code")}
+        return Retry(topic=_topic(found["topic"]), **numbers, **texts)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise poison(Poison.BAD_HEADER, f"header {RETRY} is not one that a worker has written: {error!r}") from error
 
 
-_KINDS = {name: {"str": str, "int": int}[str(kind)] for name, kind in Retry.__annotations__.items()}
+_NUMBERS = {
+    "partition": range(2**31),
+    "offset": range(2**63),
+    "timestamp_ms": range(-1, 2**63),  # -1: the record has none
+    "number": range(MAX_DELAYS + 1),
+    "attempts": range(2**30),  # more are added, and the sum must fit the 32 bits of a result and a dead letter
+    "first_failed_ms": range(2**63),
+    "due_ms": range(2**63),
+    "redrives": range(2**31),
+}
+"""What may stand in a header: whatever else did would fail where nobody expects it, and take the worker along."""
+
+
+def _number(found: object, allowed: range) -> int:
+    if type(found) is not int or found not in allowed:  # not True either, nor 1.0
+        raise ValueError(f"{str(found)[:20]} is no number from {allowed.start} to {allowed.stop - 1}")
+    return found
+
+
+def _text(found: object) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"{type(found).__name__} where a text belongs")
+    return found
+
+
+def _topic(found: object) -> str:
+    topic = _text(found)
+    if not re.fullmatch(TOPIC_PATTERN, topic) or topic in (".", ".."):
+        raise ValueError(f"no topic has the name {topic[:20]!r}")
+    return topic

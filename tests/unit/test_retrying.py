@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -23,6 +25,16 @@ SETTINGS = Settings.model_validate({"routes": [ROUTE, {"name": "other", "model":
 DELAYS = delay_topics(SETTINGS)
 RECORD = SourceRecord(Provenance("requests", 3, 41, NOW_MS - 1000), b"k", b"value", (("a", b"1"), ("a", None)))
 ERROR = ExhaustedError("infer", "RETRIES_EXHAUSTED", "4 attempts failed")
+BIGGEST = {
+    "partition": 2**31 - 1,
+    "offset": 2**63 - 1,
+    "timestamp_ms": 2**63 - 1,
+    "number": 16,
+    "attempts": 2**30 - 1,
+    "first_failed_ms": 2**63 - 1,
+    "due_ms": 2**63 - 1,
+    "redrives": 2**31 - 1,
+}
 
 
 def put(record: SourceRecord = RECORD, before: Retry | None = None, **changed: Any) -> OutputRecord | None:
@@ -38,6 +50,22 @@ def consumed(output: OutputRecord | None, offset: int = 7, timestamp_ms: int = N
 
 def in_delay_topic(headers: Headers, topic: str = "headrace.retry.5s") -> SourceRecord:
     return SourceRecord(Provenance(topic, 0, 7, NOW_MS), b"k", b"value", headers)
+
+
+GOOD = Retry("t", 0, 0, -1, 1, 1, 0, 0, "", "")
+BAD_FIELDS: list[tuple[str, object]] = [
+    *((name, bad) for name in BIGGEST for bad in (10**30, 10**400, -2, math.inf, math.nan, 1.0, True, "1", None, [])),
+    *((name, most + 1) for name, most in BIGGEST.items()),
+    *((name, bad) for name in ("topic", "stage", "code") for bad in (1, None, ["t"])),
+    *(("topic", bad) for bad in ("", ".", "..", "a b", "t\n", "\ud800", "t" * 250)),
+    ("number", -5),
+    ("offset", -1),
+    ("due_ms", -1),
+]
+
+
+def changed_header(name: str, value: object) -> Headers:
+    return ((RETRY, json.dumps({**asdict(GOOD), name: value}).encode()),)
 
 
 def test_delays_of_all_routes_each_have_a_topic_that_takes_one_header_more() -> None:
@@ -104,7 +132,10 @@ def test_route_without_delays_puts_nothing_off() -> None:
         ((RETRY, b"{}"),),
         ((RETRY, b"[]"),),
         ((RETRY, b"\xff"),),
-        (*with_retry((), Retry("t", 0, 0, 0, 1, 1, 0, 0, "", "")), ("after", b"1")),
+        (*with_retry((), GOOD), ("after", b"1")),
+        ((RETRY, b"[" * 100_000),),
+        ((RETRY, b'{"topic": ' * 100_000),),
+        *(changed_header(name, value) for name, value in BAD_FIELDS),
     ],
 )
 def test_record_that_no_worker_put_there_is_poison_and_does_not_wait(headers: Headers) -> None:
@@ -112,6 +143,16 @@ def test_record_that_no_worker_put_there_is_poison_and_does_not_wait(headers: He
     with pytest.raises(PoisonError, match=RETRY):
         resumed(record)
     assert wait_seconds(record, NOW_MS, DELAYS) == 0
+
+
+@pytest.mark.parametrize(("name", "most"), BIGGEST.items())
+def test_largest_numbers_are_taken_and_break_nothing(name: str, most: int) -> None:
+    record = in_delay_topic(changed_header(name, most))
+    event, retry = resumed(record)
+    assert getattr(retry, name) == most
+    assert 0 <= wait_seconds(record, NOW_MS, DELAYS) <= 10
+    later = put(event, retry)
+    assert (later is None) == (name == "number")
 
 
 def test_only_records_of_delay_topics_wait_and_only_until_they_are_due() -> None:
