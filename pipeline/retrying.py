@@ -81,7 +81,8 @@ def resumed(record: SourceRecord) -> tuple[SourceRecord, Retry]:
 def wait_seconds(record: SourceRecord, now_ms: int, delays: Mapping[str, float]) -> float:
     """How long a record is not to be touched yet; 0 if it is due, or is of no delay topic.
 
-    Never longer than the longest that its topic lets records wait: a wall clock that jumps must not hold it for days.
+    Never longer than the longest that its topic lets records wait, nor than was left of that when it was written, by
+    the clock of who wrote it: a wall clock that jumps or is behind must not hold it for days.
     """
     delay = delays.get(record.provenance.topic)
     if delay is None:
@@ -90,7 +91,9 @@ def wait_seconds(record: SourceRecord, now_ms: int, delays: Mapping[str, float])
         due_ms = resumed(record)[1].due_ms
     except PoisonError:
         return 0.0
-    return min(max(0.0, (due_ms - now_ms) / 1000), delay * (1 + MAX_JITTER))
+    # The record's own timestamp is of the same clock as due_ms: no reader's clock has a part in their difference.
+    left_ms = min(due_ms - now_ms, due_ms - record.provenance.timestamp_ms)
+    return min(max(0.0, left_ms / 1000), delay * (1 + MAX_JITTER))
 
 
 def put_off(
@@ -162,7 +165,7 @@ _NUMBERS = {
     "attempts": range(2**30),  # more are added, and the sum must fit the 32 bits of a result and a dead letter
     "first_failed_ms": range(2**63),
     "due_ms": range(2**63),
-    "redrives": range(2**31),
+    "redrives": range(2**63),
 }
 """What may stand in a header: whatever else did would fail where nobody expects it, and take the worker along."""
 

@@ -20,6 +20,7 @@ from headrace.pipeline.retrying import RETRY, Retry, delay_topics, put_off, resu
 from headrace.pipeline.setup import topic_specs
 
 NOW_MS = 1_800_000_000_000
+TWO_DAYS_MS = 172_800_000
 ROUTE = {"name": "text", "model": "echo", "retries": {"delays": ["5s", "10m"], "jitter": 0.5}}
 SETTINGS = Settings.model_validate({"routes": [ROUTE, {"name": "other", "model": "m", "retries": {"delays": ["1h"]}}]})
 DELAYS = delay_topics(SETTINGS)
@@ -33,7 +34,7 @@ BIGGEST = {
     "attempts": 2**30 - 1,
     "first_failed_ms": 2**63 - 1,
     "due_ms": 2**63 - 1,
-    "redrives": 2**31 - 1,
+    "redrives": 2**63 - 1,
 }
 
 
@@ -166,7 +167,16 @@ def test_only_records_of_delay_topics_wait_and_only_until_they_are_due() -> None
 
 
 def test_clock_that_has_jumped_back_holds_no_record_for_days() -> None:
-    assert wait_seconds(consumed(put()), NOW_MS - 172_800_000, DELAYS) == 10
+    record = consumed(put(chance=0.5))
+    assert wait_seconds(record, NOW_MS - TWO_DAYS_MS, DELAYS) == 6.25  # what was left of it when it was written
+
+
+def test_record_waits_no_longer_than_twice_its_delay_whatever_its_header_or_its_timestamp_says() -> None:
+    record = consumed(put(now_ms=NOW_MS + TWO_DAYS_MS))
+    assert wait_seconds(record, NOW_MS, DELAYS) == 10
+    bare = consumed(put(), timestamp_ms=-1)
+    assert wait_seconds(bare, NOW_MS, DELAYS) == 5
+    assert wait_seconds(bare, NOW_MS - TWO_DAYS_MS, DELAYS) == 10
 
 
 @pytest.mark.parametrize(("delay", "seconds"), [("5s", 5), ("10m", 600), ("2h", 7200)])
