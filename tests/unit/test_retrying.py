@@ -80,6 +80,22 @@ def test_delays_of_all_routes_each_have_a_topic_that_takes_one_header_more() -> 
     assert all(sizes[topic] > sizes["inference.requests"] for topic in DELAYS)
 
 
+def test_delay_topics_keep_records_for_longer_than_they_wait_and_a_week_at_least() -> None:
+    route = {"name": "text", "model": "echo", "retries": {"delays": ["36h", "37h", "9999h"]}}
+    specs = {spec.name: spec for spec in topic_specs(Settings.model_validate({"routes": [route]}))}
+    kept = {name: spec.min_retention_ms for name, spec in specs.items() if spec.min_retention_ms is not None}
+    day_ms, hour_ms = 86_400_000, 3_600_000
+    assert kept == {
+        "headrace.redriven": 7 * day_ms,
+        "headrace.retry.36h": 7 * day_ms,
+        "headrace.retry.37h": 2 * 2 * 37 * hour_ms + day_ms,
+        "headrace.retry.9999h": 2 * 2 * 9999 * hour_ms + day_ms,
+    }
+    for name, retention_ms in kept.items():
+        config = specs[name].config
+        assert (config["cleanup.policy"], config["retention.ms"]) == ("delete", str(retention_ms))
+
+
 @given(st.lists(st.tuples(st.text(), st.none() | st.binary()), max_size=4).map(tuple))
 def test_record_comes_back_as_it_was(headers: Headers) -> None:
     record = replace(RECORD, headers=headers)
