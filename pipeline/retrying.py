@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_base import TOPIC_PATTERN
@@ -150,9 +151,8 @@ def with_retry(headers: Headers, retry: Retry) -> Headers:
 def _decoded(value: bytes | None) -> Retry:
     try:
         found = json.loads(value or b"")
-        numbers = {name: _number(found[name], allowed) for name, allowed in _NUMBERS.items()}
-        texts = {name: _text(found[name]) for name in ("stage", "code")}
-        return Retry(topic=_topic(found["topic"]), **numbers, **texts)
+        fields: dict[str, Any] = {name: _number(found[name], allowed) for name, allowed in _NUMBERS.items()}
+        return Retry(topic=_topic(found["topic"]), stage=_text(found["stage"]), code=_text(found["code"]), **fields)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise poison(Poison.BAD_HEADER, f"header {RETRY} is not one that a worker has written: {error!r}") from error
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.connectors.kafka import run_transactions, transaction
+from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import ExhaustedError, FatalError, FencedError, OutputRefusedError
 from headrace.pipeline.headers import dead_letter_headers, redrives_of
 from headrace.pipeline.letters import Letter
@@ -36,6 +37,7 @@ from tests.unit.fake_coordinator import error
 from tests.unit.redrive_bench import DEAD, LETTERS, NOW_MS, SETTINGS, RedriveBench, RedriveProcess, letter, reads
 
 MARKS = marks_topic(SETTINGS)
+NO_TIMES = (b"1" + 30 * b"0", b"9223372036854775808", b"-5", b"Infinity", b"NaN", b"1.5", b"true", b'"5"', b"null")
 TIMED_OUT = error(KafkaError._TIMED_OUT)
 ABORTABLE = error(KafkaError.NOT_ENOUGH_REPLICAS, "abortable")
 
@@ -123,6 +125,23 @@ def test_what_a_stranger_wrote_to_a_delay_topic_is_not_redriven(topic: str) -> N
     assert Redriving(SETTINGS, marked()).left(found) is Left.NO_REQUEST
 
 
+@pytest.mark.parametrize(
+    ("topic", "why"),
+    [
+        ("media.requests", None),  # another that begins so
+        ("media.5s", None),  # once a delay's name, and now of requests
+        ("media.5s.eu", None),
+        ("media.9h", Left.NO_REQUEST),
+        ("media.1m", Left.NO_REQUEST),
+    ],
+)
+def test_request_topic_whose_name_begins_like_a_delay_topic_is_none(topic: str, why: Left | None) -> None:
+    route = {"name": "text", "model": "echo", "retries": {"delays": ["1m"]}}
+    topics = {"requests": ["media.requests", "media.5s"], "retry": "media"}
+    found = letter(1, provenance=Provenance(topic, 0, 1, NOW_MS))
+    assert Redriving(Settings.model_validate({"routes": [route], "topics": topics}), marked()).left(found) is why
+
+
 def test_dead_letter_whose_headers_could_not_be_read_is_not_redriven_without_them() -> None:
     found = letter(1, code="BAD_HEADER")
     bare = Letter(found.record, replace(found.content, headers=()))
@@ -174,6 +193,8 @@ def test_marks_say_which_dead_letters_were_redriven_and_when(found: list[tuple[i
         (f"{DEAD}:0:1", b"\xff"),
         (f"{DEAD}:0:1", b"[]"),
         (f"{DEAD}:0:1", b'{"topic_id":"another","redriven_ms":5}'),
+        *((f"{DEAD}:0:1", b'{"topic_id":"first","redriven_ms":%s}' % bad) for bad in NO_TIMES),
+        (f"{DEAD}:0:1", b"[" * 100_000),
         ("another:0:1", b'{"topic_id":"first","redriven_ms":5}'),
         (f"{DEAD}:0", b'{"topic_id":"first","redriven_ms":5}'),
         ("seal", b'{"process":"p","number":1}'),

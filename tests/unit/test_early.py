@@ -92,9 +92,7 @@ def test_records_due_together_go_together_whatever_the_wall_clock_does(jump_ms: 
     """20 records, fetched by a worker whose clock jumps before the first, the eleventh, or as they wait."""
     for jump_at in (0, 10, 20):
         clocks = Clocks()
-        early = EarlyRecords(
-            lambda record, clocks=clocks: wait_seconds(record, clocks.epoch_ms, DELAYS), clocks.seconds
-        )
+        early = clocks.early_records()
         written_ms = clocks.epoch_ms
         for index in range(20):
             clocks.jumped_ms += jump_ms * (index == jump_at)
@@ -113,7 +111,7 @@ def test_records_due_together_go_together_whatever_the_wall_clock_does(jump_ms: 
 
 def test_what_is_fetched_later_is_not_held_for_twice_its_delay_afresh() -> None:
     clocks = Clocks()
-    early = EarlyRecords(lambda record: wait_seconds(record, clocks.epoch_ms, DELAYS), clocks.seconds)
+    early = clocks.early_records()
     written_ms = clocks.epoch_ms
     clocks.jumped_ms = -TWO_DAYS_MS
     for _ in range(2):
@@ -133,8 +131,8 @@ class Clocks:
     def epoch_ms(self) -> int:
         return 1_800_000_000_000 + round(1000 * self.monotonic) + self.jumped_ms
 
-    def seconds(self) -> float:
-        return self.monotonic
+    def early_records(self) -> EarlyRecords:
+        return EarlyRecords(lambda record: wait_seconds(record, self.epoch_ms, DELAYS), lambda: self.monotonic)
 
 
 def _put_off(written_ms: int, *, stamped: bool = True) -> SourceRecord:

@@ -53,11 +53,13 @@ def in_delay_topic(headers: Headers, topic: str = "headrace.retry.5s") -> Source
     return SourceRecord(Provenance(topic, 0, 7, NOW_MS), b"k", b"value", headers)
 
 
+NO_NUMBERS: list[object] = [10**30, 10**400, -2, math.inf, math.nan, 1.0, True, "1", None, []]
+NO_TEXTS: list[object] = [1, None, ["t"]]
 GOOD = Retry("t", 0, 0, -1, 1, 1, 0, 0, "", "")
 BAD_FIELDS: list[tuple[str, object]] = [
-    *((name, bad) for name in BIGGEST for bad in (10**30, 10**400, -2, math.inf, math.nan, 1.0, True, "1", None, [])),
+    *((name, bad) for name in BIGGEST for bad in NO_NUMBERS),
     *((name, most + 1) for name, most in BIGGEST.items()),
-    *((name, bad) for name in ("topic", "stage", "code") for bad in (1, None, ["t"])),
+    *((name, bad) for name in ("topic", "stage", "code") for bad in NO_TEXTS),
     *(("topic", bad) for bad in ("", ".", "..", "a b", "t\n", "\ud800", "t" * 250)),
     ("number", -5),
     ("offset", -1),
