@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from headrace.pipeline.config_base import DELAY_PATTERN, Section
 
+MAX_DELAYS = 16
 _UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 Delay = Annotated[str, StringConstraints(pattern=DELAY_PATTERN)]
@@ -33,7 +34,7 @@ class RetrySettings(Section):
     max_backoff_seconds: float = Field(default=5.0, gt=0, le=600, description="Longest wait between attempts.")
     delays: tuple[Delay, ...] = Field(
         default=(),
-        max_length=16,
+        max_length=MAX_DELAYS,
         description="What may succeed later, but has spent its attempts, waits in a delay topic: first so long, then "
         "so long, … (`[5s, 1m, 10m]`), and becomes a dead letter only after the last. None: at once.",
     )

@@ -239,7 +239,8 @@ class TopicSpec:
     """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``).
 
     ``as_wide_as`` names a topic that it must have as many partitions as, or more, whatever ``partitions`` says.
-    ``min_retention_ms`` is for compacted topics: what is younger must be kept.
+    ``min_retention_ms`` is for changelogs, which must be compacted, and for topics whose ``cleanup.policy`` is
+    ``delete``, which must not be: what is younger must be kept.
     """
 
     name: str

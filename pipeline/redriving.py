@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.pipeline.config import Settings
+from headrace.pipeline.config_base import DELAY_PATTERN
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.headers import delivery_of
 from headrace.pipeline.letters import Letter
@@ -148,12 +149,14 @@ def _marked(letters: DeadLetters, record: SourceRecord) -> tuple[int, int] | Non
 
 
 def _redriven_ms(letters: DeadLetters, record: SourceRecord) -> int:
-    """0 if it was not in this topic, but in one that had its name."""
+    """0 if it was not in this topic, but in one that had its name, or if the mark is somebody else's."""
     try:
         content = json.loads(record.value or b"")
-        return int(content["redriven_ms"]) if content["topic_id"] == letters.id else 0
-    except (ValueError, TypeError, KeyError):  # somebody else's
+        topic_id, redriven_ms = content["topic_id"], content["redriven_ms"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return 0
+    is_time = type(redriven_ms) is int and redriven_ms in range(2**63)  # what is larger has no room in the table
+    return redriven_ms if is_time and topic_id == letters.id else 0
 
 
 def _key(topic: str, partition: int, offset: int) -> bytes:
@@ -221,8 +224,12 @@ class Redriving:
         )
 
     def _is_delay_topic(self, topic: str) -> bool:
-        """Also one of a delay that the settings have no more."""
-        return topic == self._settings.redriven_topic or topic.startswith(self._settings.delay_topic(""))
+        """Also one of a delay that the settings have no more; a request topic whose name only begins so is none."""
+        if topic == self._settings.redriven_topic:
+            return True
+        prefix = self._settings.delay_topic("")
+        is_named_so = topic.startswith(prefix) and re.fullmatch(DELAY_PATTERN, topic.removeprefix(prefix)) is not None
+        return is_named_so and topic not in self._settings.topics.requests
 
 
 def deadline_passed(headers: Headers, now_ms: int) -> bool:

@@ -7,11 +7,14 @@ more. A worker of the same group reads that topic, and takes the record up again
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from headrace.pipeline.config import Settings
-from headrace.pipeline.config_retries import delay_seconds
+from headrace.pipeline.config_base import TOPIC_PATTERN
+from headrace.pipeline.config_retries import MAX_DELAYS, delay_seconds
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.records import Headers, OutputRecord, Provenance, SourceRecord
@@ -79,7 +82,8 @@ def resumed(record: SourceRecord) -> tuple[SourceRecord, Retry]:
 def wait_seconds(record: SourceRecord, now_ms: int, delays: Mapping[str, float]) -> float:
     """How long a record is not to be touched yet; 0 if it is due, or is of no delay topic.
 
-    Never longer than the longest that its topic lets records wait: a wall clock that jumps must not hold it for days.
+    Never longer than the longest that its topic lets records wait, nor than was left of that when it was written, by
+    the clock of who wrote it: a wall clock that jumps or is behind must not hold it for days.
     """
     delay = delays.get(record.provenance.topic)
     if delay is None:
@@ -88,7 +92,9 @@ def wait_seconds(record: SourceRecord, now_ms: int, delays: Mapping[str, float])
         due_ms = resumed(record)[1].due_ms
     except PoisonError:
         return 0.0
-    return min(max(0.0, (due_ms - now_ms) / 1000), delay * (1 + MAX_JITTER))
+    # The record's own timestamp is of the same clock as due_ms: no reader's clock has a part in their difference.
+    left_ms = min(due_ms - now_ms, due_ms - record.provenance.timestamp_ms)
+    return min(max(0.0, left_ms / 1000), delay * (1 + MAX_JITTER))
 
 
 def put_off(
@@ -145,9 +151,39 @@ def with_retry(headers: Headers, retry: Retry) -> Headers:
 def _decoded(value: bytes | None) -> Retry:
     try:
         found = json.loads(value or b"")
-        return Retry(**{name: _KINDS[name](found[name]) for name in _KINDS})
-    except (ValueError, TypeError, KeyError) as error:
+        fields: dict[str, Any] = {name: _number(found[name], allowed) for name, allowed in _NUMBERS.items()}
+        return Retry(topic=_topic(found["topic"]), stage=_text(found["stage"]), code=_text(found["code"]), **fields)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise poison(Poison.BAD_HEADER, f"header {RETRY} is not one that a worker has written: {error!r}") from error
 
 
-_KINDS = {name: {"str": str, "int": int}[str(kind)] for name, kind in Retry.__annotations__.items()}
+_NUMBERS = {
+    "partition": range(2**31),
+    "offset": range(2**63),
+    "timestamp_ms": range(-1, 2**63),  # -1: the record has none
+    "number": range(MAX_DELAYS + 1),
+    "attempts": range(2**30),  # more are added, and the sum must fit the 32 bits of a result and a dead letter
+    "first_failed_ms": range(2**63),
+    "due_ms": range(2**63),
+    "redrives": range(2**63),
+}
+"""What may stand in a header: whatever else did would fail where nobody expects it, and take the worker along."""
+
+
+def _number(found: object, allowed: range) -> int:
+    if type(found) is not int or found not in allowed:  # not True either, nor 1.0
+        raise ValueError(f"{str(found)[:20]} is no number from {allowed.start} to {allowed.stop - 1}")
+    return found
+
+
+def _text(found: object) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"{type(found).__name__} where a text belongs")
+    return found
+
+
+def _topic(found: object) -> str:
+    topic = _text(found)
+    if not re.fullmatch(TOPIC_PATTERN, topic) or topic in (".", ".."):
+        raise ValueError(f"no topic has the name {topic[:20]!r}")
+    return topic

@@ -9,12 +9,15 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.config_output import ValueKind
 from headrace.pipeline.ports import SchemaRegistry
 from headrace.pipeline.records import TopicSpec
-from headrace.pipeline.retrying import delay_topics
+from headrace.pipeline.retrying import MAX_JITTER, delay_topics
 
 COMPATIBILITY = "FULL_TRANSITIVE"
 HEADERS_ALLOWANCE_BYTES = 64 * 1024
 """Room left for headers beside key and value, under a topic's ``max.message.bytes``."""
 DEAD_LETTER_HEADROOM_BYTES = 1024 * 1024  # so that the largest record still fits when it is wrapped as a dead letter
+DELAY_GRACE_SECONDS = 86_400
+MIN_DELAY_RETENTION_SECONDS = 7 * 86_400
+"""How long a delay topic must keep records, even if they wait for seconds only: so long may the workers be down."""
 SEEN_GRACE_SECONDS = 86_400
 """An id is remembered by when its event was answered, and looked up by when its records were sent: so far a group may
 be behind."""
@@ -57,18 +60,32 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     names = (*topics.requests, *reply_topics(settings), *shadow_topics(settings), *emitted_kinds(settings))
     sizes = dict.fromkeys(names, topics.max_message_bytes)
     sizes[topics.dead_letters] = max(sizes.get(topics.dead_letters, 0), dead_letter_bytes)
-    sizes |= dict.fromkeys(delay_topics(settings), dead_letter_bytes)  # one header more must fit
+    waiting = delay_topics(settings)
+    sizes |= dict.fromkeys(waiting, dead_letter_bytes)  # one header more must fit
+    retention_ms = {name: delay_retention_ms(seconds) for name, seconds in waiting.items()}
     specs = tuple(
         TopicSpec(
             name,
             # Few records, and cooperative-sticky assignment evens out partitions of all topics together.
             1 if name == settings.redriven_topic else topics.partitions,
             topics.replication_factor,
-            {"max.message.bytes": str(max_bytes)},
+            {"max.message.bytes": str(max_bytes), **_kept(retention_ms.get(name))},
+            min_retention_ms=retention_ms.get(name),
         )
         for name, max_bytes in sizes.items()
     )
     return (*specs, *seen_topic_specs(settings))
+
+
+def delay_retention_ms(delay_seconds: float) -> int:
+    """How long the topic of a delay must keep records: twice the longest that one waits, and a day; at least a week."""
+    longest_seconds = delay_seconds * (1 + MAX_JITTER)
+    return round(1000 * max(MIN_DELAY_RETENTION_SECONDS, 2 * longest_seconds + DELAY_GRACE_SECONDS))
+
+
+def _kept(retention_ms: int | None) -> dict[str, str]:
+    """Not left to the broker's defaults: compacted, records with the same key would be lost but for one."""
+    return {} if retention_ms is None else {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
 
 
 def seen_topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:

@@ -93,10 +93,22 @@ def width_problem(spec: TopicSpec, partitions: int, wanted: int) -> str:
 
 
 def retention_problem(spec: TopicSpec, cleanup_policy: str, retention_ms: int) -> str | None:
-    """What is wrong with what a changelog keeps, and what to do; None if nothing is, or it is no changelog."""
+    """What is wrong with what a changelog or a delay topic keeps, and what to do; None if nothing is, or it is none."""
     if spec.min_retention_ms is None:
         return None
     policies = {policy.strip() for policy in cleanup_policy.split(",")}
+    if spec.config.get("cleanup.policy") == "delete":
+        if "compact" in policies:
+            return (
+                f"{spec.name} is compacted (cleanup.policy is {cleanup_policy}), so that records with the same key are "
+                "lost: set it to delete"
+            )
+        if 0 <= retention_ms < spec.min_retention_ms:
+            return (
+                f"{spec.name} keeps records for {retention_ms} ms, less than the {spec.min_retention_ms} ms for which "
+                "they must be there to be tried again: raise its retention.ms"
+            )
+        return None
     if "compact" not in policies:
         return f"{spec.name} is not compacted (cleanup.policy is {cleanup_policy}): set it to compact,delete"
     if "delete" in policies and 0 <= retention_ms < spec.min_retention_ms:
@@ -115,13 +127,13 @@ def _problems(spec: TopicSpec, state: TopicState | None, model: TopicState | Non
     if spec.as_wide_as is not None:
         if model is not None and state.partitions < model.partitions:
             problems.append(width_problem(spec, state.partitions, model.partitions))
-        if retention := retention_problem(spec, state.cleanup_policy, state.retention_ms):
-            problems.append(retention)
     elif state.partitions < spec.partitions:
         problems.append(
             f"{spec.name} has {state.partitions} partitions, fewer than the {spec.partitions} set (topics.partitions): "
             f"set {state.partitions}, or add partitions to the topic (keys then move)"
         )
+    if retention := retention_problem(spec, state.cleanup_policy, state.retention_ms):
+        problems.append(retention)
     if state.replication_factor < spec.replication_factor:
         problems.append(
             f"{spec.name} has {state.replication_factor} replicas, fewer than the {spec.replication_factor} set "

@@ -76,7 +76,8 @@ def ensure_topics(
     Raises:
         UnavailableError: the cluster does not answer.
         ConfigError: an existing topic has fewer partitions, a smaller ``max.message.bytes`` or a shorter retention
-            than asked for, is not compacted but should be, or is less wide than another that it must be as wide as.
+            than asked for, is not compacted but should be, is but must not be, or is less wide than another that it
+            must be as wide as.
         FatalError: the cluster refuses to create a topic.
     """
     if not topics:

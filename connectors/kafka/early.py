@@ -25,9 +25,9 @@ class EarlyRecords:
     ) -> None:
         self._wait_seconds = wait_seconds
         self._monotonic = monotonic
-        self._held: dict[TopicPartition, deque[SourceRecord]] = {}
-        self._due: dict[TopicPartition, float] = {}
-        """When the first of them is, by the monotonic clock: a jump of the other one moves nothing."""
+        self._held: dict[TopicPartition, deque[tuple[float, SourceRecord]]] = {}
+        """Each with when it is due, by the monotonic clock since it was first seen: a wall clock that jumps, or is
+        wrong, moves nothing, and makes no record wait for the one before it and then once more."""
 
     @property
     def partitions(self) -> Collection[TopicPartition]:
@@ -36,33 +36,26 @@ class EarlyRecords:
 
     def hold_back(self, partition: TopicPartition, record: SourceRecord) -> bool:
         """Keep a record that is not due, or comes after one that is not. False if it may be handed over now."""
+        wait_seconds = self._wait_seconds(record)
         held = self._held.get(partition)
         if held is None:
-            wait_seconds = self._wait_seconds(record)
             if wait_seconds <= 0:
                 return False
             held = self._held[partition] = deque()
-            self._due[partition] = self._monotonic() + wait_seconds
-        held.append(record)
+        held.append((self._monotonic() + wait_seconds, record))
         return True
 
     def due(self, max_records: int) -> list[SourceRecord]:
         """What has become due, in order of each partition, and is held back no longer."""
         now = self._monotonic()
         found: list[SourceRecord] = []
-        for partition in [each for each, due in self._due.items() if due <= now]:
-            held = self._held[partition]
-            while len(found) < max_records:
-                found.append(held.popleft())
-                if not held:
-                    self.drop(partition)
-                    break
-                if (wait_seconds := self._wait_seconds(held[0])) > 0:
-                    self._due[partition] = now + wait_seconds
-                    break
+        for partition, held in list(self._held.items()):
+            while held and held[0][0] <= now and len(found) < max_records:
+                found.append(held.popleft()[1])
+            if not held:
+                self.drop(partition)
         return found
 
     def drop(self, partition: TopicPartition) -> None:
         """It is ours no more, or nothing of it is held back."""
         self._held.pop(partition, None)
-        self._due.pop(partition, None)

@@ -13,27 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.connectors.kafka import run_transactions, transaction
+from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import ExhaustedError, FatalError, FencedError, OutputRefusedError
 from headrace.pipeline.headers import dead_letter_headers, redrives_of
 from headrace.pipeline.letters import Letter
 from headrace.pipeline.records import Headers, OutputRecord, Provenance, SourceRecord
 from headrace.pipeline.redrive_course import UNIT_BYTES, UNIT_LETTERS, Course
 from headrace.pipeline.redriving import (
-    DeadLetters,
     Left,
     Marks,
     Redriving,
-    SpentMarks,
     deadline_passed,
     mark,
     marks_topic,
-    redrive_topic_specs,
-    seal,
     unmark,
 )
 from headrace.pipeline.retrying import Retry, put_off, resumed
 from tests.unit.fake_coordinator import error
-from tests.unit.redrive_bench import DEAD, LETTERS, NOW_MS, SETTINGS, RedriveBench, RedriveProcess, letter, reads
+from tests.unit.redrive_bench import LETTERS, NOW_MS, SETTINGS, RedriveBench, RedriveProcess, letter, reads
 
 MARKS = marks_topic(SETTINGS)
 TIMED_OUT = error(KafkaError._TIMED_OUT)
@@ -123,6 +120,23 @@ def test_what_a_stranger_wrote_to_a_delay_topic_is_not_redriven(topic: str) -> N
     assert Redriving(SETTINGS, marked()).left(found) is Left.NO_REQUEST
 
 
+@pytest.mark.parametrize(
+    ("topic", "why"),
+    [
+        ("media.requests", None),  # another that begins so
+        ("media.5s", None),  # once a delay's name, and now of requests
+        ("media.5s.eu", None),
+        ("media.9h", Left.NO_REQUEST),
+        ("media.1m", Left.NO_REQUEST),
+    ],
+)
+def test_request_topic_whose_name_begins_like_a_delay_topic_is_none(topic: str, why: Left | None) -> None:
+    route = {"name": "text", "model": "echo", "retries": {"delays": ["1m"]}}
+    topics = {"requests": ["media.requests", "media.5s"], "retry": "media"}
+    found = letter(1, provenance=Provenance(topic, 0, 1, NOW_MS))
+    assert Redriving(Settings.model_validate({"routes": [route], "topics": topics}), marked()).left(found) is why
+
+
 def test_dead_letter_whose_headers_could_not_be_read_is_not_redriven_without_them() -> None:
     found = letter(1, code="BAD_HEADER")
     bare = Letter(found.record, replace(found.content, headers=()))
@@ -148,65 +162,6 @@ def test_again_redrives_what_is_marked_and_pipelines_say_whose() -> None:
 )
 def test_deadline_that_has_passed_is_noticed(headers: Headers, passed: bool) -> None:
     assert deadline_passed(headers, NOW_MS) is passed
-
-
-# --- marks
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5000), st.integers(1, 2**62)), max_size=50))
-def test_marks_say_which_dead_letters_were_redriven_and_when(found: list[tuple[int, int, int]]) -> None:
-    marks = Marks(LETTERS)
-    for partition, offset, redriven_ms in found:
-        output = mark(LETTERS, Provenance(DEAD, partition, offset, 0), MARKS, redriven_ms)
-        assert marks.take(in_topic(output)) == (partition, offset)
-    newest = {(partition, offset): redriven_ms for partition, offset, redriven_ms in found}
-    for partition in range(10):
-        for offset in (0, 1, 127, 128, 4999, *(each for _, each, _ in found)):
-            at = Provenance(DEAD, partition, offset, 0)
-            assert marks.redriven_ms(at) == newest.get((partition, offset))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        (f"{DEAD}:0:1", None),
-        (f"{DEAD}:0:1", b"{}"),
-        (f"{DEAD}:0:1", b"\xff"),
-        (f"{DEAD}:0:1", b"[]"),
-        (f"{DEAD}:0:1", b'{"topic_id":"another","redriven_ms":5}'),
-        ("another:0:1", b'{"topic_id":"first","redriven_ms":5}'),
-        (f"{DEAD}:0", b'{"topic_id":"first","redriven_ms":5}'),
-        ("seal", b'{"process":"p","number":1}'),
-    ],
-)
-def test_what_is_no_mark_of_this_topic_marks_nothing(key: str, value: bytes | None) -> None:
-    marks = Marks(LETTERS)
-    assert marks.take(SourceRecord(Provenance(MARKS, 0, 0, 0), key.encode(), value, ())) is None
-    assert marks.redriven_ms(Provenance(DEAD, 0, 1, 0)) is None
-
-
-def test_marks_are_spent_when_their_dead_letters_are_gone() -> None:
-    spent = SpentMarks(LETTERS, {0: 10, 1: 0})
-    old = DeadLetters(DEAD, "before it was made anew")
-    for output in (
-        mark(LETTERS, Provenance(DEAD, 0, 8, 0), MARKS, NOW_MS),
-        mark(LETTERS, Provenance(DEAD, 0, 9, 0), MARKS, NOW_MS),
-        mark(LETTERS, Provenance(DEAD, 0, 10, 0), MARKS, NOW_MS),
-        mark(LETTERS, Provenance(DEAD, 1, 0, 0), MARKS, NOW_MS),
-        mark(old, Provenance(DEAD, 1, 7, 0), MARKS, NOW_MS),
-        mark(old, Provenance(DEAD, 1, 8, 0), MARKS, NOW_MS),
-        mark(LETTERS, Provenance(DEAD, 1, 8, 0), MARKS, NOW_MS),
-        unmark(LETTERS, (0, 8), MARKS),
-        seal(MARKS, "p", 1),
-    ):
-        spent.take(in_topic(output))
-    assert sorted(spent) == [(0, 9), (1, 7)]
-
-
-def test_marks_are_never_deleted_by_age() -> None:
-    redriven, marks = redrive_topic_specs(SETTINGS)
-    assert (redriven.name, marks.name, marks.partitions) == ("headrace.redriven", "headrace.redriven-marks", 1)
-    assert marks.config["cleanup.policy"] == "compact"
 
 
 # --- the course

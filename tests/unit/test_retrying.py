@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -18,11 +20,22 @@ from headrace.pipeline.retrying import RETRY, Retry, delay_topics, put_off, resu
 from headrace.pipeline.setup import topic_specs
 
 NOW_MS = 1_800_000_000_000
+TWO_DAYS_MS = 172_800_000
 ROUTE = {"name": "text", "model": "echo", "retries": {"delays": ["5s", "10m"], "jitter": 0.5}}
 SETTINGS = Settings.model_validate({"routes": [ROUTE, {"name": "other", "model": "m", "retries": {"delays": ["1h"]}}]})
 DELAYS = delay_topics(SETTINGS)
 RECORD = SourceRecord(Provenance("requests", 3, 41, NOW_MS - 1000), b"k", b"value", (("a", b"1"), ("a", None)))
 ERROR = ExhaustedError("infer", "RETRIES_EXHAUSTED", "4 attempts failed")
+BIGGEST = {
+    "partition": 2**31 - 1,
+    "offset": 2**63 - 1,
+    "timestamp_ms": 2**63 - 1,
+    "number": 16,
+    "attempts": 2**30 - 1,
+    "first_failed_ms": 2**63 - 1,
+    "due_ms": 2**63 - 1,
+    "redrives": 2**63 - 1,
+}
 
 
 def put(record: SourceRecord = RECORD, before: Retry | None = None, **changed: Any) -> OutputRecord | None:
@@ -40,6 +53,24 @@ def in_delay_topic(headers: Headers, topic: str = "headrace.retry.5s") -> Source
     return SourceRecord(Provenance(topic, 0, 7, NOW_MS), b"k", b"value", headers)
 
 
+NO_NUMBERS: list[object] = [10**30, 10**400, -2, math.inf, math.nan, 1.0, True, "1", None, []]
+NO_TEXTS: list[object] = [1, None, ["t"]]
+GOOD = Retry("t", 0, 0, -1, 1, 1, 0, 0, "", "")
+BAD_FIELDS: list[tuple[str, object]] = [
+    *((name, bad) for name in BIGGEST for bad in NO_NUMBERS),
+    *((name, most + 1) for name, most in BIGGEST.items()),
+    *((name, bad) for name in ("topic", "stage", "code") for bad in NO_TEXTS),
+    *(("topic", bad) for bad in ("", ".", "..", "a b", "t\n", "\ud800", "t" * 250)),
+    ("number", -5),
+    ("offset", -1),
+    ("due_ms", -1),
+]
+
+
+def changed_header(name: str, value: object) -> Headers:
+    return ((RETRY, json.dumps({**asdict(GOOD), name: value}).encode()),)
+
+
 def test_delays_of_all_routes_each_have_a_topic_that_takes_one_header_more() -> None:
     assert DELAYS == {
         "headrace.redriven": 0.0,
@@ -49,6 +80,22 @@ def test_delays_of_all_routes_each_have_a_topic_that_takes_one_header_more() -> 
     }
     sizes = {spec.name: int(spec.config["max.message.bytes"]) for spec in topic_specs(SETTINGS)}
     assert all(sizes[topic] > sizes["inference.requests"] for topic in DELAYS)
+
+
+def test_delay_topics_keep_records_for_longer_than_they_wait_and_a_week_at_least() -> None:
+    route = {"name": "text", "model": "echo", "retries": {"delays": ["36h", "37h", "9999h"]}}
+    specs = {spec.name: spec for spec in topic_specs(Settings.model_validate({"routes": [route]}))}
+    kept = {name: spec.min_retention_ms for name, spec in specs.items() if spec.min_retention_ms is not None}
+    day_ms, hour_ms = 86_400_000, 3_600_000
+    assert kept == {
+        "headrace.redriven": 7 * day_ms,
+        "headrace.retry.36h": 7 * day_ms,
+        "headrace.retry.37h": 2 * 2 * 37 * hour_ms + day_ms,
+        "headrace.retry.9999h": 2 * 2 * 9999 * hour_ms + day_ms,
+    }
+    for name, retention_ms in kept.items():
+        config = specs[name].config
+        assert (config["cleanup.policy"], config["retention.ms"]) == ("delete", str(retention_ms))
 
 
 @given(st.lists(st.tuples(st.text(), st.none() | st.binary()), max_size=4).map(tuple))
@@ -104,7 +151,10 @@ def test_route_without_delays_puts_nothing_off() -> None:
         ((RETRY, b"{}"),),
         ((RETRY, b"[]"),),
         ((RETRY, b"\xff"),),
-        (*with_retry((), Retry("t", 0, 0, 0, 1, 1, 0, 0, "", "")), ("after", b"1")),
+        (*with_retry((), GOOD), ("after", b"1")),
+        ((RETRY, b"[" * 100_000),),
+        ((RETRY, b'{"topic": ' * 100_000),),
+        *(changed_header(name, value) for name, value in BAD_FIELDS),
     ],
 )
 def test_record_that_no_worker_put_there_is_poison_and_does_not_wait(headers: Headers) -> None:
@@ -112,6 +162,16 @@ def test_record_that_no_worker_put_there_is_poison_and_does_not_wait(headers: He
     with pytest.raises(PoisonError, match=RETRY):
         resumed(record)
     assert wait_seconds(record, NOW_MS, DELAYS) == 0
+
+
+@pytest.mark.parametrize(("name", "most"), BIGGEST.items())
+def test_largest_numbers_are_taken_and_break_nothing(name: str, most: int) -> None:
+    record = in_delay_topic(changed_header(name, most))
+    event, retry = resumed(record)
+    assert getattr(retry, name) == most
+    assert 0 <= wait_seconds(record, NOW_MS, DELAYS) <= 10
+    later = put(event, retry)
+    assert (later is None) == (name == "number")
 
 
 def test_only_records_of_delay_topics_wait_and_only_until_they_are_due() -> None:
@@ -125,7 +185,16 @@ def test_only_records_of_delay_topics_wait_and_only_until_they_are_due() -> None
 
 
 def test_clock_that_has_jumped_back_holds_no_record_for_days() -> None:
-    assert wait_seconds(consumed(put()), NOW_MS - 172_800_000, DELAYS) == 10
+    record = consumed(put(chance=0.5))
+    assert wait_seconds(record, NOW_MS - TWO_DAYS_MS, DELAYS) == 6.25  # what was left of it when it was written
+
+
+def test_record_waits_no_longer_than_twice_its_delay_whatever_its_header_or_its_timestamp_says() -> None:
+    record = consumed(put(now_ms=NOW_MS + TWO_DAYS_MS))
+    assert wait_seconds(record, NOW_MS, DELAYS) == 10
+    bare = consumed(put(), timestamp_ms=-1)
+    assert wait_seconds(bare, NOW_MS, DELAYS) == 5
+    assert wait_seconds(bare, NOW_MS - TWO_DAYS_MS, DELAYS) == 10
 
 
 @pytest.mark.parametrize(("delay", "seconds"), [("5s", 5), ("10m", 600), ("2h", 7200)])

@@ -23,6 +23,7 @@ SETTINGS = Settings(
         RouteSettings(name="b", model="m", reply_topic="mine", retries=RetrySettings(delays=("5s",))),
     ),
 )
+WEEK_MS = 604_800_000
 GOOD = TopicState(4, 2, 5_000_000, {0: 5, 1: 0}, {0: 9, 1: 3})
 
 
@@ -104,6 +105,27 @@ def test_changelog_keeps_ids_for_the_longest_window(policy: str, retention_ms: i
     (found,) = (each for each in report(settings, states, {}) if each.spec.as_wide_as)
     assert len(found.problems) == (expected is not None)
     assert all(f"headrace.seen.in {expected}" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("policy", "retention_ms", "expected"),
+    [
+        ("delete", -1, None),
+        ("delete", WEEK_MS, None),
+        ("delete", WEEK_MS - 1, f"keeps records for {WEEK_MS - 1} ms, less than the {WEEK_MS} ms"),
+        ("compact", -1, "is compacted (cleanup.policy is compact)"),
+        ("compact, delete", -1, "is compacted (cleanup.policy is compact, delete)"),
+    ],
+)
+@pytest.mark.parametrize("topic", ["headrace.redriven", "headrace.retry.5s"])
+def test_delay_topic_keeps_what_waits_in_it(topic: str, policy: str, retention_ms: int, expected: str | None) -> None:
+    problems = reports(**{topic: TopicState(4, 2, 5_000_000, {}, {}, policy, retention_ms)})[topic].problems
+    assert len(problems) == (expected is not None)
+    assert all(problem.startswith(f"{topic} {expected}") for problem in problems)
+
+
+def test_topic_of_requests_keeps_what_its_owner_wants() -> None:
+    assert reports(**{"in": TopicState(4, 2, 5_000_000, {}, {}, "compact", 1)})["in"].problems == ()
 
 
 def test_dead_letter_topic_needs_room_for_the_largest_record() -> None:
