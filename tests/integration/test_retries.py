@@ -39,6 +39,7 @@ class Retries(Scene):
             prefix,
             folder,
             routes=[{"name": "delay", "model": "delay", "retries": retries, **route}],
+            kafka={"transaction_timeout_seconds": 5},  # what a killed worker left open is waited for
         )
 
     def delay_topic(self, delay: str) -> str:
