@@ -102,30 +102,31 @@ class ConfluentRegistry:
 
     def _found(self, schema_id: int) -> Schema | None:
         try:
-            found = self._client.get_schema(schema_id)
-        except SchemaRegistryError as error:
-            if error.http_status_code == _NOT_FOUND and error.error_code == _SCHEMA_NOT_FOUND:
+            found = self._known(schema_id)
+            if found is None:
                 if time.monotonic() - self._no_answer_at < SETTLING_SECONDS:
-                    raise UnavailableError(f"schema {schema_id} is not found, so soon after an outage") from error
+                    raise UnavailableError(f"schema {schema_id} is not found, so soon after an outage")
                 self._require_ours()
-                return self._found_after_all(schema_id)
+                found = self._known(schema_id)  # loading may have ended between the two questions
+        except SchemaRegistryError as error:
             if error.http_status_code not in _NOT_OURS:
                 raise
             if error.http_status_code == _FORBIDDEN and self._subject:
                 self._client.get_versions(self._subject)  # raises if it is not that id alone that is forbidden
             return None
+        return found
+
+    def _known(self, schema_id: int) -> Schema | None:
+        """None if the registry says that there is no such id. Raises what its client raises."""
+        try:
+            found = self._client.get_schema(schema_id)
+        except SchemaRegistryError as error:
+            if error.http_status_code == _NOT_FOUND and error.error_code == _SCHEMA_NOT_FOUND:
+                return None
+            raise
         if found.schema_str is None:
             raise ValueError("the answer holds no schema")
         return found
-
-    def _found_after_all(self, schema_id: int) -> Schema | None:
-        """Loading may have ended between the two questions."""
-        try:
-            return self._client.get_schema(schema_id)
-        except SchemaRegistryError as error:
-            if error.http_status_code != _NOT_FOUND:
-                raise
-            return None
 
     def _require_ours(self) -> None:
         """An outage may have come and gone between two questions: then what we registered is not found either."""

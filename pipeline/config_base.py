@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 from headrace.pipeline.limits import MAX_VERSION_DIGITS
 
 MAX_TOPIC_LENGTH = 249
-TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
+TOPIC_PATTERN = rf"^[A-Za-z0-9._-]{{1,{MAX_TOPIC_LENGTH}}}$"
 PREFIX_PATTERN = r"^[A-Za-z0-9._-]{1,240}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 VERSION_PATTERN = rf"^[0-9]{{0,{MAX_VERSION_DIGITS}}}$"

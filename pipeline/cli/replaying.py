@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -28,6 +28,7 @@ from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import ConfigError, PoisonError
 from headrace.pipeline.evaluate.answer_topics import RESERVED
 from headrace.pipeline.exit_codes import ExitCode
+from headrace.pipeline.ports import InferenceClient
 from headrace.pipeline.replay.chosen import Choice, chosen
 from headrace.pipeline.replay.connect import Replay, decoding
 from headrace.pipeline.replay.manifest import Pin, Plan, Progress, Run, RunState, check_run_id
@@ -37,6 +38,7 @@ from headrace.pipeline.replay.ranges import bound, resolve, total
 from headrace.pipeline.replay.rules import check_routes, forced_pins
 from headrace.pipeline.replay.settings import CallLimits, run_topics, settings_sha256
 
+T = TypeVar("T")
 BEHIND_LIVE_NICE = 10
 """So much a replay steps back for what else runs on its machine: it has time."""
 LINE_SECONDS = 5.0
@@ -133,21 +135,17 @@ def require_served(settings: Settings, run: Run) -> None:
     A model that was not served when the run was planned has no version in it: as live, its events have no result.
     """
 
-    async def ask() -> None:
-        inference = TritonInferenceClient(settings.triton.url)
-        try:
-            for pin in [pin for pin in run.plan.models if pin.version]:
-                try:
-                    await inference.signature(pin.model, pin.version)
-                except PoisonError as error:
-                    raise ConfigError(
-                        f"route {pin.route}: {error.message}; go on with run {run.plan.run} by --resume, and name the "
-                        "model's repository by --model-repository, or replay without --own-triton"
-                    ) from error
-        finally:
-            await inference.close()
+    async def ask(inference: InferenceClient) -> None:
+        for pin in [pin for pin in run.plan.models if pin.version]:
+            try:
+                await inference.signature(pin.model, pin.version)
+            except PoisonError as error:
+                raise ConfigError(
+                    f"route {pin.route}: {error.message}; go on with run {run.plan.run} by --resume, and name the "
+                    "model's repository by --model-repository, or replay without --own-triton"
+                ) from error
 
-    asyncio.run(ask())
+    _asked(settings, ask)
 
 
 def perform(
@@ -214,14 +212,20 @@ async def _until_signal(replay: Replay, view: _View, check: Callable[[], None]) 
 
 
 def _pins(settings: Settings, routes: list[RouteSettings], forced: dict[str, tuple[str, str]]) -> tuple[Pin, ...]:
-    async def ask() -> tuple[Pin, ...]:
+    return _asked(settings, lambda inference: pinned(routes, forced, inference))
+
+
+def _asked(settings: Settings, ask: Callable[[InferenceClient], Awaitable[T]]) -> T:
+    """What Triton says, by a client of its own."""
+
+    async def answer() -> T:
         inference = TritonInferenceClient(settings.triton.url)
         try:
-            return await pinned(routes, forced, inference)
+            return await ask(inference)
         finally:
             await inference.close()
 
-    return asyncio.run(ask())
+    return asyncio.run(answer())
 
 
 def _made_id(now_ms: int, models: tuple[str, ...]) -> str:

@@ -9,8 +9,9 @@ from headrace.pipeline.demo import content
 from headrace.pipeline.demo.check import Checker, Fault, Finding, Position, Verdict
 from headrace.pipeline.demo.events import Encoded, PlannedEvent
 from headrace.pipeline.demo.stats import Journey, Kill, Latency, ModelStats, Recovery, latency, split_by_recovery
-from headrace.pipeline.outcomes import Outcome, Unreadable
-from headrace.pipeline.records import DeadLetter, InferenceResult, Provenance
+from headrace.pipeline.errors import StackError
+from headrace.pipeline.outcomes import Outcome, OutcomeDecoder, Unreadable
+from headrace.pipeline.records import DeadLetter, InferenceResult, Provenance, SourceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,14 @@ class Observations:
         for position, (sent, _) in self._sent.items():
             if position in self._first:
                 yield position, sent, self._first[position][0]
+
+
+def content_of(decoder: OutcomeDecoder, record: SourceRecord) -> InferenceResult | DeadLetter:
+    """What a record of an output topic says. Raises StackError if it is no outcome; as the decoder, if that cannot."""
+    (outcome,) = decoder.decode([record])
+    if isinstance(outcome, Unreadable):
+        raise StackError(f"{record.provenance} is no outcome: {outcome.reason}")
+    return outcome.content
 
 
 def position_of(provenance: Provenance) -> Position:

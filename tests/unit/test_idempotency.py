@@ -27,11 +27,22 @@ from tests.unit.processor_bench import P0, TOPICS
 A = key_of("00000000-0000-4000-8000-00000000000a")
 
 
+DELAYED = TopicPartition(DELAY, 1)
+
+
 def world(*fates: Fate, **more: object) -> World:
     made = World(list(fates), **more)  # type: ignore[arg-type]
     for number in range(len(fates)):
         made.send(number)
     return made
+
+
+def take_back(scene: World) -> OutputRecord:
+    """What the first record has become in the delay topic, from where it is gone now; it is answered from now on."""
+    (put_off,) = (output for output in scene.broker.outputs if output.topic == DELAY)
+    scene.fates[0] = Fate(0)
+    scene.broker.outputs.remove(put_off)
+    return put_off
 
 
 @on_virtual_time
@@ -162,17 +173,14 @@ async def test_no_record_comes_before_its_partitions_ids_are_restored() -> None:
 
 @on_virtual_time
 async def test_first_that_is_put_off_makes_no_duplicates_and_its_retry_is_none_but_counts() -> None:
-    delayed = TopicPartition(DELAY, 1)
     scene = world(Fate(0, outcome="off"), Fate(0, outcome="dead"), Fate(0), Fate(0))
     life = Life(scene)
-    await life.start(delayed)
+    await life.start(DELAYED)
     await life.work_off()
     assert scene.outcomes() == {0: "off", 1: "dead", 2: "result"}
-    (put_off,) = (output for output in scene.broker.outputs if output.topic == DELAY)
-    scene.fates[0] = Fate(0)
-    scene.broker.outputs.remove(put_off)
-    scene.broker.send(delayed, put_off.key, put_off.value, put_off.headers)
-    await life.work_off(delayed)
+    put_off = take_back(scene)
+    scene.broker.send(DELAYED, put_off.key, put_off.value, put_off.headers)
+    await life.work_off(DELAYED)
     await life.stop()
     assert scene.outcomes() == {0: "result", 1: "dead", 2: "result"}
     assert [_seen(output).offset for output in scene.broker.outputs if output.topic == SEEN] == [2, 0]
@@ -203,25 +211,27 @@ async def test_restore_that_is_cancelled_or_fails_collects_no_more() -> None:
     await life.stop()
 
 
+async def first_put_off() -> tuple[World, Life, OutputRecord]:
+    """The first record, which is answered when it comes back, has gone to the delay topic: nothing of it is there."""
+    scene = world(Fate(0, outcome="off"))
+    life = Life(scene)
+    await life.start(DELAYED)
+    await life.work_off()
+    return scene, life, take_back(scene)
+
+
 @on_virtual_time
 async def test_retry_that_is_committed_while_its_partition_is_restored_counts() -> None:
     """The changelog is read to an end that it had before."""
-    delayed = TopicPartition(DELAY, 1)
-    scene = world(Fate(0, outcome="off"))
-    life = Life(scene)
-    await life.start(delayed)
-    await life.work_off()
-    (put_off,) = (output for output in scene.broker.outputs if output.topic == DELAY)
-    scene.fates[0] = Fate(0)
-    scene.broker.outputs.remove(put_off)
+    scene, life, put_off = await first_put_off()
     await life.source.revoke()
-    await life.source.assign(delayed)
+    await life.source.assign(DELAYED)
     life.changelog.hold()
     restoring = asyncio.create_task(life.flow.assigned(9, {P0: scene.broker.position(P0)}))
     await settle()
     life.changelog.freeze()
-    scene.broker.send(delayed, put_off.key, put_off.value, put_off.headers)
-    await life.work_off(delayed)
+    scene.broker.send(DELAYED, put_off.key, put_off.value, put_off.headers)
+    await life.work_off(DELAYED)
     assert not restoring.done()
     life.changelog.let_go()
     await restoring
@@ -236,16 +246,9 @@ async def test_retry_that_is_committed_while_its_partition_is_restored_counts() 
 
 @on_virtual_time
 async def test_retry_is_remembered_for_the_partition_that_its_record_came_from() -> None:
-    delayed = TopicPartition(DELAY, 1)
-    scene = world(Fate(0, outcome="off"))
-    life = Life(scene)
-    await life.start(delayed)
-    await life.work_off()
-    (put_off,) = (output for output in scene.broker.outputs if output.topic == DELAY)
-    scene.fates[0] = Fate(0)
-    scene.broker.outputs.remove(put_off)
-    scene.broker.send(delayed, put_off.key, put_off.value, put_off.headers)
-    await life.work_off(delayed)
+    scene, life, put_off = await first_put_off()
+    scene.broker.send(DELAYED, put_off.key, put_off.value, put_off.headers)
+    await life.work_off(DELAYED)
     scene.fates.append(Fate(0))
     scene.send(1)
     await life.work_off()

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from headrace.connectors.kafka.reader import Beginning, CommittedReader
 from headrace.pipeline.config import Settings
 from headrace.pipeline.demo.check import Checker, Expected, Position, Verdict
-from headrace.pipeline.demo.observe import position_of
-from headrace.pipeline.errors import StackError
-from headrace.pipeline.outcomes import OutcomeDecoder, Unreadable
+from headrace.pipeline.demo.observe import content_of, position_of
+from headrace.pipeline.outcomes import OutcomeDecoder
 from headrace.pipeline.ports import SchemaRegistry
 from headrace.pipeline.records import DeadLetter
 from headrace.pipeline.replay.settings import run_topics
@@ -31,10 +30,7 @@ def count(settings: Settings, registry: SchemaRegistry, run: str, sent: Iterable
     decoder = OutcomeDecoder(registry, dead_letters)
     with CommittedReader(settings.kafka, (results, dead_letters), Beginning()) as reader:
         for record in reader.records(READ_SECONDS, until_end=True):
-            (outcome,) = decoder.decode([record])
-            if isinstance(outcome, Unreadable):
-                raise StackError(f"{record.provenance} is no outcome: {outcome.reason}")
-            said = outcome.content
+            said = content_of(decoder, record)
             if isinstance(said, DeadLetter):
                 checker.dead_letter(position_of(said.provenance), said.code)
             else:

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 
 from headrace.connectors.kafka.reader import Beginning, CommittedReader
 from headrace.pipeline.config import Settings
-from headrace.pipeline.demo.observe import position_of
+from headrace.pipeline.demo.observe import content_of, position_of
 from headrace.pipeline.demo.resilience.account import Account, Count, Sent
-from headrace.pipeline.errors import StackError
-from headrace.pipeline.outcomes import OutcomeDecoder, Unreadable
+from headrace.pipeline.outcomes import OutcomeDecoder
 from headrace.pipeline.ports import SchemaRegistry
 from headrace.pipeline.records import DeadLetter
 from headrace.pipeline.retrying import delay_topics, resumed
@@ -36,10 +35,7 @@ def count(settings: Settings, registry: SchemaRegistry, sent: Iterable[Sent]) ->
                 tell = account.redriven if record.provenance.topic == settings.redriven_topic else account.put_off
                 tell(position_of(resumed(record)[1].provenance))
                 continue
-            (outcome,) = decoder.decode([record])
-            if isinstance(outcome, Unreadable):
-                raise StackError(f"{record.provenance} is no outcome: {outcome.reason}")
-            said = outcome.content
+            said = content_of(decoder, record)
             if isinstance(said, DeadLetter):
                 account.dead_letter(position_of(said.provenance), said.code)
             else:

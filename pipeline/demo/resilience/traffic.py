@@ -15,13 +15,12 @@ from headrace.connectors.kafka.producer import DeliveryReport, EventSender
 from headrace.connectors.kafka.reader import CommittedReader, End
 from headrace.pipeline.config import Settings
 from headrace.pipeline.demo.check import Position
-from headrace.pipeline.demo.observe import position_of
+from headrace.pipeline.demo.observe import content_of, position_of
 from headrace.pipeline.demo.resilience.account import Sent
 from headrace.pipeline.demo.resilience.events import Kind, Planned, Planner
 from headrace.pipeline.envelope import encode_request
-from headrace.pipeline.errors import StackError
 from headrace.pipeline.headers import request_headers
-from headrace.pipeline.outcomes import OutcomeDecoder, Unreadable
+from headrace.pipeline.outcomes import OutcomeDecoder
 from headrace.pipeline.records import DeadLetter, InferenceResult
 from headrace.pipeline.retrying import Retry, delay_topics, resumed
 
@@ -115,10 +114,8 @@ class Traffic:
                 retry = resumed(record)[1]
                 self._note(topic, position_of(retry.provenance), retry)
                 continue
-            (outcome,) = self._decoder.decode([record])
-            if isinstance(outcome, Unreadable):
-                raise StackError(f"{record.provenance} is no outcome: {outcome.reason}")
-            self._note(topic, position_of(outcome.content.provenance), outcome.content)
+            said = content_of(self._decoder, record)
+            self._note(topic, position_of(said.provenance), said)
 
     def flush(self) -> None:
         """Wait until all that was sent is delivered. Raises as ``send``."""
