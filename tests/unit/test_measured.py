@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from headrace.pipeline.cli.metrics import command
+from headrace.pipeline.cli import cli
 from headrace.pipeline.errors import UnavailableError
 from headrace.pipeline.measured import Measured, measured
 
@@ -45,7 +45,7 @@ def test_pattern_chooses_by_name() -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "not a url"])
 def test_worker_that_does_not_answer_is_named(url: str) -> None:
-    result = CliRunner().invoke(command, ["--url", url])
+    result = CliRunner().invoke(cli, ["metrics", "--url", url])
     assert isinstance(result.exception, UnavailableError)
     assert url in str(result.exception)
 
@@ -75,19 +75,19 @@ def answering(answer: bytes) -> Iterator[str]:
 @pytest.mark.parametrize("answer", [b"hello\r\n", b"HTTP/1.1 200 OK\r\n\r\n<html>\n", b"HTTP/1.1 200 OK\r\n\r\n\xff"])
 def test_what_is_no_worker_is_told_so(answer: bytes) -> None:
     with answering(answer) as place:
-        result = CliRunner().invoke(command, ["--url", f"http://{place}/metrics"])
+        result = CliRunner().invoke(cli, ["metrics", "--url", f"http://{place}/metrics"])
     assert isinstance(result.exception, UnavailableError)
     assert f"no worker answers at http://{place}" in str(result.exception)
 
 
 def test_address_needs_no_scheme() -> None:
     with answering(b"HTTP/1.1 200 OK\r\n\r\n" + served().encode()) as place:
-        result = CliRunner().invoke(command, ["--url", place, "in_flight"])
+        result = CliRunner().invoke(cli, ["metrics", "--url", place, "in_flight"])
     assert result.output == f"{place}\n  headrace_in_flight  2.5\n"
 
 
 def test_worker_that_does_not_answer_leaves_the_others_their_say() -> None:
     with answering(b"HTTP/1.1 200 OK\r\n\r\n" + served().encode()) as place:
-        result = CliRunner().invoke(command, ["--url", "http://127.0.0.1:1", "--url", place, "in_flight"])
+        result = CliRunner().invoke(cli, ["metrics", "--url", "http://127.0.0.1:1", "--url", place, "in_flight"])
     assert "headrace_in_flight  2.5" in result.output
     assert str(result.exception).startswith("no worker answers at http://127.0.0.1:1: ")
