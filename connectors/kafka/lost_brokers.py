@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -29,15 +29,22 @@ BROKER_SECONDS = 1.0
 class Client(Protocol):
     """A producer or a consumer."""
 
-    def list_topics(self, *, timeout: float) -> object: ...
+    def list_topics(self, *, timeout: float) -> Any: ...
 
 
-def has_a_broker(client: Client) -> bool:
-    """Whether there is a broker that it can ask something. Takes up to a second if there is none."""
+def has_a_broker(client: Client, see: Callable[[Collection[str]], None] | None = None) -> bool:
+    """Whether there is a broker that it can ask something. Takes up to a second if there is none.
+
+    Args:
+        client: that is to ask.
+        see: is called with the topics that a broker lists.
+    """
     try:
-        client.list_topics(timeout=BROKER_SECONDS)
+        found = client.list_topics(timeout=BROKER_SECONDS)
     except KafkaException as exception:
         return bool(exception.args[0].code() != KafkaError._TRANSPORT)
+    if see is not None:
+        see(found.topics)
     return True
 
 

@@ -73,6 +73,7 @@ class KafkaRunTransactions(KafkaTransactions):
     ) -> None:
         assert settings.producers == 1
         super().__init__(settings, _Nobody(), on_unreachable, make_producer)
+        self._remedy = f"remove run {run}, and begin a new one"
         self._run = run
         self._newest = newest
         self._known = False

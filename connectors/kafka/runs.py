@@ -65,6 +65,10 @@ def unknown_run(run_id: str) -> ConfigError:
     return ConfigError(f"there is no run {run_id}: `headrace runs list` shows them")
 
 
+def _taken(run_id: str) -> ConfigError:
+    return ConfigError(f"there is a run {run_id}: go on with it by --resume {run_id}, or give another --run")
+
+
 class RunStore:
     """Finds, begins and removes runs, and makes what a run is written with.
 
@@ -138,6 +142,12 @@ class RunStore:
         """
         return run_transactions(self._live, plan.run, partial(self._newest, plan), on_unreachable)
 
+    def check_new(self, run_id: str) -> None:
+        """Raises ConfigError if there is a run of this id, or what is left of one; else as ``all``."""
+        kafka, (_, _, progress) = self._live.kafka, run_topics(self._live, run_id)
+        if partition_counts(kafka.bootstrap_servers, [progress], kafka.client)[progress]:
+            raise _taken(run_id)
+
     def begin(self, run: Run) -> None:
         """Put a run there that is new.
 
@@ -151,7 +161,7 @@ class RunStore:
         # A topic is created once, however many try: so it is also what two processes with one id are told apart by.
         spec = progress_topic_spec(self._live, plan.run)
         if not ensure_topics(kafka.bootstrap_servers, [spec], kafka.client):
-            raise ConfigError(f"there is a run {plan.run}: go on with it by --resume {plan.run}, or give another --run")
+            raise _taken(plan.run)
         ensure_topics(kafka.bootstrap_servers, run_topic_specs(self._live, plan), kafka.client)
         transactions = run_transactions(self._live, plan.run, partial(newest_value, kafka, plan.progress_topic))
         asyncio.run(take_over(transactions, (manifest, first), new=True))

@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from headrace.connectors.kafka.client_log import LOG_LEVEL
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
+from headrace.connectors.kafka.gone_topics import GoneTopics
 from headrace.connectors.kafka.lost_brokers import has_a_broker
 from headrace.connectors.kafka.positions import committed_now
 from headrace.connectors.kafka.transactional import (
@@ -111,6 +112,8 @@ class KafkaTransactions:
         self._producers: dict[str, Producer] = {}
         self._turn = 0
         self._undelivered: _Undelivered | None = None
+        self._gone = GoneTopics()
+        self._remedy = "`headrace topics create` makes it again, and so does a worker that starts"
 
     async def start(self) -> None:
         await self._thread.run(self._start)
@@ -162,7 +165,7 @@ class KafkaTransactions:
 
     def _has_a_broker(self, producer: Producer) -> bool:
         with self._thread.watched("list_topics"):
-            return has_a_broker(producer)
+            return has_a_broker(producer, self._gone.see)
 
     def _note_undelivered(self, error: KafkaError | None, record: Message) -> None:
         # With one that is too large all others fail, and those may be told of first.
@@ -198,6 +201,9 @@ class KafkaTransactions:
         tries = aborts = replacements = 0
         stale_since: float | None = None
         alone = False
+        self._gone = GoneTopics(
+            {*(each.topic for each in unit.outputs), *(each.partition.topic for each in unit.offsets)}
+        )
         while unit.still_owned():
             name = ALONE if alone else self._next_name()
             producer = self._producer(name)
@@ -238,6 +244,10 @@ class KafkaTransactions:
                         ) from failed
                 else:
                     aborts += 1
+                    self._has_a_broker(producer)
+                if names := self._gone.names:
+                    where = self._settings.bootstrap_servers
+                    raise FatalError(f"topic {', '.join(names)} is gone from {where}: {self._remedy}") from failed
                 if aborts > MAX_ABORTS or replacements > MAX_REPLACEMENTS:
                     raise FatalError(f"a transaction of {unit.records} records keeps failing: {failed}") from failed
                 tries += 1
@@ -318,10 +328,12 @@ class KafkaTransactions:
                     # The commit only says that some record failed; the delivery report says why.
                     error = self._undelivered.error
                     meaning = _delivery_meaning(error)
+                    name = f"produce to {self._undelivered.output[0]}"
                 if meaning is not Meaning.RETRY:
                     raise _Failed(meaning, name, error) from exception
                 brokerless = not self._has_a_broker(producer)
-                if brokerless or time.monotonic() > deadline or self._stopping.is_set():
+                late = time.monotonic() > deadline or self._stopping.is_set()
+                if brokerless or late or self._gone.names:
                     raise _Failed(Meaning.INDEFINITE, name, error, brokerless=brokerless) from exception
                 self._stopping.wait(0.01)
 

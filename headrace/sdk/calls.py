@@ -11,13 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from headrace.connectors.kafka.producer import DeliveryReport
+from headrace.connectors.kafka.producer import UNKNOWN_OFFSET, DeliveryReport
 from headrace.pipeline.errors import HeadraceError
-from headrace.pipeline.records import InferenceResult
+from headrace.pipeline.records import InferenceResult, Provenance
 from headrace.sdk.errors import again
 
 SPARE_DEADLINES = 1000
 """Most deadlines kept of calls that have ended, beside as many as are in flight."""
+Answer = InferenceResult | HeadraceError
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class Call:
         timeout_seconds: what its caller gave it.
         deadline: monotonic seconds.
         sent: where its record lies, once the broker has confirmed it.
+        early: outcomes that came before that, with the positions that they are of.
         future: what its caller waits for.
     """
 
@@ -36,6 +38,7 @@ class Call:
     timeout_seconds: float
     deadline: float
     sent: DeliveryReport | None = None
+    early: list[tuple[Provenance, Answer]] = field(default_factory=list)
     future: Future[InferenceResult] = field(default_factory=Future)
 
     @property
@@ -94,14 +97,42 @@ class Calls:
         """Whether it is that of a call of this client, in flight or not."""
         return correlation_id.startswith(self._prefix)
 
-    def answer(self, correlation_id: bytes, outcome: InferenceResult | HeadraceError) -> bool:
-        """The outcome of a call, from a record that was read. False, and counted, if the call had ended."""
+    def delivered(self, call: Call, sent: DeliveryReport) -> None:
+        """The broker has confirmed the record of a call. What came before may be its answer."""
+        with self._changed:
+            call.sent = sent
+            answers = [outcome for place, outcome in call.early if _is_of(place, sent)]
+            call.early.clear()
+        for outcome in answers:
+            self._answer(call.correlation_id, outcome)
+
+    def answer(self, correlation_id: bytes, outcome: Answer, place: Provenance | None = None) -> None:
+        """An outcome that was read, for the call if it is of its record. If the call had ended, it is counted as late.
+
+        A correlation id alone is not enough: the events that ``also_to`` makes of an event have its own, and may become
+        dead letters before the event's result is read.
+
+        Args:
+            correlation_id: of the call.
+            outcome: the result, or what the call fails with.
+            place: the position that it is an outcome of; None if that cannot be told.
+        """
+        with self._changed:
+            call = self._open.get(correlation_id)
+            if call is not None and place is not None:
+                if call.sent is None:
+                    call.early.append((place, outcome))
+                    return
+                if not _is_of(place, call.sent):
+                    return
+        self._answer(correlation_id, outcome)
+
+    def _answer(self, correlation_id: bytes, outcome: Answer) -> None:
         call = self._taken(correlation_id)
         if call is not None and _end(call, outcome):
-            return True
+            return
         with self._changed:
             self._late += 1
-        return False
 
     def fail(self, call: Call, error: HeadraceError) -> None:
         """The call cannot be answered, if it has not ended."""
@@ -142,7 +173,13 @@ class Calls:
                 _end(call, self._expired(call))
 
 
-def _end(call: Call, outcome: InferenceResult | HeadraceError) -> bool:
+def _is_of(place: Provenance, sent: DeliveryReport) -> bool:
+    """Whether an outcome of this position is one of the record that was sent."""
+    offsets = (place.offset, UNKNOWN_OFFSET)  # the broker does not say where a record is that it had already
+    return (place.topic, place.partition) == (sent.topic, sent.partition) and sent.offset in offsets
+
+
+def _end(call: Call, outcome: Answer) -> bool:
     """False if its caller has cancelled it."""
     if not call.future.set_running_or_notify_cancel():
         return False

@@ -16,9 +16,9 @@ from headrace.connectors.kafka.producer import DeliveryReport
 from headrace.connectors.kafka.reader import CommittedReader, End
 from headrace.pipeline.errors import ConfigError, FatalError, HeadraceError, RetriableError, UnavailableError
 from headrace.pipeline.headers import CORRELATION_ID
-from headrace.pipeline.outcomes import OutcomeDecoder
+from headrace.pipeline.outcomes import OutcomeDecoder, Unreadable
 from headrace.pipeline.records import InferenceResult, SourceRecord
-from headrace.sdk.calls import Call, Calls
+from headrace.sdk.calls import Answer, Call, Calls
 from headrace.sdk.connect import Addresses, Config, open_registry, settings_of
 from headrace.sdk.errors import (
     ClosedError,
@@ -30,7 +30,7 @@ from headrace.sdk.errors import (
 from headrace.sdk.events import Event, EventOptions, event
 from headrace.sdk.parts import PartLike
 from headrace.sdk.producer import EventProducer
-from headrace.sdk.received import received
+from headrace.sdk.received import Received, received
 
 READ_SECONDS = 0.25
 """One wait for replies: how soon ``close`` is noticed."""
@@ -230,7 +230,7 @@ class InferenceClient:
             return
         error = delivery.exception()
         if error is None:
-            call.sent = delivery.result()
+            self._calls.delivered(call, delivery.result())
         else:
             self._calls.fail(call, error if isinstance(error, HeadraceError) else FatalError(repr(error)))
 
@@ -262,14 +262,14 @@ class InferenceClient:
             return
         while not self._closed.is_set():
             try:
-                outcome = received(self._decoder, record).result
+                found = received(self._decoder, record)
             except RetriableError as error:  # the registry is away; time-outs go on beside this
                 self._wait_out(error)
                 continue
-            except (DeadLetteredError, UnreadableRecordError) as error:
-                self._calls.answer(correlation_id, _refused_as_late(error) or error)
-                return
-            self._calls.answer(correlation_id, outcome)
+            content = found.content
+            place = None if isinstance(content, Unreadable) else content.provenance
+            if place is None or place.topic == self.topic:
+                self._calls.answer(correlation_id, _answer_of(found), place)
             return
 
     def _wait_out(self, error: RetriableError) -> None:
@@ -304,10 +304,17 @@ class InferenceClient:
         )
 
 
-def _refused_as_late(error: HeadraceError) -> InferenceTimeoutError | None:
+def _answer_of(found: Received) -> Answer:
+    try:
+        return found.result
+    except DeadLetteredError as error:
+        return _refused_as_late(error) if error.code == DEADLINE_EXCEEDED else error
+    except UnreadableRecordError as error:
+        return error
+
+
+def _refused_as_late(error: DeadLetteredError) -> InferenceTimeoutError:
     """The worker says that time is up, a moment before this side does."""
-    if not isinstance(error, DeadLetteredError) or error.code != DEADLINE_EXCEEDED:
-        return None
     place = error.letter.provenance
     return InferenceTimeoutError(
         f"worker {error.letter.worker} refused {place.topic}:{place.partition}:{place.offset} as late: {error.message} "

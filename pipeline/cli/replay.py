@@ -92,26 +92,27 @@ def command(
     written, deadlines do not count, and no group is joined. A run that was broken off, however, is gone on with by
     --resume: each event has one outcome in it.
     """
-    from headrace.pipeline.cli.replaying import Wishes, begin_run, perform, require_served, resume_run
+    from headrace.pipeline.cli.replaying import Wishes, begin_run, perform, planned, require_served, resume_run
     from headrace.pipeline.log import configure_logging
+    from headrace.pipeline.replay.manifest import Plan, Run
     from headrace.pipeline.replay.pacing import rate as wanted_rate
     from headrace.pipeline.replay.settings import CallLimits
 
     configure_logging(settings.worker.log_format, log_level)
     speed = wanted_rate(rate)
-    if resume is not None:
-        _refuse_with_resume(topic)
-    elif topic is None:
-        raise click.UsageError("name the topic to replay, or a run to --resume")
     if repositories and not own_triton:
         raise click.UsageError("--model-repository is for a Triton of the replay's own: give --own-triton, too")
-    with _served(settings, repositories) if own_triton else contextlib.nullcontext((settings, _nothing)) as found:
-        settings, check = found
-        if resume is not None:
-            run = resume_run(settings, resume)
-        else:
-            assert topic is not None
-            run = begin_run(settings, Wishes(topic, begin, end, routes, models, filters, limit, run_id))
+    found: Plan | Run  # before a Triton is started: what is wrong with the arguments is told at once
+    if resume is not None:
+        _refuse_with_resume(topic)
+        found = resume_run(settings, resume)
+    elif topic is None:
+        raise click.UsageError("name the topic to replay, or a run to --resume")
+    else:
+        found = planned(settings, Wishes(topic, begin, end, routes, models, filters, limit, run_id))
+    with _served(settings, repositories) if own_triton else contextlib.nullcontext((settings, _nothing)) as there:
+        settings, check = there
+        run = found if isinstance(found, Run) else begin_run(settings, found, models)
         own = ""
         if own_triton:
             require_served(settings, run)

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,50 +60,67 @@ class Wishes:
     run: str | None
 
 
-def begin_run(settings: Settings, wishes: Wishes) -> Run:
-    """Plan a run and put it into the runs topic.
+def planned(settings: Settings, wishes: Wishes) -> Plan:
+    """What a new run is to do, but for the models that it names: those are Triton's to know (see ``begin_run``).
 
     Raises:
         ConfigError: something that was asked for cannot be, or there is a run of that id.
-        UnavailableError, FatalError: Kafka, the registry or Triton does not let us.
+        UnavailableError, FatalError: Kafka or the registry does not let us.
     """
     now_ms = time.time_ns() // 1_000_000
     wanted = chosen(wishes.filters)
     begin, end = bound(wishes.begin, now_ms), bound(wishes.end, now_ms)
     check_routes(wishes.routes, settings.routes)
-    forced = forced_pins(wishes.models, settings.routes)
+    forced_pins(wishes.models, settings.routes)
     run_id = check_run_id(wishes.run or _made_id(now_ms, wishes.models))
     if run_id in RESERVED:
         raise ConfigError(f"--run {run_id}: to `headrace evaluate` that is no run; give it another id")
     kafka = settings.kafka
     with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+        RunStore(settings, registry).check_new(run_id)
         history = KafkaTopicHistory(kafka.bootstrap_servers, wishes.topic, kafka.client)
         ranges = resolve(history, begin, end)
         if wishes.limit is not None:
             records = read_ranges(kafka, wishes.topic, ranges, settings.topics.max_message_bytes)
             ranges = limited(ranges, wishes.limit, records, Choice(wanted, decoding(registry, settings)).takes)
-        replayed = [route for route in settings.routes if not wishes.routes or route.name in wishes.routes]
-        results, dead_letters, progress = run_topics(settings, run_id)
-        plan = Plan(
-            run=run_id,
-            topic=wishes.topic,
-            ranges=ranges,
-            filters=wishes.filters,
-            limit=wishes.limit,
-            routes=wishes.routes,
-            models=_pins(settings, replayed, forced),
-            results_topic=results,
-            dead_letters_topic=dead_letters,
-            progress_topic=progress,
-            partitions=len(history.partitions),
-            settings_sha256=settings_sha256(settings),
-            git_revision=git_revision(Path.cwd()),
-            headrace_version=__version__,
-            created_ms=now_ms,
-        )
-        run = Run(plan, RunState.RUNNING, now_ms)
+    results, dead_letters, progress = run_topics(settings, run_id)
+    return Plan(
+        run=run_id,
+        topic=wishes.topic,
+        ranges=ranges,
+        filters=wishes.filters,
+        limit=wishes.limit,
+        routes=wishes.routes,
+        models=(),
+        results_topic=results,
+        dead_letters_topic=dead_letters,
+        progress_topic=progress,
+        partitions=len(history.partitions),
+        settings_sha256=settings_sha256(settings),
+        git_revision=git_revision(Path.cwd()),
+        headrace_version=__version__,
+        created_ms=now_ms,
+    )
+
+
+def begin_run(settings: Settings, plan: Plan, models: tuple[str, ...]) -> Run:
+    """Ask Triton what answers, and put the run into the runs topic.
+
+    Args:
+        settings: of the pipeline, with the Triton that the run is to have.
+        plan: made by ``planned``.
+        models: those that are asked for, in the words of the command line.
+
+    Raises:
+        ConfigError: a model that was asked for is not served, or there is a run of that id.
+        UnavailableError, FatalError: Kafka, the registry or Triton does not let us.
+    """
+    replayed = [route for route in settings.routes if not plan.routes or route.name in plan.routes]
+    plan = replace(plan, models=_pins(settings, replayed, forced_pins(models, settings.routes)))
+    run = Run(plan, RunState.RUNNING, plan.created_ms)
+    with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
         RunStore(settings, registry).begin(run)
-        return run
+    return run
 
 
 def resume_run(settings: Settings, run_id: str) -> Run:

@@ -304,7 +304,7 @@ class Scene:
         """
         wanted = {each.position for each in sent}
         self._read_while(lambda: wanted - {each.answers for each in self.answers}, seconds, "an answer to each request")
-        wait_until(self._is_committed, 30, "all offsets to be committed")
+        wait_until(self.is_committed, 30, "all offsets to be committed")
         self.answers = self.everything()
         counts = Counter(each.answers for each in self.answers if each.answers in wanted)
         assert {position: number for position, number in counts.items() if number != 1} == {}
@@ -330,8 +330,8 @@ class Scene:
             reader.close()
         return found
 
-    def _is_committed(self) -> bool:
-        """Not known while the group's coordinator has just come back."""
+    def is_committed(self) -> bool:
+        """Whether every request's offset is; not known while the group's coordinator has just come back."""
         try:
             return self.lag() == 0
         except KafkaException as exception:

@@ -29,6 +29,9 @@ def speech(name: str) -> Path:
     return DATA / "speech" / name
 
 
+SOMEWHERE = Provenance("in", 1, 7, 1)
+
+
 class Writer:
     """Writes to the output topics what a worker would, or what it never would."""
 
@@ -42,16 +45,16 @@ class Writer:
         for number in numbers:
             self.write(self._topics.results, self.result(number), key)
 
-    def result(self, number: int) -> bytes:
-        """The result of the request at this offset, as it is on the wire."""
-        place = Provenance("in", 0, number, 1)
+    def result(self, number: int, place: Provenance | None = None) -> bytes:
+        """A result with this number as its id, as it is on the wire: of the request at this place, or offset."""
+        place = place or Provenance("in", 0, number, 1)
         content = InferenceResult(str(uuid.UUID(int=number)), "OK", (), place, Timings(0, 0, 0), 1, "w", 1)
         return encode_result(content, self._ids.result)
 
-    def dead_letter(self, code: str = "BAD", correlation_id: bytes = b"c") -> None:
-        letter = DeadLetter(None, b"value", (), Provenance("in", 1, 7, 1), "infer", code, "wrong", 1, 1, 1, "w")
+    def dead_letter(self, code: str = "BAD", correlation_id: bytes = b"c", place: Provenance = SOMEWHERE) -> None:
+        letter = DeadLetter(None, b"value", (), place, "infer", code, "wrong", 1, 1, 1, "w")
         value = encode_dead_letter(letter, self._ids.dead_letter)
-        self.write(self._topics.dead_letters, value, correlation_id=correlation_id)
+        self.write(self._topics.dead_letters, value, partition=0, correlation_id=correlation_id)
 
     def write(
         self,

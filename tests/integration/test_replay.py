@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.kafka.admin import ensure_topics
+from headrace.pipeline.cli import cli
+from headrace.pipeline.errors import FatalError
 from headrace.pipeline.records import TopicSpec
 from tests.integration.avro_ends import Answer, Position, event, numbers, text
 from tests.integration.harness import Sent, wait_until
@@ -95,6 +98,32 @@ def test_replay_with_a_triton_of_its_own_needs_no_other_and_leaves_none_behind(s
     done = scene.run("replay", "--resume", "r", "--own-triton", "--json")
     assert done.returncode == 0, done.stderr
     assert counted(scene.outcomes("r")) == positions(sent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("REQUESTS", "--from", "yesterday"), "'yesterday' is no place in a topic"),
+        (("REQUESTS", "--from", "0:1200"), "1200"),
+        (("nowhere",), "topic nowhere does not exist"),
+        (("REQUESTS", "--route", "nowhere"), "nowhere"),
+        (("REQUESTS", "--run", "taken"), "there is a run taken: go on with it by --resume taken"),
+        (("--resume", "nothing"), "there is no run nothing"),
+    ],
+)
+def test_wrong_arguments_are_told_before_a_triton_is_started(
+    scene: Replays, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    def refuse(_: Sequence[Path]) -> NoReturn:
+        raise AssertionError("it starts a Triton")
+
+    monkeypatch.setattr("headrace.connectors.embedded.own_triton.own_triton", refuse)
+    if "taken" in arguments:
+        ensure_topics(scene.endpoints.bootstrap_servers, [TopicSpec(f"{scene.runs}.taken.progress", 1)])
+    words = [scene.requests if word == "REQUESTS" else word for word in arguments]
+    done = CliRunner().invoke(cli, scene.words("replay", *words, "--own-triton")[3:], env=scene.environment)
+    assert isinstance(done.exception, FatalError)
+    assert told in str(done.exception)
 
 
 def test_replay_fixes_its_end_when_it_begins(scene: Replays) -> None:

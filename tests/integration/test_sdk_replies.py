@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,6 +16,7 @@ from headrace import (
     InferenceClient,
     InferenceResult,
     InferenceTimeoutError,
+    Provenance,
     Settings,
     UnreadableRecordError,
 )
@@ -39,6 +43,13 @@ def client(settings: Settings) -> Iterator[InferenceClient]:
         yield client
 
 
+class Asked(NamedTuple):
+    """A request, as its headers have it, and where it lies."""
+
+    delivery: Delivery
+    place: Provenance
+
+
 class Worker:
     """Sees what the client asks for, and answers as it is told."""
 
@@ -48,21 +59,25 @@ class Worker:
         self._requests = CommittedReader(settings.kafka, settings.topics.requests, Beginning())
         self._records = self._requests.records(60)
 
-    def request(self) -> Delivery:
+    def request(self) -> Asked:
         """What the next request's headers ask for."""
-        return delivery_of(next(self._records).headers)
+        record = next(self._records)
+        return Asked(delivery_of(record.headers), record.provenance)
 
-    def reply(self, asked: Delivery, number: int) -> None:
-        self.reply_with(asked, self._writer.result(number))
+    def reply(self, asked: Asked, number: int) -> None:
+        self.reply_with(asked, self._writer.result(number, asked.place))
 
-    def reply_with(self, asked: Delivery, value: bytes | None, correlation_id: bytes | None = None) -> None:
-        assert asked.reply_topic is not None
-        assert asked.reply_partition is not None
-        correlation_id = correlation_id or asked.correlation_id or b""
-        self._writer.write(asked.reply_topic, value, partition=asked.reply_partition, correlation_id=correlation_id)
+    def reply_with(self, asked: Asked, value: bytes | None, correlation_id: bytes | None = None) -> None:
+        delivery = asked.delivery
+        assert delivery.reply_topic is not None
+        assert delivery.reply_partition is not None
+        correlation_id = correlation_id or delivery.correlation_id or b""
+        self._writer.write(
+            delivery.reply_topic, value, partition=delivery.reply_partition, correlation_id=correlation_id
+        )
 
-    def refuse(self, asked: Delivery, code: str) -> None:
-        self._writer.dead_letter(code, asked.correlation_id or b"")
+    def refuse(self, asked: Asked, code: str, place: Provenance | None = None) -> None:
+        self._writer.dead_letter(code, asked.delivery.correlation_id or b"", place or asked.place)
 
     def close(self) -> None:
         self._requests.close()
@@ -75,17 +90,18 @@ def worker(settings: Settings) -> Iterator[Worker]:
     worker.close()
 
 
-def offset(future: Future[InferenceResult]) -> int:
-    return future.result(15).provenance.offset
+def answered(future: Future[InferenceResult]) -> int:
+    return uuid.UUID(future.result(15).request_id).int
 
 
 def test_request_says_where_and_by_when_to_answer(client: InferenceClient, worker: Worker) -> None:
     future = client.submit("words", timeout_seconds=20)
     asked = worker.request()
-    assert (asked.reply_topic, asked.reply_partition) == (client.reply_topic, client.reply_partition)
-    assert asked.deadline_ms is not None
+    delivery = asked.delivery
+    assert (delivery.reply_topic, delivery.reply_partition) == (client.reply_topic, client.reply_partition)
+    assert delivery.deadline_ms is not None
     worker.reply(asked, 1)
-    assert offset(future) == 1
+    assert answered(future) == 1
 
 
 def test_answers_in_another_order_reach_their_own_calls(client: InferenceClient, worker: Worker) -> None:
@@ -94,10 +110,10 @@ def test_answers_in_another_order_reach_their_own_calls(client: InferenceClient,
     for _ in range(5):
         futures.append(client.submit("words"))
         asked.append(worker.request())
-    assert len({each.correlation_id for each in asked}) == 5
+    assert len({each.delivery.correlation_id for each in asked}) == 5
     for number in (3, 0, 4, 1, 2):
         worker.reply(asked[number], number)
-    assert [offset(future) for future in futures] == [0, 1, 2, 3, 4]
+    assert [answered(future) for future in futures] == [0, 1, 2, 3, 4]
 
 
 def test_second_answer_is_dropped_and_counted(client: InferenceClient, worker: Worker) -> None:
@@ -106,7 +122,7 @@ def test_second_answer_is_dropped_and_counted(client: InferenceClient, worker: W
     worker.reply(asked, 1)
     worker.reply(asked, 2)
     wait_until(lambda: client.late_replies == 1, 15, "the second answer")
-    assert offset(future) == 1
+    assert answered(future) == 1
 
 
 def test_others_records_in_the_reply_partition_are_passed_over(client: InferenceClient, worker: Worker) -> None:
@@ -115,7 +131,7 @@ def test_others_records_in_the_reply_partition_are_passed_over(client: Inference
     worker.reply_with(asked, b"garbage", b"somebody's")
     worker.reply_with(asked, None, b"else's")
     worker.reply(asked, 1)
-    assert offset(future) == 1
+    assert answered(future) == 1
     assert client.late_replies == 0
 
 
@@ -124,7 +140,7 @@ def test_reply_that_cannot_be_read_fails_its_call_alone(client: InferenceClient,
     by_order = [worker.request(), worker.request()]
     worker.reply_with(by_order[0], b"garbage")
     worker.reply(by_order[1], 1)
-    outcomes = [future.exception(15) or offset(future) for future in (broken, whole)]
+    outcomes = [future.exception(15) or answered(future) for future in (broken, whole)]
     (error,) = [outcome for outcome in outcomes if not isinstance(outcome, int)]
     assert isinstance(error, UnreadableRecordError)
     assert error.record.value == b"garbage"
@@ -133,19 +149,38 @@ def test_reply_that_cannot_be_read_fails_its_call_alone(client: InferenceClient,
 
 def test_dead_letter_of_a_request_fails_its_call(client: InferenceClient, worker: Worker) -> None:
     future = client.submit("words")
-    worker.refuse(worker.request(), "MODEL_REJECTED")
+    asked = worker.request()
+    worker.refuse(asked, "MODEL_REJECTED")
     error = future.exception(15)
     assert isinstance(error, DeadLetteredError)
     assert (error.stage, error.code, error.message) == ("infer", "MODEL_REJECTED", "wrong")
-    assert "in:1:7 became a dead letter" in str(error)
+    assert f"{client.topic}:{asked.place.partition}:{asked.place.offset} became a dead letter" in str(error)
     assert f"headrace dlq show {error.record.provenance.topic}:" in str(error)
+
+
+def test_dead_letter_of_a_later_stage_that_overtakes_the_result_is_not_the_answer(
+    client: InferenceClient, worker: Worker
+) -> None:
+    """What `also_to` makes of an event has its correlation id, and its outcome another topic's provenance, or place."""
+    future = client.submit("words")
+    asked = worker.request()
+    for foreign in (replace(asked.place, topic="next-stage"), replace(asked.place, offset=asked.place.offset + 1)):
+        worker.refuse(asked, "MODEL_REJECTED", foreign)
+    marked = client.submit("read when those two are")
+    worker.refuse(worker.request(), "MODEL_REJECTED")
+    assert isinstance(marked.exception(15), DeadLetteredError)
+    worker.reply(asked, 1)
+    assert answered(future) == 1
+    assert client.late_replies == 0
 
 
 def test_worker_that_refuses_a_late_request_is_a_time_out(client: InferenceClient, worker: Worker) -> None:
     """Its clock may be a little ahead: the caller sees one kind of error for one cause."""
     future = client.submit("words")
-    worker.refuse(worker.request(), "DEADLINE_EXCEEDED")
-    with pytest.raises(InferenceTimeoutError, match=r"refused in:1:7 as late: .*clocks"):
+    asked = worker.request()
+    worker.refuse(asked, "DEADLINE_EXCEEDED")
+    place = f"{client.topic}:{asked.place.partition}:{asked.place.offset}"
+    with pytest.raises(InferenceTimeoutError, match=f"refused {place} as late: .*clocks"):
         future.result(15)
 
 
@@ -153,9 +188,9 @@ def test_answer_before_the_client_was_made_is_not_its_own(settings: Settings, wo
     with InferenceClient(settings, reply_partition=1) as first:
         future = first.submit("words")
         worker.reply(worker.request(), 1)
-        assert offset(future) == 1
+        assert answered(future) == 1
     with InferenceClient(settings, reply_partition=1) as second:
         future = second.submit("words")
         worker.reply(worker.request(), 2)
-        assert offset(future) == 2
+        assert answered(future) == 2
         assert second.late_replies == 0

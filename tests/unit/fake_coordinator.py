@@ -49,6 +49,8 @@ class FakeCoordinator:
     undeliverable: deque[KafkaError] = field(default_factory=deque)
     brokerless: int = 0
     """So many of the next producers are told of no brokers, and never find one."""
+    gone: set[str] = field(default_factory=set)
+    """Topics that were deleted: they are not listed, and nothing is delivered to them."""
     largest_bytes: int | None = None
     """Of a batch, as a topic's ``max.message.bytes``: of all that a transaction produces, unless each goes alone."""
     unreadable: deque[KafkaError] = field(default_factory=deque)
@@ -109,6 +111,13 @@ class FakeMessage:
         return self._value
 
 
+@dataclass(frozen=True, slots=True)
+class FakeListing:
+    """What the brokers list."""
+
+    topics: set[str]
+
+
 class FakeProducer:
     """One transactional producer. Of two with one id the older is fenced. If it is brokerless nobody answers it."""
 
@@ -132,9 +141,10 @@ class FakeProducer:
             raise KafkaException(error(KafkaError._TIMED_OUT, "retriable"))
         self._coordinator.run("init", effect)
 
-    def list_topics(self, timeout: float) -> None:
+    def list_topics(self, timeout: float) -> FakeListing:
         if self.brokerless:
             raise KafkaException(error(KafkaError._TRANSPORT))
+        return FakeListing({"requests", "results"} - self._coordinator.gone)
 
     def begin_transaction(self) -> None:
         def effect() -> None:
@@ -183,6 +193,8 @@ class FakeProducer:
     def commit_transaction(self, timeout: float) -> None:
         def effect() -> None:
             self._check()
+            if any(each.topic() in self._coordinator.gone for each in self._messages):
+                raise KafkaException(error(KafkaError._TIMED_OUT, "retriable"))
             if self._coordinator.undeliverable:
                 self._on_delivery(self._coordinator.undeliverable.popleft(), self._messages[0])
                 raise KafkaException(error(KafkaError._STATE, "abortable"))

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from headrace import ClosedError, FatalError, HeadraceError, InferenceResult, InferenceTimeoutError, Provenance, Timings
+from headrace.connectors.kafka.producer import UNKNOWN_OFFSET, DeliveryReport
 from headrace.sdk.calls import Call, Calls
 
 WAIT_SECONDS = 10.0
@@ -36,16 +37,68 @@ def test_answers_reach_their_own_calls(calls: Calls) -> None:
     opened = [calls.open(LONG_SECONDS) for _ in range(100)]
     assert len({call.correlation_id for call in opened}) == 100
     for number, call in reversed([*enumerate(opened)]):
-        assert calls.answer(call.correlation_id, result(number))
+        calls.answer(call.correlation_id, result(number))
     assert [call.future.result(0).request_id for call in opened] == [str(number) for number in range(100)]
     assert (calls.in_flight, calls.late) == (0, 0)
 
 
 def test_second_answer_is_dropped_and_counted(calls: Calls) -> None:
     call = calls.open(LONG_SECONDS)
-    assert calls.answer(call.correlation_id, result(1))
-    assert not calls.answer(call.correlation_id, result(2))
+    calls.answer(call.correlation_id, result(1))
+    calls.answer(call.correlation_id, result(2))
     assert (call.future.result(0).request_id, calls.late) == ("1", 1)
+
+
+# --- whose outcome it is --------------------------------------------------------------------------------------------
+
+OWN = Provenance("in", 1, 7, 1)
+FOREIGN = (Provenance("next", 1, 7, 1), Provenance("in", 0, 7, 1), Provenance("in", 1, 8, 1))
+"""Of another topic, partition or offset: what the call's event was made into, say, with its correlation id."""
+
+
+def sent(offset: int = OWN.offset) -> DeliveryReport:
+    return DeliveryReport(OWN.topic, OWN.partition, offset, 1)
+
+
+@pytest.mark.parametrize("place", FOREIGN)
+def test_outcome_of_another_record_is_passed_over(calls: Calls, place: Provenance) -> None:
+    call = calls.open(LONG_SECONDS)
+    calls.delivered(call, sent())
+    calls.answer(call.correlation_id, FatalError("a later stage's dead letter"), place)
+    assert not call.future.done()
+    calls.answer(call.correlation_id, result(1), OWN)
+    assert (call.future.result(0).request_id, calls.late, calls.in_flight) == ("1", 0, 0)
+
+
+@pytest.mark.parametrize("place", FOREIGN)
+def test_outcome_that_overtakes_the_delivery_report_is_judged_by_it(calls: Calls, place: Provenance) -> None:
+    call = calls.open(LONG_SECONDS)
+    calls.answer(call.correlation_id, FatalError("a later stage's dead letter"), place)
+    calls.answer(call.correlation_id, result(1), OWN)
+    assert not call.future.done()
+    calls.delivered(call, sent())
+    assert (call.future.result(0).request_id, calls.late, calls.in_flight) == ("1", 0, 0)
+
+
+def test_outcome_of_a_record_whose_offset_is_not_known_is_told_by_its_partition(calls: Calls) -> None:
+    """The broker had it already when it was sent again, and does not say where."""
+    call = calls.open(LONG_SECONDS)
+    calls.delivered(call, sent(UNKNOWN_OFFSET))
+    calls.answer(call.correlation_id, result(1), Provenance("in", 0, 7, 1))
+    assert not call.future.done()
+    calls.answer(call.correlation_id, result(2), OWN)
+    assert call.future.result(0).request_id == "2"
+
+
+def test_delivery_report_of_a_call_that_has_ended_ends_nothing(calls: Calls) -> None:
+    call = calls.open(LONG_SECONDS)
+    calls.answer(call.correlation_id, result(1), OWN)
+    assert call.future.cancel()
+    calls.delivered(call, sent())
+    assert (calls.late, calls.in_flight) == (1, 0)
+
+
+# --- how it may end -------------------------------------------------------------------------------------------------
 
 
 def test_calls_expire_in_the_order_of_their_deadlines(calls: Calls) -> None:
@@ -68,7 +121,7 @@ def test_answer_after_the_time_out_is_dropped_and_counted(calls: Calls) -> None:
     call, other = calls.open(0.01), calls.open(LONG_SECONDS)
     with pytest.raises(InferenceTimeoutError, match=r"0\.01 s are over"):
         call.future.result(WAIT_SECONDS)
-    assert not calls.answer(call.correlation_id, result())
+    calls.answer(call.correlation_id, result())
     assert calls.late == 1
     assert not other.future.done()
     assert calls.in_flight == 1
@@ -86,7 +139,7 @@ def test_cancelled_call_is_forgotten(calls: Calls) -> None:
     call = calls.open(LONG_SECONDS)
     assert call.future.cancel()
     assert calls.in_flight == 0
-    assert not calls.answer(call.correlation_id, result())
+    calls.answer(call.correlation_id, result())
     assert calls.late == 1
     with pytest.raises(CancelledError):
         call.future.result(0)
@@ -102,7 +155,7 @@ def test_answer_that_meets_a_cancelled_call_is_counted(calls: Calls) -> None:
 
     call = calls.open(LONG_SECONDS)
     call.future = Overtaken()
-    assert not calls.answer(call.correlation_id, result())
+    calls.answer(call.correlation_id, result())
     assert calls.late == 1
 
 

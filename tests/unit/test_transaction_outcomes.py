@@ -10,7 +10,8 @@ import threading
 import pytest
 from confluent_kafka import KafkaError
 
-from headrace.connectors.kafka import transaction
+from headrace.connectors.kafka import gone_topics, transaction
+from headrace.connectors.kafka.gone_topics import GoneTopics
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord
@@ -163,7 +164,7 @@ async def test_undelivered_records_reason_is_told_when_the_aborts_are_used_up() 
     bench = Bench()
     reason = error(KafkaError._MSG_TIMED_OUT, "retriable")
     bench.coordinator.undeliverable.extend([reason] * 100)
-    with pytest.raises(FatalError, match=r"keeps failing: commit_transaction: why \(_MSG_TIMED_OUT\)"):
+    with pytest.raises(FatalError, match=r"keeps failing: produce to results: why \(_MSG_TIMED_OUT\)"):
         await bench.commit()
     assert bench.coordinator.count("abort") == transaction.MAX_ABORTS + 1
     assert bench.visible == NOTHING
@@ -195,6 +196,57 @@ async def test_first_of_several_undelivered_records_tells_why() -> None:
     with pytest.raises(FatalError, match="TOPIC_AUTHORIZATION_FAILED"):
         await bench.commit()
     assert bench.visible == NOTHING
+
+
+# --- topics that are gone -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gone_topics, "GONE_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_topic_that_is_gone_is_named_long_before_the_calls_time_is_up() -> None:
+    """librdkafka tells nothing of it: the commit times out again and again, as if it were only late."""
+    bench = Bench()
+    bench.coordinator.gone.add("results")
+    async with asyncio.timeout(10):
+        with pytest.raises(FatalError, match=r"topic results is gone from nowhere:9092: `headrace topics create`"):
+            await bench.commit()
+    assert bench.coordinator.epochs == {"mill-0-0": 2}, "what was open is not left to time out"
+    assert bench.visible == NOTHING
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("topic", ["requests", "results"])
+async def test_topic_that_is_gone_is_named_if_its_records_fail_at_once(topic: str) -> None:
+    bench = Bench()
+    bench.coordinator.answer("commit", ABORTABLE, times=10**6, before=lambda: bench.coordinator.gone.add(topic))
+    with pytest.raises(FatalError, match=f"topic {topic} is gone"):
+        await bench.commit()
+    assert bench.visible == NOTHING
+
+
+async def test_topic_that_is_made_again_in_time_is_written_to() -> None:
+    bench = Bench()
+    bench.coordinator.gone.add("results")
+    bench.coordinator.answer("commit", TIMED_OUT, times=3)
+    bench.coordinator.answer("commit", None, before=bench.coordinator.gone.clear)
+    assert await bench.commit()
+    assert bench.visible == ONCE
+
+
+def test_topic_that_one_broker_has_not_heard_of_yet_is_not_gone() -> None:
+    clock = iter((0.0, 9.9, 9.9, 10.0, 19.9, 19.9, 20.0)).__next__
+    topics = GoneTopics({"a", "b"}, clock)
+    topics.see({"a"})
+    assert topics.names == []
+    topics.see({"a", "b"})
+    topics.see({"a"})
+    assert topics.names == []
+    topics.see(set())
+    assert topics.names == ["b"]
 
 
 # --- the end --------------------------------------------------------------------------------------------------------
