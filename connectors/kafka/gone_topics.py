@@ -21,14 +21,14 @@ class GoneTopics:
         self._wanted = wanted
         self._clock = clock
         self._since: dict[str, float] = {}
+        self._seen = 0.0
 
     def see(self, listed: Collection[str]) -> None:
         """What the brokers list now."""
-        now = self._clock()
+        self._seen = now = self._clock()
         self._since = {topic: self._since.get(topic, now) for topic in self._wanted if topic not in listed}
 
     @property
     def names(self) -> list[str]:
-        """Those that were not listed for ``GONE_SECONDS``, sorted."""
-        now = self._clock()
-        return sorted(topic for topic, since in self._since.items() if now - since >= GONE_SECONDS)
+        """Those that no listing had for ``GONE_SECONDS``, up to the last one, sorted."""
+        return sorted(topic for topic, since in self._since.items() if self._seen - since >= GONE_SECONDS)
