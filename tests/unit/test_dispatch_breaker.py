@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from headrace.pipeline import metrics
-from headrace.pipeline.breakers import LONGEST_WAIT_SECONDS, Breakers
+from headrace.pipeline.breakers import LONGEST_WAIT_SECONDS, MAX_OTHERS, Breakers
 from headrace.pipeline.errors import ExhaustedError, PoisonError, RetriableError
-from headrace.pipeline.ports import InferCall, ModelSignature
+from headrace.pipeline.ports import InferCall, InferReply, ModelSignature
 from headrace.pipeline.records import PartOutput
 from tests.unit.dispatch_bench import Bench, fails_times
 from tests.unit.fakes import TEXT, LoopClock, on_virtual_time
@@ -258,7 +259,7 @@ async def test_nobody_waits_for_a_breaker_that_has_become_half_open() -> None:
     breakers = Breakers(bench.route, LoopClock(), bench.holds.append)
     task = bench.task(0)
     for _ in range(3):
-        breakers.failed(task)
+        breakers.failed(task, LoopClock().monotonic())
     await asyncio.sleep(4.9)
     assert not breakers.admits(task)
     await asyncio.sleep(0.2)
@@ -322,25 +323,135 @@ async def test_breakers_of_a_routes_model_and_its_fallback_are_measured() -> Non
 
 
 @on_virtual_time
-async def test_a_breaker_is_kept_only_from_a_failure_to_the_next_answer() -> None:
-    bench = breaking()
+async def test_versions_that_events_name_leave_no_more_than_so_many_breakers() -> None:
+    bench = breaking(name="many", breaker={**BREAKER, "failures": 1})
     await bench.begin()
-    breakers = bench.dispatcher._breakers
-    for version in range(100):
-        task = bench.task(0, version=f"{version}")
-        assert breakers.admits(task)
-        breakers.answered(task)
-    assert not breakers._breakers
-    task = bench.task(0)
-    for _ in range(2):
-        for _ in range(3):
-            breakers.failed(task)
-        assert (len(breakers._breakers), len(breakers._timers)) == (1, 1)
-        await asyncio.sleep(5.1)
-        assert not breakers._timers
-        assert breakers.admits(task)
-        breakers.answered(task)
-        assert not breakers._breakers
+    breakers = Breakers(bench.route, LoopClock(), bench.holds.append)
+    changes = breaker_changes("many")
+    for version in range(3 * MAX_OTHERS):
+        breakers.failed(bench.task(0), 0.0)
+        breakers.failed(bench.task(0, version=f"{version}"), 0.0)
+    kept = [version for version in range(3 * MAX_OTHERS) if not breakers.admits(bench.task(0, version=f"{version}"))]
+    assert kept == list(range(2 * MAX_OTHERS, 3 * MAX_OTHERS))
+    assert not breakers.admits(bench.task(0))
+    await asyncio.sleep(BREAKER["open_seconds"])  # none of those that are forgotten changes any more
+    assert breaker_changes("many") - changes == {"open": 1, "half_open": 1}
+    breakers.close()
+
+
+@on_virtual_time
+async def test_version_that_does_not_exist_leaves_nothing_behind() -> None:
+    bench = breaking(retries={"max_backoff_seconds": 5})
+    await bench.begin(records=200)
+    for version in range(100, 300):
+        bench.client.not_ready.add(("echo", f"{version}"))
+    await bench.dispatcher.submit([bench.task(each, version=f"{100 + each}") for each in range(200)])
+    assert bench.codes == dict.fromkeys(range(200), "MODEL_NOT_FOUND")
+    assert bench.client.calls == []
+
+
+def away(bench: Bench) -> None:
+    """The route's model fails from now on, and its fallback is not loaded."""
+    fails(bench, "echo")
+    bench.client.not_ready.add(("small", ""))
+
+
+LONG = {"failures": 3, "open_seconds": 1000, "max_open_seconds": 1000}
+PATIENCE_SECONDS = 5.0
+"""Of ``ONE_ATTEMPT``."""
+
+
+@on_virtual_time
+async def test_records_that_come_while_the_fallback_is_away_wait_for_it_together() -> None:
+    bench = breaking(topics=["urgent"], fallback={"model": "small"}, breaker=LONG)
+    away(bench)
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    began = LoopClock().monotonic()
+    await bench.submit(*range(3, 13))
+    assert PATIENCE_SECONDS <= LoopClock().monotonic() - began < 2 * PATIENCE_SECONDS
+    assert [bench.codes[each] for each in range(3, 13)] == ["MODEL_UNAVAILABLE"] * 10
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@on_virtual_time
+async def test_records_that_are_queued_when_the_fallback_is_away_wait_for_it_together(concurrency: int) -> None:
+    bench = breaking(topics=["urgent"], fallback={"model": "small"}, breaker=LONG, max_concurrency=concurrency)
+    away(bench)
+    await bench.begin()
+    await bench.submit(*range(13))
+    await asyncio.sleep(PATIENCE_SECONDS - 1)
+    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 3
+    await asyncio.sleep(PATIENCE_SECONDS)
+    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 3 + ["MODEL_UNAVAILABLE"] * 10
+
+
+@on_virtual_time
+async def test_fallback_that_comes_back_in_time_answers_all_that_waited_for_it() -> None:
+    bench = breaking(topics=["urgent"], fallback={"model": "small"}, breaker={**LONG, "open_seconds": 20})
+    away(bench)
+    await bench.begin()
+    await bench.submit(*range(6))
+    await asyncio.sleep(PATIENCE_SECONDS - 1)
+    bench.client.not_ready.clear()
+    await bench.submit(*range(6, 9))
+    await asyncio.sleep(20)  # the fallback has a breaker, too
+    assert models(bench) == dict.fromkeys(range(3, 9), "small")
+
+
+@pytest.mark.parametrize("outcome", [None, BUSY])
+@on_virtual_time
+async def test_call_that_began_before_it_opened_does_not_decide_for_the_probe(outcome: Exception | None) -> None:
+    bench = breaking(name="old", max_concurrency=4, batch={"max_records": 1})
+    infer = bench.client.infer
+    slow: asyncio.Event = asyncio.Event()
+
+    async def scripted(call: InferCall, timeout_seconds: float) -> InferReply:
+        if call.inputs["IN"][0][0] == b"t0":
+            await slow.wait()
+            if outcome:
+                raise outcome
+        return await infer(call, timeout_seconds)
+
+    bench.client.infer = scripted  # type: ignore[method-assign]
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(4))
+    await asyncio.sleep(5.5)
+    assert measured("old") == {"echo": 1}
+    fails(bench)
+    slow.set()
+    await asyncio.sleep(0.5)
+    assert measured("old") == {"echo": 1}
+    await bench.submit(4)
+    await asyncio.sleep(0.5)
+    assert (measured("old"), bench.codes[4]) == ({"echo": 0}, "ok")
+
+
+@on_virtual_time
+async def test_probe_that_fails_unexpectedly_leaves_none_waiting() -> None:
+    bench = breaking()
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(5.5)
+    bench.client.script = fails_times(1, ValueError("nobody expects this"))
+    await bench.submit(3, 4)
+    await asyncio.sleep(1)
+    assert (bench.codes[3], bench.codes[4]) == ("UNEXPECTED", "ok")
+
+
+def breaker_changes(route: str) -> Counter[str]:
+    """How often the breakers of a route's models became what, by ``headrace_breaker_changes_total``."""
+    [counter] = metrics.BREAKER_CHANGES.collect()
+    return Counter(
+        {
+            each.labels["state"]: int(each.value)
+            for each in counter.samples
+            if each.labels["route"] == route and each.name.endswith("_total")
+        }
+    )
 
 
 def measured(route: str) -> dict[str, float]:
