@@ -339,17 +339,6 @@ async def test_versions_that_events_name_leave_no_more_than_so_many_breakers() -
     breakers.close()
 
 
-@on_virtual_time
-async def test_version_that_does_not_exist_leaves_nothing_behind() -> None:
-    bench = breaking(retries={"max_backoff_seconds": 5})
-    await bench.begin(records=200)
-    for version in range(100, 300):
-        bench.client.not_ready.add(("echo", f"{version}"))
-    await bench.dispatcher.submit([bench.task(each, version=f"{100 + each}") for each in range(200)])
-    assert bench.codes == dict.fromkeys(range(200), "MODEL_NOT_FOUND")
-    assert bench.client.calls == []
-
-
 def away(bench: Bench) -> None:
     """The route's model fails from now on, and its fallback is not loaded."""
     fails(bench, "echo")
