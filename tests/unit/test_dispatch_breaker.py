@@ -4,44 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from headrace.pipeline import metrics
 from headrace.pipeline.breakers import LONGEST_WAIT_SECONDS, MAX_OTHERS, Breakers
-from headrace.pipeline.errors import ExhaustedError, PoisonError, RetriableError
-from headrace.pipeline.ports import InferCall, InferReply, ModelSignature
-from headrace.pipeline.records import PartOutput
-from tests.unit.dispatch_bench import Bench, fails_times
-from tests.unit.fakes import TEXT, LoopClock, on_virtual_time
-
-BREAKER = {"failures": 3, "open_seconds": 5, "max_open_seconds": 20}
-ONE_ATTEMPT = {"max_attempts": 1}
-BUSY = RetriableError("busy")
-
-
-def breaking(**route: Any) -> Bench:
-    """One call at a time, of one record, with one attempt, and a second model, ``small``, that may answer instead."""
-    settings = {"breaker": BREAKER, "retries": ONE_ATTEMPT, "batch": {"max_records": 1}, "max_concurrency": 1, **route}
-    bench = Bench(**settings)
-    bench.client.models["small"] = replace(TEXT, name="small")
-    return bench
-
-
-def fails(bench: Bench, *models: str) -> None:
-    """From now on these models answer with an error, and the others with an answer."""
-
-    def script(call: InferCall) -> Exception | None:
-        return BUSY if call.model in models else None
-
-    bench.client.script = script
-
-
-def models(bench: Bench) -> dict[int, str]:
-    """Which model has answered."""
-    return {offset: each.model for offset, each in sorted(bench.outcomes.items()) if isinstance(each, PartOutput)}
+from headrace.pipeline.errors import ExhaustedError, PoisonError
+from headrace.pipeline.ports import InferCall, InferReply
+from tests.unit.dispatch_bench import BREAKER, BUSY, ONE_ATTEMPT, breaking, fails, fails_times
+from tests.unit.fakes import LoopClock, on_virtual_time
 
 
 @on_virtual_time
@@ -77,66 +48,6 @@ async def test_what_was_queued_when_it_opened_is_put_off_too() -> None:
     await bench.submit(*range(6))
     await asyncio.sleep(1)
     assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 3 + ["BREAKER_OPEN"] * 3
-
-
-@on_virtual_time
-async def test_fallback_answers_while_the_breaker_is_open_and_no_longer() -> None:
-    bench = breaking(fallback={"model": "small"})
-    fails(bench, "echo")
-    await bench.begin()
-    await bench.submit(*range(5))
-    await asyncio.sleep(1)
-    assert models(bench) == {3: "small", 4: "small"}
-    fails(bench)
-    await asyncio.sleep(5)
-    await bench.submit(5, 6)
-    await asyncio.sleep(1)
-    assert models(bench) == {3: "small", 4: "small", 5: "echo", 6: "echo"}
-
-
-@on_virtual_time
-async def test_probe_goes_alone_and_the_others_to_the_fallback_meanwhile() -> None:
-    bench = breaking(fallback={"model": "small"}, max_concurrency=4)
-    fails(bench, "echo")
-    await bench.begin()
-    await bench.submit(*range(3))
-    await asyncio.sleep(5.5)
-    before = len(bench.client.calls)
-    await bench.submit(*range(3, 9))
-    await asyncio.sleep(1)
-    called = [call.model for call in bench.client.calls[before:]]
-    assert (called.count("echo"), called.count("small")) == (1, 5)
-    assert bench.codes[3] == "RETRIES_EXHAUSTED"  # the probe
-    before = len(bench.client.calls)
-    await asyncio.sleep(8)  # the wait has doubled
-    await bench.submit(9)
-    await asyncio.sleep(1)
-    assert [call.model for call in bench.client.calls[before:]] == ["small"]
-
-
-@on_virtual_time
-async def test_event_that_names_its_model_is_answered_by_no_other() -> None:
-    bench = breaking(fallback={"model": "small"}, retries={**ONE_ATTEMPT, "delays": ["5s"]})
-    fails(bench, "echo")
-    await bench.begin()
-    await bench.submit(*range(3))
-    await asyncio.sleep(1)
-    task = bench.task(3)
-    task.journey.request = replace(task.journey.request, model="echo")
-    await bench.dispatcher.submit([task])
-    await asyncio.sleep(1)
-    assert bench.codes[3] == "BREAKER_OPEN"
-
-
-@on_virtual_time
-async def test_fallback_that_fails_too_is_not_asked_for_ever() -> None:
-    bench = breaking(fallback={"model": "small"}, retries={**ONE_ATTEMPT, "delays": ["5s"]})
-    fails(bench, "echo", "small")
-    await bench.begin()
-    await bench.submit(*range(9))
-    await asyncio.sleep(1)
-    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 6 + ["BREAKER_OPEN"] * 3
-    assert [call.model for call in bench.client.calls] == ["echo"] * 3 + ["small"] * 3
 
 
 @on_virtual_time
@@ -226,32 +137,6 @@ async def test_probe_of_a_partition_that_goes_leaves_the_next_one_its_turn() -> 
     assert bench.codes[4] == "ok"
 
 
-@pytest.mark.parametrize("concurrency", [1, 2])
-@pytest.mark.parametrize("latency_seconds", [4.0, 4.8, 5.0, 6.0])
-@on_virtual_time
-async def test_breaker_that_becomes_half_open_while_others_are_diverted_leaves_none_waiting(
-    latency_seconds: float, concurrency: int
-) -> None:
-    batch = {"max_records": 2, "max_delay_seconds": 0.1}
-    bench = breaking(fallback={"model": "small"}, batch=batch, max_concurrency=concurrency)
-    signature = bench.client.signature
-
-    async def slow(model: str, version: str = "") -> ModelSignature:
-        if model == "small":
-            await asyncio.sleep(latency_seconds)
-        return await signature(model, version)
-
-    bench.client.signature = slow  # type: ignore[method-assign]
-    fails(bench, "echo")
-    bench.client.latency_seconds = 0.5
-    await bench.begin()
-    await bench.submit(*range(9))
-    await asyncio.sleep(3)
-    fails(bench)
-    await asyncio.sleep(60)
-    assert bench.outcomes.keys() == set(range(9))
-
-
 @on_virtual_time
 async def test_nobody_waits_for_a_breaker_that_has_become_half_open() -> None:
     bench = breaking()
@@ -337,56 +222,6 @@ async def test_versions_that_events_name_leave_no_more_than_so_many_breakers() -
     await asyncio.sleep(BREAKER["open_seconds"])  # none of those that are forgotten changes any more
     assert breaker_changes("many") - changes == {"open": 1, "half_open": 1}
     breakers.close()
-
-
-def away(bench: Bench) -> None:
-    """The route's model fails from now on, and its fallback is not loaded."""
-    fails(bench, "echo")
-    bench.client.not_ready.add(("small", ""))
-
-
-LONG = {"failures": 3, "open_seconds": 1000, "max_open_seconds": 1000}
-PATIENCE_SECONDS = 5.0
-"""Of ``ONE_ATTEMPT``."""
-
-
-@on_virtual_time
-async def test_records_that_come_while_the_fallback_is_away_wait_for_it_together() -> None:
-    bench = breaking(topics=["urgent"], fallback={"model": "small"}, breaker=LONG)
-    away(bench)
-    await bench.begin()
-    await bench.submit(*range(3))
-    await asyncio.sleep(1)
-    began = LoopClock().monotonic()
-    await bench.submit(*range(3, 13))
-    assert PATIENCE_SECONDS <= LoopClock().monotonic() - began < 2 * PATIENCE_SECONDS
-    assert [bench.codes[each] for each in range(3, 13)] == ["MODEL_UNAVAILABLE"] * 10
-
-
-@pytest.mark.parametrize("concurrency", [1, 3])
-@on_virtual_time
-async def test_records_that_are_queued_when_the_fallback_is_away_wait_for_it_together(concurrency: int) -> None:
-    bench = breaking(topics=["urgent"], fallback={"model": "small"}, breaker=LONG, max_concurrency=concurrency)
-    away(bench)
-    await bench.begin()
-    await bench.submit(*range(13))
-    await asyncio.sleep(PATIENCE_SECONDS - 1)
-    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 3
-    await asyncio.sleep(PATIENCE_SECONDS)
-    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 3 + ["MODEL_UNAVAILABLE"] * 10
-
-
-@on_virtual_time
-async def test_fallback_that_comes_back_in_time_answers_all_that_waited_for_it() -> None:
-    bench = breaking(topics=["urgent"], fallback={"model": "small"}, breaker={**LONG, "open_seconds": 20})
-    away(bench)
-    await bench.begin()
-    await bench.submit(*range(6))
-    await asyncio.sleep(PATIENCE_SECONDS - 1)
-    bench.client.not_ready.clear()
-    await bench.submit(*range(6, 9))
-    await asyncio.sleep(20)  # the fallback has a breaker, too
-    assert models(bench) == dict.fromkeys(range(3, 9), "small")
 
 
 @pytest.mark.parametrize("outcome", [None, BUSY])
