@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import threading
+import uuid
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -8,7 +11,11 @@ from hypothesis import strategies as st
 
 from headrace.pipeline.budget import Budget, worker_budget
 from headrace.pipeline.config import Settings
+from headrace.pipeline.replay.rules import ReplayRules
 from headrace.pipeline.retrying import delay_topics
+from headrace.pipeline.worker import Connections, Worker
+from tests.unit.fake_connections import FakeConnections
+from tests.unit.fakes import FakeBroker, LoopClock, on_virtual_time
 
 
 def test_is_full_by_records_or_by_bytes() -> None:
@@ -153,3 +160,25 @@ def test_replay_of_a_pipeline_with_lanes_is_bounded(topic: str) -> None:
     assert budget.full
     budget.release(9, 9, topic)
     assert budget.room_records == 9
+
+
+@pytest.mark.parametrize("replays", [False, True])
+@on_virtual_time
+async def test_worker_divides_its_budget_unless_it_replays(replays: bool) -> None:
+    settings = LANES.model_copy(update={"name": f"mill-{uuid.uuid4()}"})
+    connections = FakeConnections(FakeBroker(), settings)
+
+    async def nobody(*_: object) -> None:
+        raise AssertionError("nothing was sent")
+
+    rules = ReplayRules(frozenset(), {}) if replays else None
+    worker = Worker(settings, lambda: cast("Connections", connections), LoopClock(), nobody, nobody, rules=rules)
+    running = asyncio.create_task(worker.run())
+    await connections.consuming.wait()
+    assert connections.source is not None
+    budget = connections.source.budget
+    budget.take(9, 9, "urgent")
+    assert budget.full == replays
+    budget.release(9, 9, "urgent")
+    await worker.stop()
+    await running
