@@ -6,6 +6,7 @@ After Nygard, *Release It!*: closed (all calls), open (none), half-open (one, wh
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 
 from headrace.pipeline.config_breaker import BreakerSettings
@@ -47,6 +48,7 @@ class Breaker:
         self._on_change = on_change
         self._failures = 0
         self._open_seconds = 0.0
+        self._since = -math.inf
         self._until = 0.0
         self._probing = False
         self.state = BreakerState.CLOSED
@@ -55,11 +57,6 @@ class Breaker:
     def remaining_seconds(self) -> float:
         """Until a probe may be made; 0 if it may, or if none is needed."""
         return max(0.0, self._until - self._clock.monotonic()) if self.state is BreakerState.OPEN else 0.0
-
-    @property
-    def as_new(self) -> bool:
-        """Whether nothing is known against the model: closed, and its last call was answered."""
-        return self.state is BreakerState.CLOSED and not self._failures
 
     @property
     def refusing(self) -> bool:
@@ -73,7 +70,7 @@ class Breaker:
         return self.state
 
     def admits(self) -> bool:
-        """Whether a call may begin now. A probe must end: with ``answered``, ``failed`` or ``unknown``."""
+        """Whether a call may begin now. A probe's outcome must be told, with ``answered`` or ``failed``."""
         match self.look():
             case BreakerState.CLOSED:
                 return True
@@ -83,15 +80,23 @@ class Breaker:
             case _:
                 return False
 
-    def answered(self) -> None:
-        """A call was answered, if only with a refusal of its input: the model is there."""
+    def answered(self, began: float) -> None:
+        """A call was answered, if only with a refusal of its input: the model is there.
+
+        Args:
+            began: when the call did, by the clock. Calls that began in an earlier state say nothing of this one.
+        """
+        if began < self._since:
+            return
         self._failures = 0
         if self.state is BreakerState.HALF_OPEN:
             self._open_seconds = 0.0
             self._become(BreakerState.CLOSED)
 
-    def failed(self) -> None:
-        """A call failed, or was not answered. Those that began before it opened say nothing new."""
+    def failed(self, began: float) -> None:
+        """A call that ``began`` then failed, or was not answered (see ``answered``)."""
+        if began < self._since:
+            return
         match self.state:
             case BreakerState.CLOSED:
                 self._failures += 1
@@ -101,10 +106,6 @@ class Breaker:
                 self._open()
             case BreakerState.OPEN:
                 pass
-
-    def unknown(self) -> None:
-        """The probe came to nothing: nobody wanted it any more."""
-        self._probing = False
 
     def _open(self) -> None:
         longest = self._settings.max_open_seconds
@@ -117,5 +118,6 @@ class Breaker:
         if state not in self.state.next:
             raise ValueError(f"a breaker that is {self.state.value} cannot become {state.value}")
         self._probing = False
+        self._since = self._clock.monotonic()
         self.state = state
         self._on_change(state)

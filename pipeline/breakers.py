@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 LONGEST_WAIT_SECONDS = 1.0
 """A drain waits for those that wait here, and deadlines pass meanwhile: so often they look."""
 
+MAX_OTHERS = 100
+"""Events may name any number of versions: of those so many breakers are kept, of the ones that failed last."""
+
 Model = tuple[str, str]
 """Name and version, an empty one if the server is to choose."""
 
@@ -67,28 +70,26 @@ class Breakers:
         # With its last delay behind it it would be a dead letter: while a probe is under way, it waits for that.
         return breaker.state is BreakerState.OPEN or retry is None or retry.number < len(delays)
 
-    def answered(self, task: PartTask) -> None:
-        """A call to its model was answered."""
+    def answered(self, task: PartTask, began: float) -> None:
+        """A call to its model was answered (see ``Breaker.answered``)."""
         if breaker := self._of(task):
-            breaker.answered()
-            if breaker.as_new:
-                del self._breakers[task.model, task.version]
+            breaker.answered(began)
 
-    def failed(self, task: PartTask) -> None:
+    def failed(self, task: PartTask, began: float) -> None:
         """A call to its model failed."""
         if self._route.breaker is None:
             return
         model = (task.model, task.version)
-        breaker = self._breakers.get(model)
-        if breaker is None:  # only now: events may name any number of versions
-            breaker = self._breakers[model] = Breaker(self._route.breaker, self._clock, partial(self._note, model))
-        breaker.failed()
-
-    def unknown(self, task: PartTask) -> None:
-        """A call that was admitted is not made."""
-        if breaker := self._of(task):
-            breaker.unknown()
-            self._changed.set()
+        breaker = self._breakers.pop(model, None)
+        if breaker is None:
+            breaker = Breaker(self._route.breaker, self._clock, partial(self._note, model))
+        self._breakers[model] = breaker  # as the one that failed last
+        breaker.failed(began)
+        others = [each for each in self._breakers if each not in self._measured]
+        for model in others[:-MAX_OTHERS]:
+            del self._breakers[model]
+            if timer := self._timers.pop(model, None):
+                timer.cancel()
 
     async def wait(self, task: PartTask) -> None:
         """Until a call may be admitted, as far as is known, or for ``LONGEST_WAIT_SECONDS``: then ask again."""
@@ -127,7 +128,7 @@ class Breakers:
         return self._route.breaker.failures if self._route.breaker else 0
 
     def _of(self, task: PartTask) -> Breaker | None:
-        """None if its model has not failed since it last answered."""
+        """None if its model has not failed yet, or long ago."""
         return self._breakers.get((task.model, task.version))
 
     def _note(self, model: Model, state: BreakerState) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+from headrace.pipeline.config import Settings
+from headrace.pipeline.retrying import delay_topics
 
 RESUMED_SHARE = 0.5
 """A topic that has been paused for want of room is read again when this much of its share is taken: to pause throws
@@ -39,18 +42,18 @@ class _Share:
 class Budget:
     """Records and bytes in flight in this worker.
 
-    Each lane has an equal share of it, and all other topics together have one: so none can take the room of another.
-    The consumer thread takes, the event loop releases.
+    Topics that are apart have an equal share of it, and all others together have one: so none can take the room of
+    another. The consumer thread takes, the event loop releases.
 
     Args:
         max_records, max_bytes: of all shares together.
-        lanes: topics with a share of their own.
+        apart: topics that have a share, each time for these together.
     """
 
-    def __init__(self, max_records: int, max_bytes: int, lanes: Collection[str] = ()) -> None:
-        count = len(lanes) + 1
+    def __init__(self, max_records: int, max_bytes: int, apart: Sequence[Collection[str]] = ()) -> None:
+        count = len(apart) + 1
         self._others, *own = (_Share(max(1, max_records // count), max(1, max_bytes // count)) for _ in range(count))
-        self._lanes = dict(zip(sorted(lanes), own, strict=True))
+        self._apart = {topic: share for topics, share in zip(apart, own, strict=True) for topic in topics}
         self._shares = (self._others, *own)
         self._room = threading.Condition()
 
@@ -68,26 +71,31 @@ class Budget:
         return all(share.full for share in self._shares)
 
     @property
+    def crowded(self) -> bool:
+        """Whether nothing more may be taken of some topic."""
+        return any(share.full for share in self._shares)
+
+    @property
     def room_records(self) -> int:
         """How many more records may be taken now, of all topics together; 0 if it is full."""
         return sum(share.max_records - share.records for share in self._shares if not share.full)
 
     def crowds_out(self, topic: str, paused: bool) -> bool:
         """Whether nothing more may be taken of this topic, or not much more and it is paused, while others go on."""
-        if not self._lanes:
+        if not self._apart:
             return False
-        share = self._lanes.get(topic, self._others)
+        share = self._apart.get(topic, self._others)
         return share.full or (paused and share.taken(RESUMED_SHARE))
 
     def take(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Consumer thread only."""
-        share = self._lanes.get(topic, self._others)
+        share = self._apart.get(topic, self._others)
         share.taken_records += records
         share.taken_bytes += size_bytes
 
     def release(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Event loop only."""
-        share = self._lanes.get(topic, self._others)
+        share = self._apart.get(topic, self._others)
         share.released_records += records
         share.released_bytes += size_bytes
         with self._room:
@@ -97,3 +105,13 @@ class Budget:
         """Block the consumer thread until it is not full; False on time-out."""
         with self._room:
             return self._room.wait_for(lambda: not self.full, timeout_seconds)
+
+
+def worker_budget(settings: Settings, replays: bool = False) -> Budget:
+    """A worker's: a share for each lane, one for what comes from all delay topics, and one for all other topics.
+
+    Without lanes nothing is divided, nor in a replay, which reads one topic.
+    """
+    lanes = [] if replays else sorted(settings.lanes)
+    apart = [*([lane] for lane in lanes), delay_topics(settings)] if lanes else []
+    return Budget(settings.worker.max_in_flight_records, settings.worker.max_in_flight_bytes, apart)

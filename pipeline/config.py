@@ -223,10 +223,14 @@ class Settings(Section):
         return f"{prefix}.{requests}"
 
     @property
+    def lanes(self) -> frozenset[str]:
+        """Request topics that are for the routes which name them."""
+        return frozenset(topic for route in self.routes for topic in route.topics)
+
+    @property
     def idempotent_topics(self) -> dict[str, tuple[IdempotencySettings, ...]]:
         """Request topics from which a route with ``idempotency`` takes events, and those routes' settings."""
-        lanes = {topic for route in self.routes for topic in route.topics}
-        shared = tuple(topic for topic in self.topics.requests if topic not in lanes)
+        shared = tuple(topic for topic in self.topics.requests if topic not in self.lanes)
         found: dict[str, tuple[IdempotencySettings, ...]] = {}
         for route in self.routes:
             if route.idempotency is not None:
@@ -256,7 +260,7 @@ class Settings(Section):
         inputs = set(self.topics.requests)
         if len(inputs) != len(self.topics.requests):
             raise ValueError("topics.requests: each topic once")
-        lanes = {topic for route in self.routes for topic in route.topics}
+        lanes = self.lanes
         if missing := sorted(lanes - inputs):
             raise ValueError(
                 f"routes: {', '.join(missing)} is a route's topic and not in topics.requests: add it there"

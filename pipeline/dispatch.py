@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -57,6 +58,13 @@ class _Search:
         return self.failures > 0 or self.seconds > 0
 
 
+_WaitsByModel = defaultdict[tuple[str, str], Waits]
+
+
+def _waits() -> _WaitsByModel:
+    return defaultdict(Waits)
+
+
 class RouteDispatcher:
     """One route's batches and calls.
 
@@ -91,14 +99,18 @@ class RouteDispatcher:
         self._samplings = Samplings(route, sampler, flow, health, clock, self._add_sampled, self._fail_unprepared)
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._diverted_since = -math.inf
+        self._diverted_waits = _waits()
 
     async def submit(self, tasks: Sequence[PartTask]) -> None:
         """Prepare parts and queue them. Waits while a model's signature cannot be had (see ``Signatures.wait``)."""
-        waits: defaultdict[tuple[str, str], Waits] = defaultdict(Waits)  # they all began to wait when they came here
+        await self._submit(tasks, _waits())  # they all began to wait when they came here
+
+    async def _submit(self, tasks: Sequence[PartTask], waits: _WaitsByModel) -> None:
         turn_began = self._clock.monotonic()
         for task in tasks:
             if self._breakers.diverts(task):
-                await self._divert(task)
+                await self._divert(task, waits)
                 continue
             try:
                 signature = await self._signatures.of(task, waits[task.model, task.version])
@@ -110,16 +122,16 @@ class RouteDispatcher:
                 if signature is not None:
                     self._queue(task, signature)
                 elif self._breakers.diverts(task):
-                    await self._divert(task)
+                    await self._divert(task, waits)
             turn_began = await give_way(self._clock, turn_began)
         self._wake.set()
 
-    async def _divert(self, task: PartTask) -> None:
+    async def _divert(self, task: PartTask, waits: _WaitsByModel) -> None:
         """Its model is not called for now: another answers, or it is put off."""
         if error := self._breakers.divert(task):
             self._finish(task, error)
         else:
-            await self.submit([task])
+            await self._submit([task], waits)
 
     def _queue(self, task: PartTask, signature: ModelSignature) -> None:
         part = task.part
@@ -236,18 +248,19 @@ class RouteDispatcher:
             if not self._breakers.admits(lead):
                 items = await self._wait_or_divert(items)
                 continue
+            called = self._clock.monotonic()
             try:
                 await self._call(items, failures + 1)
-                self._breakers.answered(lead)
+                self._breakers.answered(lead, called)
                 return
             except UnavailableError as error:
                 self._count("unavailable")
-                self._breakers.failed(lead)
+                self._breakers.failed(lead, called)
                 if not self._breakers.diverts(lead):
                     given_up = await self._signatures.wait(lead, error, waits)
             except RetriableError as error:
                 self._count("retry")
-                self._breakers.failed(lead)
+                self._breakers.failed(lead, called)
                 failures += 1
                 if not attempts_left(failures, self._route.retries):
                     given_up = _exhausted(error, failures)
@@ -255,7 +268,7 @@ class RouteDispatcher:
                     await asyncio.sleep(backoff_seconds(failures, self._route.retries, random.random()))
             except PoisonError as error:
                 self._count("poison")
-                self._breakers.answered(lead)
+                self._breakers.answered(lead, called)
                 given_up = error
             if given_up:
                 if search is None:
@@ -272,12 +285,18 @@ class RouteDispatcher:
         left = []
         for item in items:
             if self._breakers.diverts(item.task):
-                await self._divert(item.task)
+                await self._divert(item.task, self._waits_of_queued(item.task))
             else:
                 left.append(item)
         if left:
             await self._breakers.wait(left[0].task)
         return self._in_time(left)
+
+    def _waits_of_queued(self, task: PartTask) -> _WaitsByModel:
+        """All that were queued when the first of them was diverted wait for the fallback together."""
+        if task.admitted_at > self._diverted_since:
+            self._diverted_since, self._diverted_waits = self._clock.monotonic(), _waits()
+        return self._diverted_waits
 
     async def _isolate(
         self, items: list[_Item], error: PoisonError, failures: int, waits: Waits, search: _Search

@@ -37,8 +37,8 @@ class Decoded:
 class Journey:
     """A decoded and routed record. Ends once: with a result when all its parts are answered, or as a dead letter.
 
-    ``lead`` is the route of its first part, ``view`` what user code sees of it, if there is any, and ``retry`` what has
-    become of it before, if it has been put off.
+    ``lead`` is the route of its first part, and ``first`` that part's task once it is answered; ``view`` is what user
+    code sees of it, if there is any, and ``retry`` what has become of it before, if it has been put off.
     """
 
     ref: RecordRef
@@ -51,6 +51,7 @@ class Journey:
     outputs: list[PartOutput | None]
     view: Record | None = None
     retry: Retry | None = None
+    first: PartTask | None = None
     ended: bool = False
     waited_seconds: float = 0.0
     inferred_seconds: float = 0.0
@@ -59,6 +60,8 @@ class Journey:
     def note(self, task: PartTask, output: PartOutput) -> None:
         """One of its parts is answered."""
         self.outputs[task.index] = output
+        if task.index == 0:
+            self.first = task
         self.waited_seconds = max(self.waited_seconds, task.waited_seconds)
         self.inferred_seconds = max(self.inferred_seconds, task.inferred_seconds)
         self.attempts = max(self.attempts, task.attempts)

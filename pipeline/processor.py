@@ -276,7 +276,8 @@ class Processor:
             return
         journey.note(task, outcome)
         if None not in journey.outputs:
-            self._succeed(task)
+            assert journey.first is not None
+            self._succeed(journey.first)  # not the part that happened to be the last: what follows is the lead's
 
     def _succeed(self, task: PartTask) -> None:
         journey = task.journey
@@ -340,8 +341,8 @@ class Processor:
             journey.view.close()
         later = None
         if isinstance(error, ExhaustedError):
-            route = self._routes[task.route]
-            later = self._put_off(journey.record, error, route, journey.retry, task.attempts, task.deadline_ms)
+            route, attempts = self._routes[task.route], max(task.attempts, journey.attempts)
+            later = self._put_off(journey.record, error, route, journey.retry, attempts, task.deadline_ms)
         self._end(journey.ref, later, lambda: self._letter(task, error))
 
     def _end(self, ref: RecordRef, later: OutputRecord | None, letter: Callable[[], OutputRecord]) -> None:
@@ -379,9 +380,9 @@ class Processor:
         return later
 
     def _letter(self, task: PartTask, error: PoisonError) -> OutputRecord:
-        journey = task.journey
+        journey, attempts = task.journey, max(task.attempts, task.journey.attempts)
         return self._answers.dead_letter(
-            journey.record, error, journey.request.id, task.route, task.model, task.attempts, journey.retry
+            journey.record, error, journey.request.id, task.route, task.model, attempts, journey.retry
         )
 
     async def close(self) -> None:

@@ -27,6 +27,7 @@ from headrace.pipeline.setup import topic_specs
 from headrace.pipeline.wire import Poison
 
 _KEY = re.compile(rb"([A-Za-z0-9._-]+):([0-9]{1,9}):([0-9]{1,18})").fullmatch
+MARKS_SUFFIX = "-marks"
 SEAL_KEY = b"seal"
 """Of every transaction's last record; no dead letter's position looks like it."""
 
@@ -57,7 +58,7 @@ LEFT_MEANS = {
 
 def marks_topic(settings: Settings) -> str:
     """Where the marks are."""
-    return f"{settings.redriven_topic}-marks"
+    return f"{settings.redriven_topic}{MARKS_SUFFIX}"
 
 
 def redrive_topic_specs(settings: Settings) -> tuple[TopicSpec, TopicSpec]:

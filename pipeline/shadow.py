@@ -58,7 +58,7 @@ class Shadows:
     Args:
         answers: makes the records.
         flow: where events are completed.
-        in_flight: of the worker. While it is full no event waits for its shadow, nor any behind it.
+        in_flight: of the worker. While it is crowded no event waits for its shadow, nor any behind it.
         make_dispatcher: makes each shadow's dispatcher.
     """
 
@@ -166,7 +166,7 @@ class Shadows:
 
     def make_room(self) -> None:
         """While the worker can take no more, nothing waits: behind one in its order may be all that fills it."""
-        if self._in_flight.full:
+        if self._in_flight.crowded:
             for shadow in tuple(self._waiting.values()):
                 self._end(shadow, "late")
 

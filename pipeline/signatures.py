@@ -22,10 +22,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Waits:
-    """How often a model was waited for, and for how long of that its server was up."""
+    """How often a model was waited for, and for how long of that its server was up.
+
+    Several may wait at a time: that counts once.
+    """
 
     times: int = 0
     live_seconds: float = 0.0
+    until: float = 0.0
+    """The end of the last of these waits, by the monotonic clock."""
+
+    def wait(self, now: float, seconds: float) -> None:
+        """One more waits so long, while the server is up."""
+        self.live_seconds += max(0.0, now + seconds - max(now, self.until))
+        self.until = max(self.until, now + seconds)
 
 
 class Signatures:
@@ -58,11 +68,12 @@ class Signatures:
         """
         key = (task.model, task.version)
         while (known := self._known.get(key)) is None:
+            began = self._clock.monotonic()
             try:
                 self._known[key] = await self._client.signature(*key)
                 self._health.report("triton", up=True)
             except RetriableError as error:
-                self._breakers.failed(task)
+                self._breakers.failed(task, began)
                 if not wanted(task, self._flow, self._clock.epoch_ms()) or self._breakers.diverts(task):
                     return None
                 if given_up := await self.wait(task, error, waits):
@@ -102,7 +113,7 @@ class Signatures:
                 log.warning("route %s: waiting for model %s: %s", self._route.name, task.model, error)
             elif await self._lacks_version_only(task):
                 return _not_served(task, error)
-            waits.live_seconds += seconds
+            waits.wait(self._clock.monotonic(), seconds)
         else:
             self._health.report("triton", up=False, detail=str(error))
         await asyncio.sleep(seconds)

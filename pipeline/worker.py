@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from headrace.pipeline import metrics
 from headrace.pipeline.answers import Answers
-from headrace.pipeline.budget import Budget
+from headrace.pipeline.budget import Budget, worker_budget
 from headrace.pipeline.commit import GroupCommit
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_routes import RouteSettings
@@ -116,8 +116,7 @@ class Worker:
         self._inbox: asyncio.Queue[RecordBatch] = asyncio.Queue()  # bounded by the budget
         worker = settings.worker
         self._slot = SlotLock(f"{settings.kafka.bootstrap_servers} {settings.name}", worker.slot)
-        lanes = {topic for route in settings.routes for topic in route.topics}
-        self._budget = Budget(worker.max_in_flight_records, worker.max_in_flight_bytes, lanes)
+        self._budget = worker_budget(settings, replays=rules is not None)
         self._flow = Flow(
             self._budget, self._inbox.put_nowait, worker.drain_timeout_seconds, settings.kafka.offset_metadata
         )

@@ -6,6 +6,7 @@ pipeline, and the newest record of the marks' topic, a seal, which says whose th
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as TooLateError
@@ -17,7 +18,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
     ResourceType,
 )
 
-from headrace.connectors.kafka.admin import REQUEST_SECONDS, admin_client, ensure_topics, mapped, partition_counts
+from headrace.connectors.kafka.admin import (
+    REQUEST_SECONDS,
+    admin_client,
+    ensure_topics,
+    listed_topics,
+    mapped,
+    partition_counts,
+)
 from headrace.connectors.kafka.history import KafkaTopicHistory
 from headrace.connectors.kafka.ranges import read_ranges
 from headrace.connectors.kafka.reader import explained
@@ -27,9 +35,11 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import ConfigError, FatalError, FencedError, UnavailableError
 from headrace.pipeline.ports import CommitUnit
 from headrace.pipeline.records import OutputRecord, SourceRecord
-from headrace.pipeline.redriving import DeadLetters, marks_topic, redrive_topic_specs, seal
+from headrace.pipeline.redriving import MARKS_SUFFIX, DeadLetters, Marks, marks_topic, redrive_topic_specs, seal
 from headrace.pipeline.replay.ranges import PartitionRange
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES
+
+log = logging.getLogger(__name__)
 
 MARKS_PARTITION = 0
 MARK_BYTES = 64 * 1024
@@ -150,15 +160,41 @@ def dead_letters_of(settings: Settings) -> DeadLetters:
         raise explained(error.args[0], kafka.bootstrap_servers, topic, f" in {REQUEST_SECONDS:g} s") from error
 
 
-def mark_records(settings: Settings, start: int = 0) -> tuple[int, Iterator[SourceRecord]]:
+def marked_elsewhere(settings: Settings) -> str | None:
+    """Another topic with marks of these dead letters, if this pipeline has no marks yet: they may be of an old name.
+
+    Raises:
+        UnavailableError: Kafka does not answer.
+        FatalError: there is no topic of dead letters.
+    """
+    kafka = settings.kafka
+    known = listed_topics(admin_client(kafka.bootstrap_servers, kafka.client), kafka.bootstrap_servers)
+    if marks_topic(settings) in known:
+        return None
+    marks = Marks(dead_letters_of(settings))
+    for topic in sorted(each for each in known if each.endswith(MARKS_SUFFIX)):
+        try:
+            if any(marks.take(record) is not None for record in mark_records(settings, topic=topic)[1]):
+                return topic
+        except FatalError as error:  # not for this user to read
+            log.info("whether dead letters were redriven by marks of %s is not known: %s", topic, error)
+    return None
+
+
+def mark_records(settings: Settings, start: int = 0, topic: str | None = None) -> tuple[int, Iterator[SourceRecord]]:
     """What is committed in the marks' topic, from an offset on: where it ends now, and the records up to there.
 
     Nothing if there is no such topic: then nothing has ever been redriven.
 
+    Args:
+        settings: of the pipeline.
+        start: the offset.
+        topic: of marks, if not the pipeline's own.
+
     Raises:
         UnavailableError, FatalError: Kafka does not hand it over; also while the records are read.
     """
-    kafka, topic = settings.kafka, marks_topic(settings)
+    kafka, topic = settings.kafka, topic or marks_topic(settings)
     if not partition_counts(kafka.bootstrap_servers, [topic], kafka.client)[topic]:
         return start, iter(())
     held = KafkaTopicHistory(kafka.bootstrap_servers, topic, kafka.client).retained()[MARKS_PARTITION]

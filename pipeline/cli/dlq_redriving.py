@@ -11,16 +11,17 @@ from dataclasses import dataclass
 
 import click
 
-from headrace.connectors.kafka.redrive import KafkaRedrives, prepare_topics
+from headrace.connectors.kafka.redrive import KafkaRedrives, marked_elsewhere, prepare_topics
 from headrace.pipeline.cli.dlq_reading import LetterReader, MarksReader
 from headrace.pipeline.cli.dlq_view import JsonView, TextView, View, outcome_fields, plan_lines
 from headrace.pipeline.cli.interrupts import PatientInterrupts
 from headrace.pipeline.cli.terminal import confirmed
 from headrace.pipeline.config import Settings
+from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.exit_codes import ExitCode
 from headrace.pipeline.records import OutputRecord
 from headrace.pipeline.redrive_course import Course, Read, to_redrive
-from headrace.pipeline.redriving import Redriving, Tally
+from headrace.pipeline.redriving import Redriving, Tally, marks_topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,17 @@ def redrive_letters(settings: Settings, reader: LetterReader, wishes: Wishes) ->
 
     Raises:
         click.UsageError: nobody is there to be asked.
+        ConfigError: the pipeline's name, or ``topics.redriven``, seems to have been another.
         FatalError, UnavailableError: Kafka or the registry does not let us, or another process has begun.
     """
+    if not wishes.again and (other := marked_elsewhere(settings)):
+        raise ConfigError(
+            f"dead letters of {settings.topics.dead_letters} were redriven before, by marks in {other}, and there are "
+            f"none in {marks_topic(settings)}: if topics.redriven or the pipeline's name has changed, set it back, for "
+            "they would be redriven twice; if that was another pipeline, begin with --again"
+        )
+    if others := [each for each in wishes.pipelines if each != settings.name]:
+        click.echo(f"what {', '.join(others)} redrove is not known here: --pipeline redrives it again", err=True)
     if wishes.dry_run or not wishes.yes:
         plan = _plan(settings, reader, wishes)
         if wishes.dry_run and wishes.as_json:

@@ -18,7 +18,7 @@ from headrace.connectors.embedded.state import Endpoints
 from headrace.pipeline.exit_codes import ExitCode
 from tests.integration.avro_ends import event, image
 from tests.integration.dead_letters import COMMAND_SECONDS, ROUTE, DeadLetterScene, failing
-from tests.integration.harness import Sent
+from tests.integration.harness import Sent, wait_until
 
 PHOTO_ROUTE = {"name": "photo", "model": "image_jpeg", "match": {"modality": ["IMAGE"]}}
 
@@ -237,3 +237,19 @@ def test_purge_deletes_what_is_older_and_the_marks_of_that(fresh: DeadLetterScen
     fresh.read_until(14)
     assert {len(each) for each in fresh.outcomes(new).values()} == {2}
     assert fresh.run("purge", "--before", "-1d", "--dry-run").stdout == f"nothing in {fresh.dead_letters} is older\n"
+
+
+def test_redrive_under_another_name_is_refused_where_marks_are_under_the_old_one(
+    fresh: DeadLetterScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh.bury([b"never to be read"] * 3)
+    assert fresh.redrive("--max", "1")["redriven"] == 1
+    wait_until(lambda: len(fresh.listed()) == 4, 60, "what was redriven to be a dead letter again")
+    with monkeypatch.context() as renamed:
+        renamed.setenv("HEADRACE_TOPICS__REDRIVEN", f"{fresh.group}.again")
+        for decided in ("--yes", "--dry-run"):
+            done = fresh.run("redrive", decided)
+            assert done.returncode == ExitCode.WRONG_INPUT
+            assert f"{fresh.redriven}-marks" in done.stderr
+        assert fresh.told("redrive", "--dry-run", "--again")["redriven"] == 4
+    assert fresh.told("redrive", "--dry-run")["redriven"] == 3

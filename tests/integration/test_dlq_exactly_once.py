@@ -17,7 +17,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
 )
 
 from headrace.connectors.embedded.state import Endpoints
+from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.exit_codes import ExitCode
+from headrace.pipeline.records import TopicSpec
 from tests.integration.avro_ends import output_numbers
 from tests.integration.dead_letters import COMMAND_SECONDS, DeadLetterScene, failing
 from tests.integration.harness import Sent, wait_until
@@ -56,6 +58,9 @@ def scene(
     buried: tuple[DeadLetterScene, list[Sent]], names: Callable[[str], str], tmp_path: Path
 ) -> Iterator[DeadLetterScene]:
     with Another(buried[0], names("scene"), tmp_path) as made:
+        # Else it would be taken for one whose marks have another name: those of the test before mark the same.
+        marks = TopicSpec(f"{made.redriven}-marks", 1, config={"cleanup.policy": "compact"})
+        ensure_topics(made.endpoints.bootstrap_servers, [marks])
         yield made
 
 

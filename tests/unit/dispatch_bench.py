@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.dispatch import RouteDispatcher
-from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.errors import PoisonError, RetriableError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.headers import Delivery
 from headrace.pipeline.health import Health
@@ -17,6 +18,7 @@ from headrace.pipeline.journey import Journey, PartTask
 from headrace.pipeline.ports import InferCall
 from headrace.pipeline.records import Part, PartOutput, TopicPartition
 from tests.unit.fakes import (
+    TEXT,
     FakeBroker,
     FakeInference,
     FakeSampler,
@@ -126,4 +128,30 @@ def fails_times(times: int, error: Exception) -> Callable[[InferCall], Exception
     return lambda call: left.pop() if left else None
 
 
-# --- batches --------------------------------------------------------------------------------------------------------
+# --- breakers ---------------------------------------------------------------------------------------------------------
+
+BREAKER = {"failures": 3, "open_seconds": 5, "max_open_seconds": 20}
+ONE_ATTEMPT = {"max_attempts": 1}
+BUSY = RetriableError("busy")
+
+
+def breaking(**route: Any) -> Bench:
+    """One call at a time, of one record, with one attempt, and a second model, ``small``, that may answer instead."""
+    settings = {"breaker": BREAKER, "retries": ONE_ATTEMPT, "batch": {"max_records": 1}, "max_concurrency": 1, **route}
+    bench = Bench(**settings)
+    bench.client.models["small"] = replace(TEXT, name="small")
+    return bench
+
+
+def fails(bench: Bench, *models: str) -> None:
+    """From now on these models answer with an error, and the others with an answer."""
+
+    def script(call: InferCall) -> Exception | None:
+        return BUSY if call.model in models else None
+
+    bench.client.script = script
+
+
+def models(bench: Bench) -> dict[int, str]:
+    """Which model has answered."""
+    return {offset: each.model for offset, each in sorted(bench.outcomes.items()) if isinstance(each, PartOutput)}

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import threading
+import uuid
+from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.pipeline.budget import Budget
+from headrace.pipeline.budget import Budget, worker_budget
+from headrace.pipeline.config import Settings
+from headrace.pipeline.replay.rules import ReplayRules
+from headrace.pipeline.retrying import delay_topics
+from headrace.pipeline.worker import Connections, Worker
+from tests.unit.fake_connections import FakeConnections
+from tests.unit.fakes import FakeBroker, LoopClock, on_virtual_time
 
 
 def test_is_full_by_records_or_by_bytes() -> None:
@@ -83,12 +93,12 @@ def test_room_is_what_is_left(taken: list[tuple[int, int]]) -> None:
 
 
 def test_no_lane_takes_the_room_of_another_nor_of_the_rest() -> None:
-    budget = Budget(9, 900, {"urgent", "bulk"})
+    budget = Budget(9, 900, [["urgent"], ["bulk"]])
     budget.take(3, 3, "bulk")
     assert budget.crowds_out("bulk", paused=False)
     assert not budget.crowds_out("urgent", paused=False)
     assert not budget.crowds_out("any other", paused=False)
-    assert (budget.full, budget.room_records, budget.records) == (False, 6, 3)
+    assert (budget.full, budget.crowded, budget.room_records, budget.records) == (False, True, 6, 3)
     budget.take(2, 300, "requests")  # by its bytes
     assert budget.crowds_out("any other", paused=False)
     assert budget.room_records == 3
@@ -97,7 +107,7 @@ def test_no_lane_takes_the_room_of_another_nor_of_the_rest() -> None:
 
 
 def test_topic_without_room_is_read_again_when_half_of_its_share_is_free() -> None:
-    budget = Budget(20, 2000, {"bulk"})
+    budget = Budget(20, 2000, [["bulk"]])
     budget.take(10, 10, "bulk")
     budget.release(4, 4, "bulk")
     assert budget.crowds_out("bulk", paused=True)
@@ -111,3 +121,64 @@ def test_without_lanes_all_topics_share_and_none_is_crowded_out() -> None:
     budget.take(3, 3, "requests")
     assert budget.full
     assert not budget.crowds_out("requests", paused=True)
+
+
+LANES = Settings.model_validate(
+    {
+        "name": "mill",
+        "topics": {"requests": ["requests", "urgent"]},
+        "routes": [
+            {"name": "a", "model": "m", "topics": ["urgent"], "retries": {"delays": ["5s", "1m"]}},
+            {"name": "b", "model": "m"},
+        ],
+        "worker": {"max_in_flight_records": 9, "max_in_flight_bytes": 9000},
+    }
+)
+
+
+@pytest.mark.parametrize("topic", ["mill.retry.5s", "mill.retry.1m", "mill.redriven"])
+def test_what_was_put_off_or_redriven_takes_no_room_of_request_topics(topic: str) -> None:
+    budget = worker_budget(LANES)
+    budget.take(3, 3, topic)
+    assert not any(budget.crowds_out(each, paused=False) for each in ("requests", "urgent"))
+    assert all(budget.crowds_out(each, paused=False) for each in delay_topics(LANES))
+    assert budget.room_records == 6
+    budget.release(3, 3, topic)
+    assert budget.room_records == 9
+
+
+def test_without_lanes_all_of_a_worker_is_one_share() -> None:
+    budget = worker_budget(LANES.model_copy(update={"routes": LANES.routes[1:]}))
+    budget.take(9, 9, "mill.redriven")
+    assert budget.full
+
+
+@pytest.mark.parametrize("topic", ["requests", "urgent"])
+def test_replay_of_a_pipeline_with_lanes_is_bounded(topic: str) -> None:
+    budget = worker_budget(LANES, replays=True)
+    budget.take(9, 9, topic)
+    assert budget.full
+    budget.release(9, 9, topic)
+    assert budget.room_records == 9
+
+
+@pytest.mark.parametrize("replays", [False, True])
+@on_virtual_time
+async def test_worker_divides_its_budget_unless_it_replays(replays: bool) -> None:
+    settings = LANES.model_copy(update={"name": f"mill-{uuid.uuid4()}"})
+    connections = FakeConnections(FakeBroker(), settings)
+
+    async def nobody(*_: object) -> None:
+        raise AssertionError("nothing was sent")
+
+    rules = ReplayRules(frozenset(), {}) if replays else None
+    worker = Worker(settings, lambda: cast("Connections", connections), LoopClock(), nobody, nobody, rules=rules)
+    running = asyncio.create_task(worker.run())
+    await connections.consuming.wait()
+    assert connections.source is not None
+    budget = connections.source.budget
+    budget.take(9, 9, "urgent")
+    assert budget.full == replays
+    budget.release(9, 9, "urgent")
+    await worker.stop()
+    await running

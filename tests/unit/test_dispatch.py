@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import asyncio
 
-from headrace.pipeline.errors import PoisonError
-from headrace.pipeline.ports import ModelSignature
+import pytest
+
+from headrace.pipeline.errors import PoisonError, RetriableError
+from headrace.pipeline.ports import InferCall, InferReply, ModelSignature
 from headrace.pipeline.records import PartOutput
-from tests.unit.dispatch_bench import Bench
+from tests.unit.dispatch_bench import Bench, raises_for
 from tests.unit.fakes import (
     TEXT,
     LoopClock,
     on_virtual_time,
     settle,
+    text_part,
 )
 
 
@@ -59,6 +62,38 @@ async def test_max_concurrency_is_respected_and_reached() -> None:
     await asyncio.sleep(10)
     assert bench.client.most_in_flight == 3
     assert len(bench.texts) == 200
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@on_virtual_time
+async def test_calls_in_flight_hold_no_more_bytes_than_so_many_batches(fails: bool) -> None:
+    """Whether they are answered at once, or again and again tried, halved, and given up."""
+    retries = {"max_attempts": 2, "initial_backoff_seconds": 0.01, "max_backoff_seconds": 0.01}
+    batch = {"max_records": 8, "max_bytes": 20, "max_delay_seconds": 1.0}
+    bench = Bench(max_concurrency=3, batch=batch, retries=retries)
+    infer = bench.client.infer
+    texts = [f"{each % 10}" * (each % 20 + 1) for each in range(100)]
+    held = most = 0
+
+    async def watched(call: InferCall, timeout_seconds: float) -> InferReply:
+        nonlocal held, most
+        size_bytes = sum(len(row[0]) for row in call.inputs["IN"])
+        held += size_bytes
+        most = max(most, held)
+        try:
+            return await infer(call, timeout_seconds)
+        finally:
+            held -= size_bytes
+
+    bench.client.infer = watched  # type: ignore[method-assign]
+    if fails:
+        bench.client.script = raises_for(RetriableError("busy"), *texts[::7])
+    await bench.begin(100)
+    await bench.dispatcher.submit([bench.task(offset, text_part(text)) for offset, text in enumerate(texts)])
+    await asyncio.sleep(60)
+    assert len(bench.outcomes) == 100
+    assert ("RETRIES_EXHAUSTED" in bench.codes.values()) == fails
+    assert 2 * 20 < most <= 3 * 20
 
 
 @on_virtual_time

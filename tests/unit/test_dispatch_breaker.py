@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Any
+from collections import Counter
 
 import pytest
 
 from headrace.pipeline import metrics
-from headrace.pipeline.breakers import LONGEST_WAIT_SECONDS, Breakers
-from headrace.pipeline.errors import ExhaustedError, PoisonError, RetriableError
-from headrace.pipeline.ports import InferCall, ModelSignature
-from headrace.pipeline.records import PartOutput
-from tests.unit.dispatch_bench import Bench, fails_times
-from tests.unit.fakes import TEXT, LoopClock, on_virtual_time
-
-BREAKER = {"failures": 3, "open_seconds": 5, "max_open_seconds": 20}
-ONE_ATTEMPT = {"max_attempts": 1}
-BUSY = RetriableError("busy")
-
-
-def breaking(**route: Any) -> Bench:
-    """One call at a time, of one record, with one attempt, and a second model, ``small``, that may answer instead."""
-    settings = {"breaker": BREAKER, "retries": ONE_ATTEMPT, "batch": {"max_records": 1}, "max_concurrency": 1, **route}
-    bench = Bench(**settings)
-    bench.client.models["small"] = replace(TEXT, name="small")
-    return bench
-
-
-def fails(bench: Bench, *models: str) -> None:
-    """From now on these models answer with an error, and the others with an answer."""
-
-    def script(call: InferCall) -> Exception | None:
-        return BUSY if call.model in models else None
-
-    bench.client.script = script
-
-
-def models(bench: Bench) -> dict[int, str]:
-    """Which model has answered."""
-    return {offset: each.model for offset, each in sorted(bench.outcomes.items()) if isinstance(each, PartOutput)}
+from headrace.pipeline.breakers import LONGEST_WAIT_SECONDS, MAX_OTHERS, Breakers
+from headrace.pipeline.errors import ExhaustedError, PoisonError
+from headrace.pipeline.ports import InferCall, InferReply
+from tests.unit.dispatch_bench import BREAKER, BUSY, ONE_ATTEMPT, breaking, fails, fails_times
+from tests.unit.fakes import LoopClock, on_virtual_time
 
 
 @on_virtual_time
@@ -76,66 +48,6 @@ async def test_what_was_queued_when_it_opened_is_put_off_too() -> None:
     await bench.submit(*range(6))
     await asyncio.sleep(1)
     assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 3 + ["BREAKER_OPEN"] * 3
-
-
-@on_virtual_time
-async def test_fallback_answers_while_the_breaker_is_open_and_no_longer() -> None:
-    bench = breaking(fallback={"model": "small"})
-    fails(bench, "echo")
-    await bench.begin()
-    await bench.submit(*range(5))
-    await asyncio.sleep(1)
-    assert models(bench) == {3: "small", 4: "small"}
-    fails(bench)
-    await asyncio.sleep(5)
-    await bench.submit(5, 6)
-    await asyncio.sleep(1)
-    assert models(bench) == {3: "small", 4: "small", 5: "echo", 6: "echo"}
-
-
-@on_virtual_time
-async def test_probe_goes_alone_and_the_others_to_the_fallback_meanwhile() -> None:
-    bench = breaking(fallback={"model": "small"}, max_concurrency=4)
-    fails(bench, "echo")
-    await bench.begin()
-    await bench.submit(*range(3))
-    await asyncio.sleep(5.5)
-    before = len(bench.client.calls)
-    await bench.submit(*range(3, 9))
-    await asyncio.sleep(1)
-    called = [call.model for call in bench.client.calls[before:]]
-    assert (called.count("echo"), called.count("small")) == (1, 5)
-    assert bench.codes[3] == "RETRIES_EXHAUSTED"  # the probe
-    before = len(bench.client.calls)
-    await asyncio.sleep(8)  # the wait has doubled
-    await bench.submit(9)
-    await asyncio.sleep(1)
-    assert [call.model for call in bench.client.calls[before:]] == ["small"]
-
-
-@on_virtual_time
-async def test_event_that_names_its_model_is_answered_by_no_other() -> None:
-    bench = breaking(fallback={"model": "small"}, retries={**ONE_ATTEMPT, "delays": ["5s"]})
-    fails(bench, "echo")
-    await bench.begin()
-    await bench.submit(*range(3))
-    await asyncio.sleep(1)
-    task = bench.task(3)
-    task.journey.request = replace(task.journey.request, model="echo")
-    await bench.dispatcher.submit([task])
-    await asyncio.sleep(1)
-    assert bench.codes[3] == "BREAKER_OPEN"
-
-
-@on_virtual_time
-async def test_fallback_that_fails_too_is_not_asked_for_ever() -> None:
-    bench = breaking(fallback={"model": "small"}, retries={**ONE_ATTEMPT, "delays": ["5s"]})
-    fails(bench, "echo", "small")
-    await bench.begin()
-    await bench.submit(*range(9))
-    await asyncio.sleep(1)
-    assert list(bench.codes.values()) == ["RETRIES_EXHAUSTED"] * 6 + ["BREAKER_OPEN"] * 3
-    assert [call.model for call in bench.client.calls] == ["echo"] * 3 + ["small"] * 3
 
 
 @on_virtual_time
@@ -225,32 +137,6 @@ async def test_probe_of_a_partition_that_goes_leaves_the_next_one_its_turn() -> 
     assert bench.codes[4] == "ok"
 
 
-@pytest.mark.parametrize("concurrency", [1, 2])
-@pytest.mark.parametrize("latency_seconds", [4.0, 4.8, 5.0, 6.0])
-@on_virtual_time
-async def test_breaker_that_becomes_half_open_while_others_are_diverted_leaves_none_waiting(
-    latency_seconds: float, concurrency: int
-) -> None:
-    batch = {"max_records": 2, "max_delay_seconds": 0.1}
-    bench = breaking(fallback={"model": "small"}, batch=batch, max_concurrency=concurrency)
-    signature = bench.client.signature
-
-    async def slow(model: str, version: str = "") -> ModelSignature:
-        if model == "small":
-            await asyncio.sleep(latency_seconds)
-        return await signature(model, version)
-
-    bench.client.signature = slow  # type: ignore[method-assign]
-    fails(bench, "echo")
-    bench.client.latency_seconds = 0.5
-    await bench.begin()
-    await bench.submit(*range(9))
-    await asyncio.sleep(3)
-    fails(bench)
-    await asyncio.sleep(60)
-    assert bench.outcomes.keys() == set(range(9))
-
-
 @on_virtual_time
 async def test_nobody_waits_for_a_breaker_that_has_become_half_open() -> None:
     bench = breaking()
@@ -258,7 +144,7 @@ async def test_nobody_waits_for_a_breaker_that_has_become_half_open() -> None:
     breakers = Breakers(bench.route, LoopClock(), bench.holds.append)
     task = bench.task(0)
     for _ in range(3):
-        breakers.failed(task)
+        breakers.failed(task, LoopClock().monotonic())
     await asyncio.sleep(4.9)
     assert not breakers.admits(task)
     await asyncio.sleep(0.2)
@@ -322,25 +208,74 @@ async def test_breakers_of_a_routes_model_and_its_fallback_are_measured() -> Non
 
 
 @on_virtual_time
-async def test_a_breaker_is_kept_only_from_a_failure_to_the_next_answer() -> None:
-    bench = breaking()
+async def test_versions_that_events_name_leave_no_more_than_so_many_breakers() -> None:
+    bench = breaking(name="many", breaker={**BREAKER, "failures": 1})
     await bench.begin()
-    breakers = bench.dispatcher._breakers
-    for version in range(100):
-        task = bench.task(0, version=f"{version}")
-        assert breakers.admits(task)
-        breakers.answered(task)
-    assert not breakers._breakers
-    task = bench.task(0)
-    for _ in range(2):
-        for _ in range(3):
-            breakers.failed(task)
-        assert (len(breakers._breakers), len(breakers._timers)) == (1, 1)
-        await asyncio.sleep(5.1)
-        assert not breakers._timers
-        assert breakers.admits(task)
-        breakers.answered(task)
-        assert not breakers._breakers
+    breakers = Breakers(bench.route, LoopClock(), bench.holds.append)
+    changes = breaker_changes("many")
+    for version in range(3 * MAX_OTHERS):
+        breakers.failed(bench.task(0), 0.0)
+        breakers.failed(bench.task(0, version=f"{version}"), 0.0)
+    kept = [version for version in range(3 * MAX_OTHERS) if not breakers.admits(bench.task(0, version=f"{version}"))]
+    assert kept == list(range(2 * MAX_OTHERS, 3 * MAX_OTHERS))
+    assert not breakers.admits(bench.task(0))
+    await asyncio.sleep(BREAKER["open_seconds"])  # none of those that are forgotten changes any more
+    assert breaker_changes("many") - changes == {"open": 1, "half_open": 1}
+    breakers.close()
+
+
+@pytest.mark.parametrize("outcome", [None, BUSY])
+@on_virtual_time
+async def test_call_that_began_before_it_opened_does_not_decide_for_the_probe(outcome: Exception | None) -> None:
+    bench = breaking(name="old", max_concurrency=4, batch={"max_records": 1})
+    infer = bench.client.infer
+    slow: asyncio.Event = asyncio.Event()
+
+    async def scripted(call: InferCall, timeout_seconds: float) -> InferReply:
+        if call.inputs["IN"][0][0] == b"t0":
+            await slow.wait()
+            if outcome:
+                raise outcome
+        return await infer(call, timeout_seconds)
+
+    bench.client.infer = scripted  # type: ignore[method-assign]
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(4))
+    await asyncio.sleep(5.5)
+    assert measured("old") == {"echo": 1}
+    fails(bench)
+    slow.set()
+    await asyncio.sleep(0.5)
+    assert measured("old") == {"echo": 1}
+    await bench.submit(4)
+    await asyncio.sleep(0.5)
+    assert (measured("old"), bench.codes[4]) == ({"echo": 0}, "ok")
+
+
+@on_virtual_time
+async def test_probe_that_fails_unexpectedly_leaves_none_waiting() -> None:
+    bench = breaking()
+    fails(bench, "echo")
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(5.5)
+    bench.client.script = fails_times(1, ValueError("nobody expects this"))
+    await bench.submit(3, 4)
+    await asyncio.sleep(1)
+    assert (bench.codes[3], bench.codes[4]) == ("UNEXPECTED", "ok")
+
+
+def breaker_changes(route: str) -> Counter[str]:
+    """How often the breakers of a route's models became what, by ``headrace_breaker_changes_total``."""
+    [counter] = metrics.BREAKER_CHANGES.collect()
+    return Counter(
+        {
+            each.labels["state"]: int(each.value)
+            for each in counter.samples
+            if each.labels["route"] == route and each.name.endswith("_total")
+        }
+    )
 
 
 def measured(route: str) -> dict[str, float]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from headrace.pipeline.errors import ExhaustedError, OutputRefusedError, PoisonError, RetriableError
 from headrace.pipeline.journey import PartTask
-from headrace.pipeline.records import OutputRecord, Provenance, SourceRecord, TopicPartition
+from headrace.pipeline.records import Modality, OutputRecord, Part, Provenance, SourceRecord, TopicPartition
 from headrace.pipeline.retrying import resumed
 from headrace.pipeline.user_code import Record
 from tests.unit.fakes import EPOCH_MS, on_virtual_time, request, request_value, text_part
@@ -175,3 +177,32 @@ async def test_hook_that_asks_for_another_try_of_an_event_without_delays_makes_a
 
 def _as_read(output: OutputRecord) -> SourceRecord:
     return SourceRecord(Provenance(output.topic, 0, 0, EPOCH_MS), output.key, output.value, output.headers)
+
+
+IMAGES = {**ROUTE, "name": "images", "model": "double", "match": {"modality": ["IMAGE"]}}
+
+
+@pytest.mark.parametrize("last", ["text", "images"])
+@on_virtual_time
+async def test_hook_after_inference_asks_for_the_delays_of_the_first_parts_route(last: str) -> None:
+    slower = {"delays": ["10m"], "jitter": 0}
+    bench = Bench(DELAYED, {**IMAGES, "retries": slower, "deadline_seconds": 1})
+
+    def hook(record: Record) -> None:
+        raise RetriableError("the lexicon does not answer")
+
+    bench.user_code.after["text"].append(hook)
+    parts = (text_part("a"), Part("photo", Modality.IMAGE, "image/jpeg", b"a"))
+    tasks = await bench.open((b"k", request_value(*parts), ()))
+    for topic in ("mill.retry.5s", "mill.retry.1m", "dead"):
+        both = [tasks["text"][0], tasks["images"][0]]
+        both[0].attempts, both[1].attempts = 1, 3
+        for task in sorted(both, key=lambda task: task.route == last):
+            bench.processor.finish(task, answer(task))
+        await asyncio.sleep(0.1)
+        later = bench.output()
+        assert later.topic == topic
+        if topic != "dead":
+            tasks = await come_back(bench, later)
+    letter = letter_of(later)
+    assert (letter.code, letter.route, letter.model, letter.attempts) == ("USER_CODE_RETRY", "text", "echo", 9)

@@ -83,3 +83,20 @@ def test_marks_are_never_deleted_by_age() -> None:
     redriven, marks = redrive_topic_specs(SETTINGS)
     assert (redriven.name, marks.name, marks.partitions) == ("headrace.redriven", "headrace.redriven-marks", 1)
     assert marks.config["cleanup.policy"] == "compact"
+
+
+def test_marks_outlive_that_dead_letters_go_to_another_topic_for_a_while() -> None:
+    """Each topic's dead letters keep their own marks, in the one topic of marks."""
+    other = DeadLetters("another", "second")
+    outputs = [
+        mark(LETTERS, Provenance(DEAD, 0, 1, 0), MARKS, NOW_MS),
+        mark(other, Provenance("another", 0, 2, 0), MARKS, 5),
+    ]
+    first, second, spent = Marks(LETTERS), Marks(other), SpentMarks(other, {0: 10})
+    for each in map(in_topic, outputs):
+        first.take(each)
+        second.take(each)
+        spent.take(each)
+    assert [first.redriven_ms(Provenance(DEAD, 0, each, 0)) for each in (1, 2)] == [NOW_MS, None]
+    assert [second.redriven_ms(Provenance("another", 0, each, 0)) for each in (1, 2)] == [None, 5]
+    assert list(spent) == [(0, 2)]
