@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from headrace.pipeline import metrics
 from headrace.pipeline.config import Settings
@@ -29,16 +29,10 @@ Resume = Callable[[], list[PartTask]]
 
 @dataclass(frozen=True, slots=True)
 class _Parked:
+    ref: RecordRef
     event_id: str
     route: str
     resume: Resume
-
-
-@dataclass(slots=True)
-class _Partition:
-    ids: PartitionIds
-    parked: dict[int, _Parked] = field(default_factory=dict)
-    """By offset."""
 
 
 class Duplicates:
@@ -61,7 +55,7 @@ class Duplicates:
         self._changelog = changelog
         self._flow = flow
         self._clock = clock
-        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._partitions: dict[TopicPartition, PartitionIds[_Parked]] = {}
         self._restoring: dict[TopicPartition, list[tuple[bytes, Seen]]] = {}
         """What is committed for partitions while they are restored, of records that were put off."""
         self.resumed: asyncio.Queue[list[PartTask]] = asyncio.Queue()  # bounded by the budget
@@ -70,7 +64,9 @@ class Duplicates:
     # --- what the flow tells (flow.Outcomes)
 
     async def restore(self, partitions: Collection[TopicPartition]) -> None:
-        new = {each: PartitionIds(self._max_ids[each.topic]) for each in partitions if each.topic in self._max_ids}
+        new = {
+            each: PartitionIds[_Parked](self._max_ids[each.topic]) for each in partitions if each.topic in self._max_ids
+        }
         if not new:
             return
         began = self._clock.monotonic()
@@ -87,7 +83,7 @@ class Duplicates:
         took_seconds = self._clock.monotonic() - began
         metrics.RESTORE_SECONDS.observe(took_seconds)
         log.info("restored %d ids of %d partitions in %.1f s", sum(map(len, new.values())), len(new), took_seconds)
-        self._partitions |= {partition: _Partition(ids) for partition, ids in new.items()}
+        self._partitions |= new
 
     def committed(self, ref: RecordRef, completion: Completion) -> None:
         for output in completion.outputs:
@@ -97,11 +93,11 @@ class Duplicates:
                 if at in self._restoring:
                     self._restoring[at].append((key, seen))
                 elif at in self._partitions:
-                    self._partitions[at].ids.note(key, seen)
-        if (partition := self._partitions.get(ref.partition)) is None or not self._flow.holds(ref):
+                    self._partitions[at].note(key, seen)
+        if (ids := self._partitions.get(ref.partition)) is None or not self._flow.holds(ref):
             return
-        for offset, arrival in partition.ids.settle(ref.offset):
-            self._free(RecordRef(ref.partition, ref.generation, offset), partition.parked.pop(offset), arrival)
+        for parked, arrival in ids.settle(ref.offset):
+            self._free(parked, arrival)
 
     def _remembers(self, output: OutputRecord) -> TopicPartition | None:
         """The partition whose changelog this is for, if it is for one."""
@@ -118,14 +114,13 @@ class Duplicates:
         self, ref: RecordRef, record: SourceRecord, event_id: str, route: RouteSettings, resume: Resume
     ) -> Arrival:
         """A record has been routed, in offset order. A duplicate is completed here; one that is parked is resumed."""
-        partition = self._partitions.get(ref.partition)
-        if route.idempotency is None or partition is None or not self._flow.holds(ref):
+        ids = self._partitions.get(ref.partition)
+        if route.idempotency is None or ids is None or not self._flow.holds(ref):
             return Arrival.FIRST
-        window_ms = 1000 * route.idempotency.window_seconds
-        arrival = partition.ids.arrive(ref.offset, key_of(event_id), record.provenance.timestamp_ms, window_ms)
-        if arrival is Arrival.PARKED:
-            partition.parked[ref.offset] = _Parked(event_id, route.name, resume)
-        elif arrival is Arrival.DUPLICATE:
+        window_ms, sent_ms = 1000 * route.idempotency.window_seconds, record.provenance.timestamp_ms
+        parked = _Parked(ref, event_id, route.name, resume)
+        arrival = ids.arrive(ref.offset, key_of(event_id), sent_ms, window_ms, parked)
+        if arrival is Arrival.DUPLICATE:
             self._drop(ref, event_id, route.name)
         return arrival
 
@@ -142,10 +137,10 @@ class Duplicates:
 
     # --- what becomes of a record
 
-    def _free(self, ref: RecordRef, parked: _Parked, arrival: Arrival) -> None:
+    def _free(self, parked: _Parked, arrival: Arrival) -> None:
         if arrival is Arrival.DUPLICATE:
-            self._drop(ref, parked.event_id, parked.route)
-        elif self._flow.wants(ref.partition, ref.generation) and (tasks := parked.resume()):
+            self._drop(parked.ref, parked.event_id, parked.route)
+        elif self._flow.wants(parked.ref.partition, parked.ref.generation) and (tasks := parked.resume()):
             self.resumed.put_nowait(tasks)
 
     def _drop(self, ref: RecordRef, event_id: str, route: str) -> None:
@@ -154,7 +149,7 @@ class Duplicates:
         self._flow.complete(ref, ())
 
 
-def _noting(ids: PartitionIds) -> Callable[[SourceRecord], None]:
+def _noting(ids: PartitionIds[_Parked]) -> Callable[[SourceRecord], None]:
     def note(record: SourceRecord) -> None:
         if record.value is None:  # a tombstone
             ids.forget(record.key or b"")

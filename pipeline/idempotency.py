@@ -11,12 +11,13 @@ from __future__ import annotations
 import enum
 import struct
 from collections import deque
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from headrace.pipeline.errors import FatalError
 
 _FORMAT = struct.Struct(">Bqq")
 _VERSION = 1
+Parked = TypeVar("Parked")
 
 
 class Seen(NamedTuple):
@@ -56,14 +57,17 @@ class Arrival(enum.Enum):
     PARKED = "parked"
 
 
-class _Parked(NamedTuple):
+class _Waiting(NamedTuple, Generic[Parked]):
     offset: int
     timestamp_ms: int
     window_ms: float
+    parked: Parked
 
 
-class PartitionIds:
+class PartitionIds(Generic[Parked]):
     """The ids of one partition during one assignment: those that have had results, and those in flight.
+
+    What is to be known of records that are parked is the caller's, of one type: ``Parked``.
 
     Args:
         max_ids: so many that have had results are remembered, those whose results were committed last.
@@ -73,16 +77,11 @@ class PartitionIds:
         self._max_ids = max_ids
         self._seen: dict[bytes, Seen] = {}  # in the order of their commits
         self._firsts: dict[int, bytes] = {}
-        self._parked: dict[bytes, deque[_Parked]] = {}
+        self._waiting: dict[bytes, deque[_Waiting[Parked]]] = {}
         """Behind each first."""
 
     def __len__(self) -> int:
         return len(self._seen)
-
-    @property
-    def parked(self) -> int:
-        """How many records are."""
-        return sum(map(len, self._parked.values()))
 
     def note(self, key: bytes, seen: Seen) -> None:
         """An id has a result, which is committed. If it had one before, this one counts."""
@@ -95,18 +94,18 @@ class PartitionIds:
         """As if an id never had a result."""
         self._seen.pop(key, None)
 
-    def arrive(self, offset: int, key: bytes, timestamp_ms: int, window_ms: float) -> Arrival:
-        """A record has been consumed. To be called in offset order."""
-        record = _Parked(offset, timestamp_ms, window_ms)
+    def arrive(self, offset: int, key: bytes, timestamp_ms: int, window_ms: float, parked: Parked) -> Arrival:
+        """A record has been consumed. To be called in offset order. ``parked`` is kept as long as it is."""
+        record = _Waiting(offset, timestamp_ms, window_ms, parked)
         if self._is_duplicate(key, record):
             return Arrival.DUPLICATE
-        if (behind := self._parked.get(key)) is not None:
+        if (behind := self._waiting.get(key)) is not None:
             behind.append(record)
             return Arrival.PARKED
         self._begin(key, offset)
         return Arrival.FIRST
 
-    def settle(self, offset: int) -> tuple[tuple[int, Arrival], ...]:
+    def settle(self, offset: int) -> tuple[tuple[Parked, Arrival], ...]:
         """What came of a record is committed, and noted if it was a result. Which parked ones that frees, by offset.
 
         Each is now a duplicate or, at most the last of them, a first.
@@ -114,23 +113,23 @@ class PartitionIds:
         key = self._firsts.pop(offset, None)
         if key is None:
             return ()
-        freed: list[tuple[int, Arrival]] = []
-        behind = self._parked.pop(key)
+        freed: list[tuple[Parked, Arrival]] = []
+        behind = self._waiting.pop(key)
         while behind:
             record = behind.popleft()
             if self._is_duplicate(key, record):
-                freed.append((record.offset, Arrival.DUPLICATE))
+                freed.append((record.parked, Arrival.DUPLICATE))
             else:
                 self._begin(key, record.offset, behind)
-                freed.append((record.offset, Arrival.FIRST))
+                freed.append((record.parked, Arrival.FIRST))
                 break
         return tuple(freed)
 
-    def _begin(self, key: bytes, offset: int, behind: deque[_Parked] | None = None) -> None:
+    def _begin(self, key: bytes, offset: int, behind: deque[_Waiting[Parked]] | None = None) -> None:
         self._firsts[offset] = key
-        self._parked[key] = deque() if behind is None else behind
+        self._waiting[key] = deque() if behind is None else behind
 
-    def _is_duplicate(self, key: bytes, record: _Parked) -> bool:
+    def _is_duplicate(self, key: bytes, record: _Waiting[Parked]) -> bool:
         """Not of itself, or of a later one: the group's offsets were set back, to have all of it answered again."""
         seen = self._seen.get(key)
         return (

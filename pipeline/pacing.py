@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MAX_CATCH_UP_SECONDS = 0.5
-"""How much of a hold-up is made up for: past it the schedule moves, or a burst would follow every pause."""
+"""How much of a hold-up is usually made up for: past it the schedule moves, or a burst would follow every pause."""
 
 
 class Pace:
@@ -13,12 +13,14 @@ class Pace:
     Args:
         per_second: more than 0.
         now: monotonic seconds, when the first is due.
+        catch_up_seconds: how much of a hold-up is made up for; infinite: all, the schedule never moves.
     """
 
-    def __init__(self, per_second: float, now: float) -> None:
+    def __init__(self, per_second: float, now: float, catch_up_seconds: float = MAX_CATCH_UP_SECONDS) -> None:
         self._interval_seconds = 1.0 / per_second
         self._start = now
         self._taken = 0
+        self._catch_up_seconds = catch_up_seconds
 
     def wait_seconds(self, now: float) -> float:
         """How long until the next is due; 0 or less if it is."""
@@ -27,6 +29,6 @@ class Pace:
     def take(self, now: float) -> None:
         """The next goes now."""
         late = -self.wait_seconds(now)
-        if late > MAX_CATCH_UP_SECONDS:
-            self._start += late - MAX_CATCH_UP_SECONDS
+        if late > self._catch_up_seconds:
+            self._start += late - self._catch_up_seconds
         self._taken += 1

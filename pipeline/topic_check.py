@@ -93,10 +93,12 @@ def width_problem(spec: TopicSpec, partitions: int, wanted: int) -> str:
 
 
 def retention_problem(spec: TopicSpec, cleanup_policy: str, retention_ms: int) -> str | None:
-    """What is wrong with what a changelog or a delay topic keeps, and what to do; None if nothing is, or it is none."""
+    """What is wrong with what a topic keeps, and what to do; None if nothing is, or it may keep what it likes."""
+    policies = {policy.strip() for policy in cleanup_policy.split(",")}
+    if spec.config.get("cleanup.policy") == "compact" and policies != {"compact"}:
+        return f"{spec.name} has cleanup.policy={cleanup_policy}: it must be compact, or what it keeps for ever is lost"
     if spec.min_retention_ms is None:
         return None
-    policies = {policy.strip() for policy in cleanup_policy.split(",")}
     if spec.config.get("cleanup.policy") == "delete":
         if "compact" in policies:
             return (

@@ -214,9 +214,7 @@ def _check_partitions(known: Mapping[str, TopicMetadata], specs: Sequence[TopicS
 
 
 def _check_configs(client: AdminClient, bootstrap_servers: str, specs: Sequence[TopicSpec]) -> None:
-    checked = {
-        spec.name: spec for spec in specs if "max.message.bytes" in spec.config or spec.min_retention_ms is not None
-    }
+    checked = {spec.name: spec for spec in specs if {"max.message.bytes", "cleanup.policy"} & spec.config.keys()}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in checked]
     if not resources:
         return

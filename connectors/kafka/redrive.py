@@ -13,10 +13,6 @@ from concurrent.futures import TimeoutError as TooLateError
 from functools import partial
 
 from confluent_kafka import KafkaException, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports these without saying so
-    ConfigResource,
-    ResourceType,
-)
 
 from headrace.connectors.kafka.admin import (
     REQUEST_SECONDS,
@@ -32,7 +28,7 @@ from headrace.connectors.kafka.reader import explained
 from headrace.connectors.kafka.run_transactions import KafkaRunTransactions, newest_value
 from headrace.connectors.kafka.transactional import BATCH_BYTES, TransactionSettings
 from headrace.pipeline.config import Settings
-from headrace.pipeline.errors import ConfigError, FatalError, FencedError, UnavailableError
+from headrace.pipeline.errors import FatalError, FencedError, UnavailableError
 from headrace.pipeline.ports import CommitUnit
 from headrace.pipeline.records import OutputRecord, SourceRecord
 from headrace.pipeline.redriving import MARKS_SUFFIX, DeadLetters, Marks, marks_topic, redrive_topic_specs, seal
@@ -127,19 +123,6 @@ def prepare_topics(settings: Settings) -> None:
     kafka, marks = settings.kafka, marks_topic(settings)
     if marks in ensure_topics(kafka.bootstrap_servers, redrive_topic_specs(settings), kafka.client):
         return
-    client = admin_client(kafka.bootstrap_servers, kafka.client)
-    asked = [ConfigResource(ResourceType.TOPIC, marks)]
-    try:
-        (future,) = client.describe_configs(asked, request_timeout=REQUEST_SECONDS).values()
-        policy = future.result(REQUEST_SECONDS + 1)["cleanup.policy"].value
-    except TooLateError as error:
-        raise UnavailableError(f"Kafka at {kafka.bootstrap_servers} does not answer: topic {marks}") from error
-    except KafkaException as error:
-        raise mapped(error, kafka.bootstrap_servers, f"topic {marks} could not be described") from error
-    if policy != "compact":
-        raise ConfigError(
-            f"topic {marks} has cleanup.policy={policy}: it must be compact, or the marks of what was redriven are lost"
-        )
     if KafkaTopicHistory(kafka.bootstrap_servers, marks, kafka.client).retained()[MARKS_PARTITION].start:
         raise FatalError(
             f"marks have been deleted from {marks}: which dead letters were redriven is not known any more; to begin "

@@ -29,17 +29,18 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, every run included.")
 @settings_option
 def show(settings: Settings, group: str | None, as_json: bool) -> int:
-    """Show, for each partition of the request topics, the committed offset and what is done above it.
+    """Show, for each partition of the request and delay topics, the committed offset and what is done above it.
 
     Records complete out of order. The committed offset is the lowest that is not done; those done above it are in that
     offset's metadata, and whoever has the partition next skips them. Only looks: it never joins the group.
     """
     from headrace.connectors.kafka.topic_states import TopicStates
     from headrace.pipeline.offset_report import report
+    from headrace.pipeline.retrying import delay_topics
 
     group = group or settings.name
     topics = TopicStates(settings.kafka.bootstrap_servers, settings.kafka.client)
-    states = topics.states(settings.topics.requests)
+    states = topics.states((*settings.topics.requests, *delay_topics(settings)))
     reports = report(states, topics.committed(group, states))
     if as_json:
         click.echo(json.dumps({"group": group, "partitions": [_fields(each) for each in reports]}, indent=2))

@@ -50,9 +50,9 @@ def fill(where: str, topic: str, partitions: int, ids: int, in_one: int) -> None
 
 async def restored(where: str, topic: str, partitions: int, ids: int) -> tuple[float, int]:
     """Seconds, and how many ids they were."""
-    known = {TopicPartition("requests", number): PartitionIds(ids) for number in range(partitions)}
+    known = {TopicPartition("requests", number): PartitionIds[None](ids) for number in range(partitions)}
 
-    def taking(into: PartitionIds) -> Callable[[SourceRecord], None]:
+    def taking(into: PartitionIds[None]) -> Callable[[SourceRecord], None]:
         return lambda record: into.note(record.key or b"", decode_seen(record.value))
 
     changelog = KafkaChangelog(where, {}, "bench", {"requests": topic}, 600.0)
@@ -63,7 +63,7 @@ async def restored(where: str, topic: str, partitions: int, ids: int) -> tuple[f
 
 def bytes_of_an_id(ids: int) -> float:
     tracemalloc.start()
-    known = PartitionIds(ids)
+    known = PartitionIds[None](ids)
     for offset in range(ids):
         known.note(key_of(str(uuid.uuid4())), Seen(1_800_000_000_000 + offset, offset))
     taken, _ = tracemalloc.get_traced_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import cast
 
 from confluent_kafka import Producer
 
+from headrace.pipeline.pacing import Pace
 from tests.integration.harness import Scene
 
 KEYS = 10_000
@@ -66,11 +68,13 @@ class SteadyLoad:
         return found
 
     def _send(self, values: Sequence[bytes], sent_at: dict[int, float]) -> None:
-        began = time.monotonic()
+        pace = Pace(self._rate, time.monotonic(), math.inf)
         for number, value in enumerate(values):
-            sent_at[number] = due = began + number / self._rate  # also if this is late: whoever waits began to then
-            if (left := due - time.monotonic()) > 0:
-                time.sleep(left)
+            now = time.monotonic()
+            left = pace.wait_seconds(now)
+            sent_at[number] = now + left  # also if this is late: whoever waits began to then
+            time.sleep(max(0.0, left))
+            pace.take(time.monotonic())
             key = b"k%d" % self._rng.randrange(KEYS)
             self._producer.produce(self._scene.requests, value, key, headers=[("correlation_id", b"%d" % number)])
             self._producer.poll(0)

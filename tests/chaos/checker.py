@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaErr
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in its __all__
 
 from tests.chaos.progress import Progress, Stall
-from tests.chaos.tally import Asked, Said, Tally, Topics, Verdict
+from tests.chaos.tally import ONCE, Asked, Said, Tally, Topics, Verdict
 from tests.integration.avro_ends import Datum, Registry
 
 ENDS_SECONDS = 90.0
@@ -27,6 +27,8 @@ CLIENT: dict[str, str | int | bool] = {
     "reconnect.backoff.max.ms": 500,  # librdkafka's ten seconds would count as a stall
     "retry.backoff.max.ms": 500,
 }
+DROPPED = ("dropped", b"1")
+"""A header of inputs that are to have no outcome: the ``Watcher`` waits for none. ``check`` does not look at it."""
 
 
 # --- what records mean
@@ -61,10 +63,12 @@ def asked_by(registry: Registry, unknown: set[int], key: bytes | None, value: by
         return Asked("", "UNKNOWN_SCHEMA", untouched)
     route = str(event["type"])
     parameters = event["parameters"]
+    once_id = str(event["id"]) if route == ONCE else ""
     if "fail" in parameters and "fail_until_ms" not in parameters:  # what fails for a while has a result in the end
-        return Asked(route, "INVALID_INPUT" if parameters["fail"] == "INVALID_ARG" else "RETRIES_EXHAUSTED", untouched)
+        code = "INVALID_INPUT" if parameters["fail"] == "INVALID_ARG" else "RETRIES_EXHAUSTED"
+        return Asked(route, code, untouched, once_id)
     (part,) = event["parts"]
-    return Asked(route, "", _identity(key, route, event["id"], part["content"]))
+    return Asked(route, "", _identity(key, route, event["id"], part["content"]), once_id)
 
 
 def said_by(registry: Registry, key: bytes | None, headers: object, value: bytes | None) -> Said:
@@ -147,7 +151,8 @@ def check(
     try:
         for record in _read(consumer, [topics.requests], ends, deadline):
             asked = asked_by(registry, unknown, record.key(), record.value())
-            tally.add_input(cast("int", record.partition()), cast("int", record.offset()), asked)
+            sent_ms = record.timestamp()[1]
+            tally.add_input(cast("int", record.partition()), cast("int", record.offset()), asked, sent_ms)
         kinds = {topic: kind for kind, topic in enumerate(topics.outputs)}
         for record in _read(consumer, topics.outputs, ends, deadline):
             said = said_by(registry, record.key(), record.headers(), record.value())
@@ -289,7 +294,7 @@ class Watcher:
 
     @property
     def inputs(self) -> int:
-        """Inputs seen."""
+        """Inputs seen, but for those that are to have no outcome."""
         return self._progress.inputs
 
     @property
@@ -349,6 +354,8 @@ class Watcher:
             return  # brokers come and go in a chaos run
         kind = self._kinds.get(cast("str", record.topic()))
         if kind is None:
+            if DROPPED in (record.headers() or ()):
+                return
             self._progress.add_input(cast("int", record.partition()), cast("int", record.offset()), now)
             return
         position = position_in(record.headers())

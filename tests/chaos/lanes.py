@@ -14,6 +14,7 @@ from typing import Self, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 
+from headrace.pipeline.pacing import Pace
 from tests.chaos.checker import position_in
 from tests.integration.avro_ends import Position
 
@@ -48,13 +49,12 @@ class Lane:
             AssertionError: one could not be delivered, or the rate not be kept.
         """
         positions: list[Position] = []
-        began = time.monotonic()
+        pace = Pace(rate, time.monotonic(), LATE_SECONDS)
         for number in range(count):
-            due = began + number / rate
-            if (left := due - time.monotonic()) > 0:
-                time.sleep(left)
+            time.sleep(max(0.0, pace.wait_seconds(time.monotonic())))
             now = time.monotonic()
-            assert now < due + LATE_SECONDS, f"{self._topic} gets less than {rate:.0f} records a second"
+            assert pace.wait_seconds(now) > -LATE_SECONDS, f"{self._topic} gets less than {rate:.0f} records a second"
+            pace.take(now)
             self._producer.produce(
                 self._topic, self._value, b"k%d" % number, on_delivery=partial(self._report, now, positions)
             )

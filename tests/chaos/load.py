@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from tests.chaos.checker import CLIENT
-from tests.chaos.mix import Fate, Mix, Storm, events, schema_variants
-from tests.chaos.tally import DELAYS, RETRIED, ROUTES, Topics
+from tests.chaos.checker import CLIENT, DROPPED
+from tests.chaos.mix import Event, Fate, Mix, Storm, events, schema_variants, with_repeats
+from tests.chaos.tally import DELAYS, ONCE, RETRIED, ROUTES, WINDOW_SECONDS, Again, Answered, Topics
 from tests.integration.avro_ends import Registry
 
 PARTITIONS = 12
@@ -65,6 +65,8 @@ def _route(name: str, ordering: str, topics: Topics) -> dict[str, Any]:
             "timeout_seconds": 60,
             "retries": {"max_attempts": 2, "initial_backoff_seconds": 0.05, "delays": list(DELAYS)},
         }
+    # So few that they are read back in no time, and far more than are repeated in the window.
+    once = {"window_seconds": WINDOW_SECONDS, "max_ids": 5_000}
     return {
         "name": name,
         "model": "delay",
@@ -74,6 +76,7 @@ def _route(name: str, ordering: str, topics: Topics) -> dict[str, Any]:
         "shadow": {"version": "1", "share": SHADOWED},
         "batch": {"max_records": 16, "max_delay_seconds": 0.02},
         "max_concurrency": 4,
+        "idempotency": once if name == ONCE else None,
         **patience,
     }
 
@@ -91,6 +94,7 @@ class Load:
         max_unanswered: the load pauses at so many.
         variant_every: after so many records each the next of the schema's variants joins the mix.
         limit: how many records to send in all; None: until ``stop``.
+        repeats: whether some events are sent again.
     """
 
     def __init__(
@@ -104,11 +108,15 @@ class Load:
         max_unanswered: int = 4000,
         variant_every: int = 20_000,
         limit: int | None = None,
+        repeats: bool = False,
     ) -> None:
         registry = Registry(registry_url)
         mixes = [Mix(registry.register_request_schema(topic, schema), schema, rate) for schema in schema_variants()]
         self._storms: list[Storm] = []
         self._events = events(mixes, rng, variant_every, self._storms)
+        if repeats:
+            self._events = with_repeats(self._events, random.Random(rng.getrandbits(32)), rate)
+        self._answered_ids = Answered()
         self._topic = topic
         self._rate = rate
         self._answered = answered
@@ -135,6 +143,8 @@ class Load:
         """Records that the brokers have acknowledged."""
         self.fates: Counter[Fate] = Counter()
         """What must become of those sent."""
+        self.repeats = 0
+        """How many of those sent repeat another."""
         self.paused_seconds = 0.0
         """Time in which nothing was sent because too many were unanswered."""
 
@@ -145,6 +155,11 @@ class Load:
     def poison(self) -> int:
         """How many of those sent must become dead letters at once."""
         return self.fates[Fate.POISON]
+
+    @property
+    def owed(self) -> int:
+        """How many of those sent must have an outcome."""
+        return self.sent - self.fates[Fate.DROPPED]
 
     @contextlib.contextmanager
     def storm(self, storm: Storm) -> Iterator[None]:
@@ -210,7 +225,7 @@ class Load:
                     times, due = self._times, float(self.sent)
                 rate = times * self._rate
                 due += (now - before) * rate
-                room = self._max_unanswered - (self.sent - self._answered())
+                room = self._max_unanswered - (self.owed - self._answered())
                 most = rate * CATCH_UP * (now - before)
                 count = max(0, min(int(due) - self.sent, int(most) + 1, room))
                 if room <= 0:
@@ -224,10 +239,27 @@ class Load:
             self._failure = error
 
     def _send(self, count: int) -> None:
-        for key, value, fate in itertools.islice(self._events, count):
-            self._producer.produce(self._topic, value, key, on_delivery=self._report)
+        for event in itertools.islice(self._events, count):
+            now_ms = time.time_ns() // 1_000_000
+            fate = self._fate(event, now_ms)
+            self._producer.produce(
+                self._topic,
+                event.value,
+                event.key,
+                on_delivery=self._report,
+                timestamp=now_ms,
+                headers=[DROPPED] if fate is Fate.DROPPED else None,
+            )
             self.sent += 1
             self.fates[fate] += 1
+
+    def _fate(self, event: Event, now_ms: int) -> Fate:
+        """Of an event that is sent now: it may repeat another."""
+        if not event.once_id:
+            return event.fate
+        again = self._answered_ids.take(event.once_id, now_ms, event.fate is Fate.ANSWERED)
+        self.repeats += again is not Again.FIRST
+        return Fate.DROPPED if again is Again.DUPLICATE else event.fate
 
     def _report(self, error: KafkaError | None, record: Message) -> None:
         if error is None:

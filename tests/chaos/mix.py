@@ -1,8 +1,9 @@
-"""Seeded events of the chaos suite: of four routes, quick and slow, poison among them, and what storms put there."""
+"""Seeded events of the chaos suite: of four routes, quick and slow, poison and repeats among them, and storms."""
 
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
 import json
 import random
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from tests.chaos.tally import RETRIED, ROUTES
+from tests.chaos.tally import ONCE, RETRIED, ROUTES, WINDOW_SECONDS
 from tests.integration.avro_ends import SCHEMAS, delayed, encode
 
 KEYS = 10_000
@@ -29,6 +30,13 @@ UNKNOWN_SCHEMA_ID = 2_000_000_000
 FAILS_SECONDS = 2
 """What fails for a while does so for this long at most. It is less than the delays together, so it has a result in the
 end, unless a wall clock that jumps cuts the delays short."""
+REPEATED = 0.2
+"""Share of the events of the route ``ONCE`` with a key which are sent again."""
+TIMES = (1, 1, 1, 2, 3)
+AFTER_SECONDS = (0.0, 0.0, 0.05, 1.0, 3.0, 10.0, 1.5 * WINDOW_SECONDS)
+"""When, at most: at once, soon, or when the window has passed."""
+MENDED = 0.5
+"""Share of the repeats of poison that can be processed."""
 BLOCK = 50
 """So many records in a row are of the same variant of the schema."""
 _ID = "00000000-0000-4000-8000-000000000000"
@@ -45,6 +53,8 @@ class Fate(Enum):
     """It fails for up to ``FAILS_SECONDS``, is put off if it comes so early, and is answered then."""
     EXHAUSTED = "exhausted"
     """It is put off by each delay, and a dead letter in the end."""
+    DROPPED = "dropped"
+    """It repeats an event that is answered, and has no outcome."""
 
 
 class Template(NamedTuple):
@@ -57,6 +67,8 @@ class Template(NamedTuple):
     middle: bytes = b""
     tail: bytes = b""
     fate: Fate = Fate.ANSWERED
+    once: bool = False
+    """Whether a repeat of it is known as such."""
 
     def value(self, event_id: bytes, tensor: bytes) -> bytes | None:
         return None if self.head is None else b"".join((self.head, event_id, self.middle, tensor, self.tail))
@@ -81,6 +93,8 @@ class Mix:
         shares = {
             self._template(route, delay): share / len(ROUTES) for route in ROUTES for delay, share in delays.items()
         }
+        self.mended = self._template(ONCE, 0)
+        """What repeats poison, and can be processed."""
         self.poison = self._poison()
         shares |= dict.fromkeys(self.poison, POISONED / len(self.poison))
         self.templates = list(shares)
@@ -108,11 +122,11 @@ class Mix:
         head, _, rest = encode(self._schema_id, datum, self._schema).partition(_ID.encode())
         middle, _, tail = rest.partition(struct.pack("<2f", *_NUMBERS))
         assert tail
-        return Template(head, middle, tail)
+        return Template(head, middle, tail, once=route == ONCE)
 
     def _poison(self) -> list[Template]:
         """Not in the wire format, of an unknown schema, cut short, refused by the model (one a route), a tombstone."""
-        good = self._template("by-key", 0)
+        good = self._template(ONCE, 0)._replace(once=False)
         assert good.head is not None
         found = [
             good._replace(head=b"\x01" + good.head),
@@ -154,6 +168,10 @@ class Event(NamedTuple):
     key: bytes | None
     value: bytes | None
     fate: Fate
+    once_id: bytes = b""
+    """Its id, if a repeat of it is known as such."""
+    mended: bytes | None = None
+    """A value of the same id that can be processed; of those alone."""
 
 
 def events(
@@ -179,4 +197,31 @@ def events(
             dice = rng.random()
             # Some keys come far more often than others: else none would come again while it is still being answered.
             key = None if dice < KEYLESS else b"k%d" % (KEYS * ((dice - KEYLESS) / (1 - KEYLESS)) ** 3)
-            yield Event(key, template.value(event_id, tensor), template.fate)
+            event = Event(key, template.value(event_id, tensor), template.fate)
+            if template.once and key is not None:
+                event = event._replace(once_id=event_id, mended=mix.mended.value(event_id, tensor))
+            yield event
+
+
+def with_repeats(source: Iterator[Event], rng: random.Random, rate: float) -> Iterator[Event]:
+    """The same events in the same order, and in between some of them again, of the same id and key. Pure.
+
+    Args:
+        source: events without end.
+        rng: makes everything that is random here.
+        rate: records a second, by which repeats are placed.
+    """
+    waiting: list[tuple[int, int, Event]] = []
+    numbers = itertools.count()  # what is due together comes in its order
+    for place in itertools.count():
+        if waiting and waiting[0][0] <= place:
+            yield heapq.heappop(waiting)[2]
+            continue
+        event = next(source)
+        if event.once_id and rng.random() < REPEATED:
+            for _ in range(rng.choice(TIMES)):
+                mend = event.fate is Fate.POISON and rng.random() < MENDED
+                again = event._replace(value=event.mended, fate=Fate.ANSWERED) if mend else event
+                after = rate * rng.choice(AFTER_SECONDS) * rng.uniform(0.8, 1.0)
+                heapq.heappush(waiting, (place + 1 + int(after), next(numbers), again))
+        yield event

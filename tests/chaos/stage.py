@@ -116,7 +116,7 @@ class Stage:
         for slot in self._slots:
             self.start_worker(slot)
         for slot in self._slots:
-            self.workers[slot].wait_ready()
+            self.workers[slot].wait_ready(SHARED_SECONDS)
 
     def environment(self, slot: int) -> dict[str, str]:
         """Of a worker: brokers and Triton through their proxies, and the file that stalls it."""

@@ -73,6 +73,7 @@ def test_no_fault_loses_doubles_tears_or_reorders_an_answer(tmp_path: Path) -> N
         assert (report["exhausted"] > 0) == ("retry_storm" in report["faults"])
         assert report["put_off"] >= len(DELAYS) * report["exhausted"]
         assert report["shadows"] > 0
+        assert report["repeats"] == report["repeats_sent"] > report["duplicates_sent"] == report["dropped"] > 0
         assert report["longest_stall_s"] <= STALL_SECONDS
         assert report["worker_exits"].keys() <= {1}, "nobody starts a worker again that ended otherwise"
         report["passed"] = True
@@ -86,7 +87,7 @@ def run(stage: Stage, faults: list[Any], rng: random.Random, rate: float, second
     direct, registry_url = stage.cluster.bootstrap_servers, stage.registry.url
     began = time.monotonic()
     with Watcher(direct, stage.topics) as watcher:
-        load = Load(direct, registry_url, stage.topics.requests, rng, rate, lambda: watcher.answered)
+        load = Load(direct, registry_url, stage.topics.requests, rng, rate, lambda: watcher.answered, repeats=True)
         saboteur = Saboteur(stage, load)
         with load:
             saboteur.run(faults, tell)
@@ -96,7 +97,7 @@ def run(stage: Stage, faults: list[Any], rng: random.Random, rate: float, second
         tell(f"{time.monotonic() - began:7.1f} s  {load.sent} records are sent, {watcher.answered} answered")
         stage.settle()
         try:
-            watcher.wait_answered(load.sent, SETTLE_SECONDS)
+            watcher.wait_answered(load.owed, SETTLE_SECONDS)
         except AssertionError as error:  # the check tells more of it
             tell(str(error))
         stalls = watcher.stalls
@@ -118,6 +119,8 @@ def run(stage: Stage, faults: list[Any], rng: random.Random, rate: float, second
         "delivered": load.delivered,
         "poison": load.poison,
         "exhausted": load.fates[Fate.EXHAUSTED],
+        "repeats_sent": load.repeats,
+        "duplicates_sent": load.fates[Fate.DROPPED],
         "paused_s": round(load.paused_seconds, 1),
         "faults": dict(sorted(saboteur.done.items())),
         "fault_count": sum(saboteur.done.values()),

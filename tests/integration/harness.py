@@ -101,8 +101,9 @@ class WorkerProcess:
 
     @property
     def log(self) -> str:
-        """What it has written since its last start."""
-        return self._process.log_path.read_text()
+        """What it has written since its last start; empty if it never was."""
+        path = self._process.log_path
+        return path.read_text() if path.exists() else ""
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)

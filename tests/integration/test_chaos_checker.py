@@ -73,7 +73,8 @@ class Forgery:
             name: register(endpoints.registry_url, f"{prefix}.{name}-value", json.dumps(schema))
             for name, schema in self._schemas.items()
         }
-        self.inputs = [*(self._good(index) for index in range(9)), *self._poison(), self._put_off()]
+        good = [self._good(index) for index in range(9)]
+        self.inputs = [*good, *self._poison(), self._put_off(), good[0]]
         names = (self.topics.requests, *self.topics.outputs, *self.topics.delays)
         ensure_topics(endpoints.bootstrap_servers, [TopicSpec(name, PARTITIONS) for name in names])
 
@@ -110,12 +111,12 @@ class Forgery:
 
     @property
     def good(self) -> Sequence[int]:
-        return [*range(9), len(self.inputs) - 1]
+        return [*range(9), 16]
 
     def outputs(self) -> list[Output]:
-        """All as it should be."""
+        """All as it should be: the last input repeats the first, and has none."""
         answers = [Output(kind, index) for index in self.good for kind in ("result", "twin")]
-        return [*answers, *(Output("dead", index) for index in range(9, len(self.inputs) - 1))]
+        return [*answers, *(Output("dead", index) for index in range(9, 16))]
 
     def write(self, outputs: Iterable[Output]) -> None:
         """Write the inputs, and the outputs in one transaction each run of those that are aborted, or are not."""
@@ -211,7 +212,8 @@ def test_honest_outputs_are_no_error(forgery: Forgery) -> None:
     forgery.commit()
     verdict = forgery.verdict()
     assert verdict.errors == {}, verdict.explain()
-    assert (verdict.records, verdict.results, verdict.twins, verdict.dead_letters) == (17, 10, 10, 7)
+    assert (verdict.records, verdict.results, verdict.twins, verdict.dead_letters) == (18, 10, 10, 7)
+    assert (verdict.repeats, verdict.dropped) == (2, 1)
 
 
 Plant = Callable[[list[Output]], list[Output]]
@@ -226,6 +228,8 @@ PLANTED: dict[str, tuple[Plant, dict[str, int]]] = {
     "no dead letter": (lambda all_: without(all_, of_input(all_, 10)), {"missing": 1}),
     "no twin": (lambda all_: without(all_, of_input(all_, 7, "twin")), {"torn": 1}),
     "no result": (lambda all_: without(all_, of_input(all_, 7, "result")), {"torn": 1}),
+    "repeat answered": (lambda all_: [*all_, Output("result", 17), Output("twin", 17)], {"duplicates_answered": 1}),
+    "repeat of a dead letter dropped": (lambda all_: without(all_, of_input(all_, 14)), {"wrongly_dropped": 1}),
     "aborted again": (lambda all_: [*all_, *(replace(each, aborted=True) for each in of_input(all_, 1))], {}),
     "aborted": (
         lambda all_: changed(all_, of_input(all_, 8, "result")[0], aborted=True),
@@ -277,7 +281,7 @@ def test_planted_fault_is_counted_as_what_it_is(forgery: Forgery, name: str) -> 
     assert {kind: len(examples) for kind, examples in verdict.examples.items()} == errors
 
 
-@pytest.mark.parametrize("commit", [{}, {"offset": 16}, {"metadata": "h1:17:AAAA"}])
+@pytest.mark.parametrize("commit", [{}, {"offset": 17}, {"metadata": "h1:18:AAAA"}])
 def test_offset_that_is_not_committed_at_the_end_is_counted(forgery: Forgery, commit: dict[str, Any]) -> None:
     """Not at all, one too low, and with what was done above it still noted there."""
     forgery.write(forgery.outputs())
@@ -323,7 +327,7 @@ def test_watcher_tells_what_is_answered_and_how_long_nothing_was(forgery: Forger
         forgery.write(without(outputs, of_input(outputs, 8, "twin")))
         watcher.wait_answered(16, 30)
         wait_until(lambda: watcher.longest_stall_s > 1.0, 30, "a stall of a second")
-        assert (watcher.inputs, watcher.answered) == (17, 16)
+        assert (watcher.inputs, watcher.answered) == (18, 16)
         assert watcher.longest_stall.partition == 0
         assert set(watcher.stalls) == {0}
 
@@ -364,11 +368,12 @@ def test_worker_without_faults_is_found_without_fault(
                     lambda: watcher.answered,
                     variant_every=WORKER_EVENTS // 10,
                     limit=WORKER_EVENTS,
+                    repeats=True,
                 ) as load,
             ):
                 began = time.monotonic()
                 load.wait(120)
-                watcher.wait_answered(WORKER_EVENTS, 60)
+                watcher.wait_answered(load.owed, 60)
                 seconds = time.monotonic() - began
                 stall_seconds = watcher.longest_stall_s
         finally:
@@ -379,6 +384,7 @@ def test_worker_without_faults_is_found_without_fault(
     assert verdict.errors == {}, verdict.explain()
     assert verdict.records == load.delivered == WORKER_EVENTS
     assert verdict.dead_letters == load.poison > 0
-    assert verdict.results == verdict.twins == WORKER_EVENTS - load.poison
+    assert verdict.results == verdict.twins == load.owed - load.poison
+    assert verdict.repeats == load.repeats > verdict.dropped == load.sent - load.owed > 0
     assert verdict.shadows > 0
     assert 0 < stall_seconds < 15

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from headrace.connectors.embedded.state import Endpoints
-from headrace.pipeline.offsets import NEAR
+from headrace.connectors.kafka.admin import ensure_topics
+from headrace.pipeline.config import Settings
+from headrace.pipeline.offsets import NEAR, OffsetBitmap
+from headrace.pipeline.setup import topic_specs
 from tests.integration.avro_ends import delayed, event, numbers
 from tests.integration.harness import Scene
 
@@ -36,10 +40,10 @@ def offsets_shown(config: Path, endpoints: Endpoints, *options: str) -> subproce
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=endpoints.environment(), check=False)
 
 
-def only_partition(config: Path, endpoints: Endpoints) -> dict[str, Any]:
+def only_partition(config: Path, endpoints: Endpoints, topic: str) -> dict[str, Any]:
     done = offsets_shown(config, endpoints, "--json")
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)["partitions"]
+    (found,) = (each for each in json.loads(done.stdout)["partitions"] if each["topic"] == topic)
     assert isinstance(found, dict)
     return found
 
@@ -55,7 +59,7 @@ def test_worker_of_the_older_format_goes_on_where_one_of_the_newer_was_killed(
         sent = slow + scene.send_events([event(numbers(index % 100)) for index in range(QUICK)])
         scene.read_until(QUICK)
         newer.kill()
-        shown = only_partition(config, stack)
+        shown = only_partition(config, stack, scene.requests)
         assert shown["committed"] == slow[0].position.offset
         assert shown["runs"] == [{"first": 1, "last": QUICK}]
         assert (shown["format"], shown["done_above"], shown["owed"]) == ("h2", QUICK, 1)
@@ -72,5 +76,32 @@ def test_worker_of_the_older_format_goes_on_where_one_of_the_newer_was_killed(
         answers = scene.settle(sent)
         assert {position for position, answer in answers.items() if answer.dead} == {slow[0].position}
         assert older.running
-        shown = only_partition(config, stack)
+        shown = only_partition(config, stack, scene.requests)
         assert (shown["committed"], shown["owed"], shown["metadata"]) == (len(sent), 0, "")
+
+
+def test_delay_topics_are_shown_as_request_topics_are(
+    stack: Endpoints, names: Callable[[str], str], tmp_path: Path
+) -> None:
+    routes = [{"name": "identity", "model": "identity", "retries": {"delays": ["5s"]}}]
+    with Scene(stack, names("w"), tmp_path, routes=routes, topics={"partitions": 1}) as scene:
+        config = tmp_path / "pipeline.yaml"
+        delayed_topic, redriven = f"{scene.group}.retry.5s", f"{scene.group}.redriven"
+        ensure_topics(stack.bootstrap_servers, topic_specs(Settings.model_validate(yaml.safe_load(config.read_text()))))
+        producer = Producer({"bootstrap.servers": stack.bootstrap_servers})
+        for _ in range(7):
+            producer.produce(delayed_topic, b"x")
+        assert producer.flush(30) == 0
+        done = OffsetBitmap(3)
+        done.add(5)
+        consumer = Consumer({"bootstrap.servers": stack.bootstrap_servers, "group.id": scene.group})
+        try:
+            consumer.commit(offsets=[TopicPartition(delayed_topic, 0, 3, done.encode(3))], asynchronous=False)
+        finally:
+            consumer.close()
+
+        shown = only_partition(config, stack, delayed_topic)
+        assert (shown["committed"], shown["end"], shown["owed"], shown["format"]) == (3, 7, 3, "h1")
+        assert shown["runs"] == [{"first": 5, "last": 5}]
+        assert only_partition(config, stack, redriven)["committed"] is None
+        assert f"{delayed_topic}[0]" in offsets_shown(config, stack).stdout

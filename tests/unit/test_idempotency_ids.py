@@ -18,9 +18,9 @@ WINDOW_MS = 1000.0
 A, B, C = (key_of(f"00000000-0000-4000-8000-00000000000{letter}") for letter in "abc")
 
 
-def first(ids: PartitionIds, offset: int, key: bytes, timestamp_ms: int = 0) -> Arrival:
+def first(ids: PartitionIds[int], offset: int, key: bytes, timestamp_ms: int = 0) -> Arrival:
     """A record arrives, and if it is processed its result is committed."""
-    arrival = ids.arrive(offset, key, timestamp_ms, WINDOW_MS)
+    arrival = ids.arrive(offset, key, timestamp_ms, WINDOW_MS, offset)
     if arrival is Arrival.FIRST:
         ids.note(key, Seen(timestamp_ms, offset))
         assert ids.settle(offset) == ()
@@ -32,13 +32,13 @@ def test_id_is_the_same_however_it_is_written() -> None:
 
 
 def test_window_is_by_the_records_timestamps_either_way() -> None:
-    ids = PartitionIds(10)
+    ids = PartitionIds[int](10)
     arrivals = [first(ids, offset, A, ms) for offset, ms in enumerate([5000, 5000, 6000, 4000, 6001, 7001, 7002])]
     assert [each is Arrival.DUPLICATE for each in arrivals] == [False, True, True, True, False, True, False]
 
 
 def test_newest_ids_are_remembered() -> None:
-    ids = PartitionIds(2)
+    ids = PartitionIds[int](2)
     assert [first(ids, offset, key) for offset, key in enumerate([A, B, C])] == [Arrival.FIRST] * 3
     assert [first(ids, 3, C), first(ids, 4, B)] == [Arrival.DUPLICATE] * 2
     assert first(ids, 5, A) is Arrival.FIRST
@@ -47,7 +47,7 @@ def test_newest_ids_are_remembered() -> None:
 
 def test_record_is_no_duplicate_of_itself_nor_of_a_later_one() -> None:
     """The group's offsets were set back, so that all is answered again."""
-    ids = PartitionIds(2)
+    ids = PartitionIds[int](2)
     for key in (A, B):
         ids.note(key, Seen(0, 7))
     arrivals = [first(ids, offset, key) for offset, key in [(6, A), (7, A), (7, B), (8, B)]]
@@ -55,25 +55,24 @@ def test_record_is_no_duplicate_of_itself_nor_of_a_later_one() -> None:
 
 
 def test_parked_records_are_freed_by_what_becomes_of_their_first() -> None:
-    ids = PartitionIds(10)
-    assert [ids.arrive(offset, A, 0, WINDOW_MS) for offset in range(5)] == [Arrival.FIRST] + [Arrival.PARKED] * 4
+    ids = PartitionIds[int](10)
+    assert [ids.arrive(each, A, 0, WINDOW_MS, each) for each in range(5)] == [Arrival.FIRST] + [Arrival.PARKED] * 4
     assert ids.settle(0) == ((1, Arrival.FIRST),)  # a dead letter
-    assert ids.parked == 3
     ids.note(A, Seen(0, 1))
     assert ids.settle(1) == tuple((offset, Arrival.DUPLICATE) for offset in (2, 3, 4))
-    assert ids.parked == 0
+    assert ids.settle(1) == ids.settle(2) == ()
 
 
 def test_parked_record_beyond_the_window_is_processed() -> None:
-    ids = PartitionIds(10)
-    ids.arrive(0, A, 0, WINDOW_MS)
-    assert ids.arrive(1, A, 1001, WINDOW_MS) is Arrival.PARKED
+    ids = PartitionIds[int](10)
+    ids.arrive(0, A, 0, WINDOW_MS, 0)
+    assert ids.arrive(1, A, 1001, WINDOW_MS, 1) is Arrival.PARKED
     ids.note(A, Seen(0, 0))
     assert ids.settle(0) == ((1, Arrival.FIRST),)
 
 
 def test_id_that_is_forgotten_is_another_event() -> None:
-    ids = PartitionIds(10)
+    ids = PartitionIds[int](10)
     assert [first(ids, 0, A), first(ids, 1, B)] == [Arrival.FIRST] * 2
     ids.forget(A)
     ids.forget(C)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,3 +41,9 @@ def test_long_hold_up_is_no_burst_afterwards() -> None:
     burst = sum(1 for moment in went if moment == pytest.approx(went[2]))
     assert burst <= MAX_CATCH_UP_SECONDS * 10 + 1
     assert went[-1] == pytest.approx(went[2] + 9.7 - MAX_CATCH_UP_SECONDS)
+
+
+def test_hold_up_is_made_up_for_as_far_as_is_asked_for() -> None:
+    costs = [0.0, 60.0, *[0.0] * 998]
+    assert times(Pace(10, 0.0, math.inf), costs)[-1] == pytest.approx(99.9)
+    assert times(Pace(10, 0.0, 5.0), costs)[-1] == pytest.approx(99.9 + 60.1 - 0.2 - 5.0)

@@ -7,7 +7,8 @@ from headrace.pipeline.config_idempotency import IdempotencySettings
 from headrace.pipeline.config_retries import RetrySettings
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.overviews import GroupProgress, TopicState
-from headrace.pipeline.topic_check import TopicReport, report
+from headrace.pipeline.records import TopicSpec
+from headrace.pipeline.topic_check import TopicReport, report, retention_problem
 
 SETTINGS = Settings(
     topics=TopicSettings(
@@ -122,6 +123,19 @@ def test_delay_topic_keeps_what_waits_in_it(topic: str, policy: str, retention_m
     problems = reports(**{topic: TopicState(4, 2, 5_000_000, {}, {}, policy, retention_ms)})[topic].problems
     assert len(problems) == (expected is not None)
     assert all(problem.startswith(f"{topic} {expected}") for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        ("compact", None),
+        ("delete", "marks has cleanup.policy=delete: it must be compact, or"),
+        ("compact,delete", "marks has cleanup.policy=compact,delete: it must be compact, or"),
+    ],
+)
+def test_what_is_kept_for_ever_is_not_deleted_by_age(policy: str, problem: str | None) -> None:
+    found = retention_problem(TopicSpec("marks", 1, config={"cleanup.policy": "compact"}), policy, 1)
+    assert (found or "").startswith(problem) if problem else found is None
 
 
 def test_topic_of_requests_keeps_what_its_owner_wants() -> None:
