@@ -12,7 +12,7 @@ import selectors
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from headrace.pipeline.records import (
 )
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 EPOCH_MS = 1_700_000_000_000
 REQUEST_SCHEMA, RESULT_SCHEMA, DEAD_LETTER_SCHEMA = 1, 2, 3
@@ -52,20 +53,23 @@ REQUEST_SCHEMA, RESULT_SCHEMA, DEAD_LETTER_SCHEMA = 1, 2, 3
 
 
 class _NoWaiting(selectors.DefaultSelector):
-    """Selects what is ready; where the loop would sleep, its time moves on instead."""
+    """Selects what is ready; where the loop would sleep, its time moves on instead, but past no thread of its own."""
 
     now = 0.0
+    under_way = 0
+    """Calls that threads do for the loop, and that are not back."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(timeout if timeout is None else 0)
-        if not ready and timeout:
-            ready = super().select(0.0002)  # a thread of the executor may be at work
-            self.now += 0.0 if ready else timeout
+        if timeout is None or (timeout and self.under_way):
+            return super().select()
+        ready = super().select(0)
+        if not ready:
+            self.now += timeout
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which an hour of sleeping takes no time."""
+    """An event loop on which an hour of sleeping takes no time, nor does a call on a thread: all wait until it is back."""
 
     def __init__(self) -> None:
         self._virtual = _NoWaiting()
@@ -73,6 +77,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        call = super().run_in_executor(executor, func, *args)
+        self._virtual.under_way += 1
+        call.add_done_callback(self._back)
+        return call
+
+    def _back(self, _: asyncio.Future[Any]) -> None:
+        self._virtual.under_way -= 1
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Of Python 3.12, with a timeout; it has a thread of its own, which would be waited for by virtual time."""
+        await super().shutdown_default_executor()
 
 
 def on_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
