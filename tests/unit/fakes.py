@@ -69,7 +69,7 @@ class _NoWaiting(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which an hour of sleeping takes no time, nor does a call on a thread: all wait until it is back."""
+    """An event loop on which an hour of sleeping takes no time, and no time passes while a thread is at work for it."""
 
     def __init__(self) -> None:
         self._virtual = _NoWaiting()

@@ -31,6 +31,7 @@ from headrace.pipeline.redriving import (
 from headrace.pipeline.retrying import Retry, put_off, resumed
 from tests.unit.fake_coordinator import error
 from tests.unit.redrive_bench import LETTERS, NOW_MS, SETTINGS, RedriveBench, RedriveProcess, letter, reads
+from tests.unit.strategies import examples
 
 MARKS = marks_topic(SETTINGS)
 TIMED_OUT = error(KafkaError._TIMED_OUT)
@@ -316,7 +317,7 @@ ACTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(acts=ACTS, choices=st.lists(st.integers(0, 3), min_size=25, max_size=25), unit_letters=st.integers(1, 3))
 def test_any_course_of_processes_redrives_each_once(
     acts: list[tuple[str, Fault | None]], choices: list[int], unit_letters: int

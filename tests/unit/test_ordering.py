@@ -9,6 +9,7 @@ from headrace.pipeline.offsets import NEAR, MetadataFormat, OffsetBitmap, Window
 from headrace.pipeline.ordering import PartitionLedger, Taken
 from headrace.pipeline.records import OutputRecord
 from tests.unit.done_offsets import done_from
+from tests.unit.strategies import examples
 
 METADATA_LIMIT_BYTES = 4096
 """Kafka's default for ``offset.metadata.max.bytes``."""
@@ -332,7 +333,7 @@ class Crashes(RuleBasedStateMachine):
 
 
 TestCrashes = Crashes.TestCase
-TestCrashes.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCrashes.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 
 
 @given(order=st.permutations(range(30)), budget=st.integers(1, 40))
