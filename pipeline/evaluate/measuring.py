@@ -162,7 +162,8 @@ class _Numbers:
                 FROM {self._metric.rows}
             ),
             wholes AS (SELECT *, {next(whole)} AS c, {next(whole)} AS b FROM numbers WHERE x IS NOT NULL)
-            SELECT r, CASE {kind} ELSE {_ALL} END AS kind, coalesce({", ".join(slices)}) AS s, block, count(*) AS records, sum(c) AS c,
+            SELECT r, CASE {kind} ELSE {_ALL} END AS kind, coalesce({", ".join(slices)}) AS s, block,
+                count(*) AS records, sum(c) AS c,
                 count(y) AS paired, sum(c) FILTER (y IS NOT NULL) AS c_paired, sum(b) AS b,
                 count(*) FILTER (x > y) AS better, count(*) FILTER (x < y) AS worse,
                 count(*) FILTER (c IS NULL) AS c_odd, count(*) FILTER (y IS NOT NULL AND b IS NULL) AS b_odd

@@ -274,6 +274,12 @@ async def test_run_again_redrives_what_is_left() -> None:
     assert not await third.step()
 
 
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_transactions, "GIVE_WAY_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("short_waits")
 async def test_process_that_is_followed_by_another_ends() -> None:
     bench = RedriveBench(6)
     first, second = RedriveProcess(bench, 2), RedriveProcess(bench, 2)
@@ -286,6 +292,7 @@ async def test_process_that_is_followed_by_another_ends() -> None:
     assert bench.redriven == once(6)
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("applied", [True, False])
 async def test_transaction_of_unknown_outcome_is_there_once(applied: bool) -> None:
     bench = RedriveBench(4)
@@ -296,6 +303,7 @@ async def test_transaction_of_unknown_outcome_is_there_once(applied: bool) -> No
     assert bench.redriven == once(4)
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_marks_taken_away_end_a_process_that_has_read_them() -> None:
     bench = RedriveBench(4)
     first, purge = RedriveProcess(bench, 2), RedriveProcess(bench, 2)
