@@ -132,7 +132,7 @@ def test_completions_far_beyond_the_window_are_committed_while_they_are_few_runs
 
 
 def test_one_slow_record_holds_up_a_whole_window_of_others_no_more() -> None:
-    records = 5 * NEAR
+    records = 3 * NEAR
     ledger = PartitionLedger(0, OffsetBitmap(0), MetadataFormat.H2.window)
     for offset in range(records):
         ledger.admit(offset, 10)
