@@ -199,7 +199,7 @@ def _binomial_quantile(level: float, counts: NDArray[np.int64], share: float) ->
     """The least numbers of successes, of so many, that are not passed with at least the probability ``level``."""
     above = np.ceil(special.bdtrik(level, counts, share))
     below = np.maximum(above - 1, 0)  # by rounding it may be the one below
-    return np.where(special.bdtr(below, counts, share) >= level, below, above)
+    return np.asarray(np.where(special.bdtr(below, counts, share) >= level, below, above), np.float64)
 
 
 def difference_interval(candidate: Interval, baseline: Interval) -> Interval:

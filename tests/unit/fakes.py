@@ -11,8 +11,9 @@ import functools
 import selectors
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import numpy as np
 
@@ -22,11 +23,9 @@ from headrace.pipeline.errors import PoisonError, UnavailableError
 from headrace.pipeline.ports import (
     AssignmentListener,
     CommitUnit,
-    Frames,
     InferCall,
     InferReply,
     ModelSignature,
-    SamplingPlan,
     StartPosition,
     TensorSpec,
 )
@@ -44,6 +43,7 @@ from headrace.pipeline.records import (
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 EPOCH_MS = 1_700_000_000_000
 REQUEST_SCHEMA, RESULT_SCHEMA, DEAD_LETTER_SCHEMA = 1, 2, 3
@@ -78,7 +78,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         call = super().run_in_executor(executor, func, *args)
         self._virtual.under_way += 1
         call.add_done_callback(self._back)
@@ -357,48 +357,6 @@ class FakeInference:
     def batches(self) -> list[int]:
         """How many rows each call had."""
         return [len(next(iter(call.inputs.values()))) for call in self.calls]
-
-
-# --- video ----------------------------------------------------------------------------------------------------------
-
-
-class FakeSampler:
-    """Takes a frame a second of a video that is ``frames`` seconds long, so many videos at a time.
-
-    The frames of the video ``ab`` are ``ab-0``, ``ab-1`` … ``script`` takes a video and gives the error to answer
-    with, or None.
-    """
-
-    def __init__(self, processes: int = 2) -> None:
-        self.processes = processes
-        self.frames = 3
-        self.latency_seconds = 0.5
-        self.script: Callable[[bytes], Exception | None] = lambda video: None
-        self.videos: list[bytes] = []
-        self.plans: list[SamplingPlan] = []
-        self.cancelled: list[bytes] = []
-        self.in_flight = self.most_in_flight = 0
-        self.closed = False
-
-    async def sample(self, video: bytes, plan: SamplingPlan) -> Frames:
-        self.videos.append(video)
-        self.plans.append(plan)
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await asyncio.sleep(self.latency_seconds)
-        except asyncio.CancelledError:
-            self.cancelled.append(video)
-            raise
-        finally:
-            self.in_flight -= 1
-        if error := self.script(video):
-            raise error
-        times = range(min(self.frames, plan.max_frames))
-        return Frames(tuple(video + b"-%d" % time for time in times), tuple(map(float, times)), float(self.frames))
-
-    async def close(self) -> None:
-        self.closed = True
 
 
 # --- events ---------------------------------------------------------------------------------------------------------

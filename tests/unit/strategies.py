@@ -31,7 +31,7 @@ from headrace.pipeline.replay.ranges import PartitionRange
 
 def examples(most: int) -> int:
     """Of a property: so many in the profile ``deep``, the same share of them in ``quick`` as elsewhere."""
-    return most * settings.default.max_examples // 100
+    return most * settings().max_examples // 100
 
 
 INT32 = st.integers(-(2**31), 2**31 - 1)

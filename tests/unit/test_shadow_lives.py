@@ -27,13 +27,13 @@ from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.shadow import Shadows
 from headrace.pipeline.turns import TURN_SECONDS
 from headrace.pipeline.user_code import UserCode
+from tests.unit.fake_sampler import FakeSampler
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     REQUEST_SCHEMA,
     RESULT_SCHEMA,
     FakeBroker,
     FakeInference,
-    FakeSampler,
     FakeSource,
     FakeTransactions,
     LoopClock,
