@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, cast
 
+from headrace.pipeline import metrics
 from headrace.pipeline.config import Settings
 from headrace.pipeline.journey import PartTask
-from headrace.pipeline.metrics import registry
 from headrace.pipeline.ports import InferCall, InferReply
 from headrace.pipeline.records import InferenceResult, OutputRecord, RecordBatch, TopicPartition
 from headrace.pipeline.replay.rules import ReplayRules
@@ -142,9 +142,8 @@ class Bench:
 
 def counted() -> Counter[str]:
     """Parts of the route's shadow by outcome, since this process began."""
-    name = "headrace_shadow_total"
-    (family,) = registry.restricted_registry([name]).collect()  # all others would take their time
-    ours = [each for each in family.samples if each.name == name and each.labels["route"] == "text"]
+    (family,) = metrics.SHADOW.collect()
+    ours = [each for each in family.samples if each.name.endswith("_total") and each.labels["route"] == "text"]
     return Counter({each.labels["outcome"]: int(each.value) for each in ours})
 
 
