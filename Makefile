@@ -19,7 +19,7 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay-demo demo-resilience test unit integration chaos chaos-long lint format docs lock \
+.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long lint format docs lock \
 	test-lowest wheel clean distclean
 
 help: ## Show this list
@@ -43,6 +43,9 @@ setup: ## Make .venv from the version lock (every other target does it when need
 
 unit: setup ## The fast tests: no server, under a minute
 	@$(PYTEST) $(PARALLEL) tests/unit tests/docs $(ARGS)
+
+properties: setup ## The tests of properties alone, which unit tries with few examples, with many
+	@$(PYTEST) $(PARALLEL) tests/unit -m hypothesis --hypothesis-profile deep $(ARGS)
 
 integration: setup ## The tests on real servers: Kafka, schema registry, Triton
 	@$(PYTEST) $(ON_SERVERS) tests/integration $(ARGS)

@@ -9,12 +9,17 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 KEPT = {"HEADRACE_CACHE", "HEADRACE_MAVEN_URL", "HEADRACE_STACK", "HEADRACE_TRITON_IMAGE"}
 KEPT |= {"HEADRACE_CHAOS_SEED", "HEADRACE_CHAOS_SECONDS", "HEADRACE_CHAOS_RATE", "HEADRACE_CHAOS_OVERLOAD_SECONDS"}
 """Where downloads come from and are kept, which stack the tests run on, what the chaos suite does: meant for the tests
 themselves."""
 
+settings.register_profile("quick", max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("deep", max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("quick")
+"""Of each property: few in every run, others each time; ``make properties`` tries as many as find what is rare."""
 
 sys.dont_write_bytecode = False
 """Whatever the shell says: else each process would compile all of it again, what is tested and what tests it."""
@@ -40,3 +45,4 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: no collection of garbage need look at it again, of which there are thousands."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)

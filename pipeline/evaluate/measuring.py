@@ -80,9 +80,7 @@ def measure(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Measu
     for metric in metrics:
         sliced = comparison.outcomes if metric.table == comparison.outcomes.table else comparison.pairs
         numbers = _Numbers(comparison, sliced, metric)
-        whole = tuple(numbers.measures(None))
-        yield from whole
-        for kind in range(len(sliced.kinds)) if whole else ():
+        for kind in (None, *range(len(sliced.kinds))):
             yield from numbers.measures(kind)
 
 
@@ -99,6 +97,7 @@ class _Numbers:
         self._candidate = f"({metric.candidate})::DOUBLE"
         self._baseline = f"({metric.baseline or 'NULL'})::DOUBLE"
         self._scale = 1.0 if metric.binary else self._find_scale()
+        self._rows = self._sums()
 
     def _find_scale(self) -> float:
         """A power of two by which all numbers have at most 61 bits, which leaves the sum of DuckDB many more."""
@@ -111,7 +110,8 @@ class _Numbers:
         """Of all records, or of the slices of a kind."""
         values = 1 if kind is None else len(self._sliced.values[kind])
         least = 1 if kind is None else LEAST_RECORDS
-        rows = self._sums("0" if kind is None else f"s{kind}")
+        of_kind = self._rows["kind"] == (_ALL if kind is None else kind)
+        rows = {name: column[of_kind] for name, column in self._rows.items()}
         cell = rows["r"].astype(np.int64) * values + rows["s"]
         kept = np.flatnonzero(np.bincount(cell, rows["records"], len(self._sliced.routes) * values) >= least)
         for first in range(0, len(kept), COLUMNS):
@@ -150,27 +150,33 @@ class _Numbers:
             p_values = paired_tests(differences, sums["paired"])
         return zip(self._means(sums["b"], sums["paired"]), intervals, p_values.tolist(), strict=True)
 
-    def _sums(self, slice_column: str) -> dict[str, Any]:
-        """Of each route, slice and block that has some, in units."""
+    def _sums(self) -> dict[str, Any]:
+        """Of each route, slice and block that has some, in units: of all records and of each kind of slice at once."""
+        slices = [f"s{kind}" for kind in range(len(self._sliced.kinds))]
+        sets = ", ".join(["(r, block)", *(f"(r, block, {each})" for each in slices)])
+        kind = " ".join(f"WHEN GROUPING({each}) = 0 THEN {number}" for number, each in enumerate(slices))
         whole = (f"CASE WHEN isfinite({each}) THEN {whole_multiple(each, self._scale)} END" for each in "xy")
         found = self._database.execute(f"""
             WITH numbers AS (
-                SELECT r, {slice_column} AS s, block, {self._candidate} AS x, {self._baseline} AS y
+                SELECT r, {", ".join(slices)}, block, {self._candidate} AS x, {self._baseline} AS y
                 FROM {self._metric.rows}
             ),
             wholes AS (SELECT *, {next(whole)} AS c, {next(whole)} AS b FROM numbers WHERE x IS NOT NULL)
-            SELECT r, s, block, count(*) AS records, sum(c) AS c,
+            SELECT r, CASE {kind} ELSE {_ALL} END AS kind, coalesce({", ".join(slices)}) AS s, block,
+                count(*) AS records, sum(c) AS c,
                 count(y) AS paired, sum(c) FILTER (y IS NOT NULL) AS c_paired, sum(b) AS b,
                 count(*) FILTER (x > y) AS better, count(*) FILTER (x < y) AS worse,
                 count(*) FILTER (c IS NULL) AS c_odd, count(*) FILTER (y IS NOT NULL AND b IS NULL) AS b_odd
-            FROM wholes WHERE s IS NOT NULL GROUP BY r, s, block
+            FROM wholes GROUP BY GROUPING SETS ({sets}) HAVING kind = {_ALL} OR s IS NOT NULL
         """).fetchnumpy()
         rows = {name: np.ma.filled(np.ma.asarray(column, np.float64), 0.0) for name, column in found.items()}
         for name, odd in (("c", rows["c_odd"]), ("b", rows["b_odd"]), ("c_paired", rows["c_odd"])):
             rows[name] = np.where(odd > 0, np.nan, rows[name])
-        return {**rows, **{name: rows[name].astype(np.int64) for name in ("r", "s", "block")}}
+        return {**rows, **{name: rows[name].astype(np.int64) for name in ("r", "kind", "s", "block")}}
 
 
+_ALL = -1
+"""In the place of a kind of slices: all records."""
 _SUMS = ("records", "c", "paired", "c_paired", "b", "better", "worse")
 _Compared = tuple[Interval, Interval, float]
 _Told = tuple[int, Interval, Interval | None, Interval | None, float | None, int]

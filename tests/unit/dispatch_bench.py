@@ -17,11 +17,11 @@ from headrace.pipeline.health import Health
 from headrace.pipeline.journey import Journey, PartTask
 from headrace.pipeline.ports import InferCall
 from headrace.pipeline.records import Part, PartOutput, TopicPartition
+from tests.unit.fake_sampler import FakeSampler
 from tests.unit.fakes import (
     TEXT,
     FakeBroker,
     FakeInference,
-    FakeSampler,
     FakeSource,
     LoopClock,
     request,

@@ -6,6 +6,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ OWN: Mapping[str, Mapping[str, Maker]] = {
     "connectors/video/child.py": {"refusal": VIDEO},
 }
 """File → its own makers."""
+NAMES = {*EVERYWHERE, "poison", *(name for makers in OWN.values() for name in makers)}
+"""A file without any of them makes none."""
 
 
 @dataclass
@@ -54,13 +57,17 @@ class Sources:
     passed_on: set[tuple[str, str]] = field(default_factory=set)
 
 
+@cache
 def sources() -> Sources:
     """Of all of the product's files."""
     found = Sources()
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            source = path.read_text(encoding="utf-8")
+            if not any(maker in source for maker in NAMES):
+                continue
+            tree = ast.parse(source)
             makers = {**EVERYWHERE, **_imported(tree), **OWN.get(name, {})}
             for function, call in _calls(tree):
                 if maker := makers.get(_called(call)):
@@ -78,13 +85,16 @@ def _imported(tree: ast.Module) -> dict[str, Maker]:
     }
 
 
-def _calls(tree: ast.AST, function: str = "") -> Iterator[tuple[str, ast.Call]]:
+def _calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
     """Every call, and the function that it is in."""
-    for node in ast.iter_child_nodes(tree):
-        inner = node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else function
-        if isinstance(node, ast.Call):
-            yield inner, node
-        yield from _calls(node, inner)
+    left = [("", tree)]
+    while left:
+        function, node = left.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = node.name
+        elif isinstance(node, ast.Call):
+            yield function, node
+        left += [(function, each) for each in ast.iter_child_nodes(node)]
 
 
 def _called(call: ast.Call) -> str:

@@ -14,13 +14,13 @@ from headrace.pipeline.ports import Changelog, RecordSource, Transactions
 from headrace.pipeline.records import TopicPartition
 from headrace.pipeline.setup import ContractIds, register_contracts
 from tests.unit.fake_changelog import FakeChangelog
+from tests.unit.fake_sampler import FakeSampler
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     REQUEST_SCHEMA,
     RESULT_SCHEMA,
     FakeBroker,
     FakeInference,
-    FakeSampler,
     FakeSource,
     FakeTransactions,
 )

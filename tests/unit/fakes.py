@@ -11,8 +11,9 @@ import functools
 import selectors
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import numpy as np
 
@@ -22,11 +23,9 @@ from headrace.pipeline.errors import PoisonError, UnavailableError
 from headrace.pipeline.ports import (
     AssignmentListener,
     CommitUnit,
-    Frames,
     InferCall,
     InferReply,
     ModelSignature,
-    SamplingPlan,
     StartPosition,
     TensorSpec,
 )
@@ -43,6 +42,8 @@ from headrace.pipeline.records import (
 )
 
 P = ParamSpec("P")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 EPOCH_MS = 1_700_000_000_000
 REQUEST_SCHEMA, RESULT_SCHEMA, DEAD_LETTER_SCHEMA = 1, 2, 3
@@ -52,20 +53,23 @@ REQUEST_SCHEMA, RESULT_SCHEMA, DEAD_LETTER_SCHEMA = 1, 2, 3
 
 
 class _NoWaiting(selectors.DefaultSelector):
-    """Selects what is ready; where the loop would sleep, its time moves on instead."""
+    """Selects what is ready; where the loop would sleep, its time moves on instead, but past no thread of its own."""
 
     now = 0.0
+    under_way = 0
+    """Calls that threads do for the loop, and that are not back."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(timeout if timeout is None else 0)
-        if not ready and timeout:
-            ready = super().select(0.0002)  # a thread of the executor may be at work
-            self.now += 0.0 if ready else timeout
+        if timeout is None or (timeout and self.under_way):
+            return super().select()
+        ready = super().select(0)
+        if not ready:
+            self.now += timeout
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which an hour of sleeping takes no time."""
+    """An event loop on which an hour of sleeping takes no time, and no time passes while a thread is at work for it."""
 
     def __init__(self) -> None:
         self._virtual = _NoWaiting()
@@ -73,6 +77,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.now
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        call = super().run_in_executor(executor, func, *args)
+        self._virtual.under_way += 1
+        call.add_done_callback(self._back)
+        return call
+
+    def _back(self, _: asyncio.Future[Any]) -> None:
+        self._virtual.under_way -= 1
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Of Python 3.12, with a timeout; it has a thread of its own, which would be waited for by virtual time."""
+        await super().shutdown_default_executor()
 
 
 def on_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -340,48 +357,6 @@ class FakeInference:
     def batches(self) -> list[int]:
         """How many rows each call had."""
         return [len(next(iter(call.inputs.values()))) for call in self.calls]
-
-
-# --- video ----------------------------------------------------------------------------------------------------------
-
-
-class FakeSampler:
-    """Takes a frame a second of a video that is ``frames`` seconds long, so many videos at a time.
-
-    The frames of the video ``ab`` are ``ab-0``, ``ab-1`` … ``script`` takes a video and gives the error to answer
-    with, or None.
-    """
-
-    def __init__(self, processes: int = 2) -> None:
-        self.processes = processes
-        self.frames = 3
-        self.latency_seconds = 0.5
-        self.script: Callable[[bytes], Exception | None] = lambda video: None
-        self.videos: list[bytes] = []
-        self.plans: list[SamplingPlan] = []
-        self.cancelled: list[bytes] = []
-        self.in_flight = self.most_in_flight = 0
-        self.closed = False
-
-    async def sample(self, video: bytes, plan: SamplingPlan) -> Frames:
-        self.videos.append(video)
-        self.plans.append(plan)
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await asyncio.sleep(self.latency_seconds)
-        except asyncio.CancelledError:
-            self.cancelled.append(video)
-            raise
-        finally:
-            self.in_flight -= 1
-        if error := self.script(video):
-            raise error
-        times = range(min(self.frames, plan.max_frames))
-        return Frames(tuple(video + b"-%d" % time for time in times), tuple(map(float, times)), float(self.frames))
-
-    async def close(self) -> None:
-        self.closed = True
 
 
 # --- events ---------------------------------------------------------------------------------------------------------

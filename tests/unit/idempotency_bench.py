@@ -25,6 +25,7 @@ from headrace.pipeline.retrying import RETRY
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.user_code import UserCode
 from tests.unit.fake_changelog import FakeChangelog
+from tests.unit.fake_sampler import FakeSampler
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     EPOCH_MS,
@@ -32,7 +33,6 @@ from tests.unit.fakes import (
     RESULT_SCHEMA,
     FakeBroker,
     FakeInference,
-    FakeSampler,
     FakeSource,
     FakeTransactions,
     LoopClock,

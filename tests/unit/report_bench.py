@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 import math
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
 
 from headrace.pipeline.demo import assets
 from headrace.pipeline.evaluate.evaluation import (
@@ -26,6 +26,7 @@ from headrace.pipeline.evaluate.evaluation import (
 )
 from headrace.pipeline.evaluate.gate import Gate, judge
 from headrace.pipeline.evaluate.measures import Interval, Measure, Slice
+from headrace.pipeline.evaluate.statistics import drift
 
 TOPIC = "inference.requests"
 MAX_PLOT_BYTES = 20_000
@@ -60,7 +61,7 @@ def measure(
     mine = interval(value, width)
     if drop is None:
         return Measure(name, route, sliced, records, mine)
-    p_value = float(2 * stats.norm.sf(abs(drop) / width * 1.96))
+    p_value = 2 * NormalDist().cdf(-abs(drop) / width * 1.96)
     theirs, pairs = interval(value + drop, width), records if paired is None else paired
     return Measure(name, route, sliced, records, mine, theirs, interval(-drop, width), p_value, pairs)
 
@@ -123,8 +124,8 @@ def histogram(name: str, route: str, edges: list[float], mine: list[float], thei
     counts = [tuple(map(int, np.histogram(each, edges)[0])) for each in (mine, theirs or [])]
     if theirs is None:
         return Histogram(name, route, tuple(edges), counts[0])
-    drift = float(stats.ks_2samp(mine, theirs).statistic)
-    return Histogram(name, route, tuple(edges), counts[0], counts[1], drift)
+    apart = drift(np.array(mine), np.array(theirs))
+    return Histogram(name, route, tuple(edges), counts[0], counts[1], apart)
 
 
 def histograms() -> tuple[Histogram, ...]:

@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, cast
 
+from headrace.pipeline import metrics
 from headrace.pipeline.config import Settings
 from headrace.pipeline.journey import PartTask
-from headrace.pipeline.metrics import registry
 from headrace.pipeline.ports import InferCall, InferReply
 from headrace.pipeline.records import InferenceResult, OutputRecord, RecordBatch, TopicPartition
 from headrace.pipeline.replay.rules import ReplayRules
@@ -136,15 +136,15 @@ class Bench:
     @property
     def counted(self) -> dict[str, int]:
         """Parts of the route's shadow by outcome, since this was made; without those that are none."""
-        return {name: count for name in OUTCOMES if (count := counted()[name] - self._counted[name])}
+        now = counted()
+        return {name: count for name in OUTCOMES if (count := now[name] - self._counted[name])}
 
 
 def counted() -> Counter[str]:
     """Parts of the route's shadow by outcome, since this process began."""
-    name = "headrace_shadow_total"
-    return Counter(
-        {each: int(registry.get_sample_value(name, {"route": "text", "outcome": each}) or 0) for each in OUTCOMES}
-    )
+    (family,) = metrics.SHADOW.collect()
+    ours = [each for each in family.samples if each.name.endswith("_total") and each.labels["route"] == "text"]
+    return Counter({each.labels["outcome"]: int(each.value) for each in ours})
 
 
 def _offset(output: OutputRecord) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from headrace.pipeline.ports import StartPosition
@@ -26,6 +27,12 @@ from headrace.pipeline.records import (
 )
 from headrace.pipeline.replay.manifest import Pin, Plan, Progress, Run, RunState
 from headrace.pipeline.replay.ranges import PartitionRange
+
+
+def examples(most: int) -> int:
+    """Of a property: so many in the profile ``deep``, the same share of them in ``quick`` as elsewhere."""
+    return most * settings().max_examples // 100
+
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -7,12 +7,14 @@ from functools import partial
 
 import pytest
 
+from headrace.connectors.kafka import client_thread
 from headrace.connectors.kafka.client_thread import ClientThread
 from headrace.pipeline.errors import FatalError
 
 
 @pytest.fixture
-def thread() -> Iterator[ClientThread]:
+def thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientThread]:
+    monkeypatch.setattr(client_thread, "LOOK_SECONDS", 0.02)
     thread = ClientThread("under test", stuck_seconds=0.05)
     yield thread
     thread.stop()
@@ -58,7 +60,7 @@ async def test_watched_call_that_never_returns_is_fatal_for_all_that_wait(
 
 
 async def test_call_that_is_not_watched_may_take_its_time(thread: ClientThread, gate: threading.Event) -> None:
-    asyncio.get_running_loop().call_later(0.7, gate.set)
+    asyncio.get_running_loop().call_later(0.2, gate.set)
     assert await thread.run(gate.wait)
 
 

@@ -29,6 +29,12 @@ FETCH_BYTES = 52_428_800
 """librdkafka's ``fetch.max.bytes``: what one response holds of records, if not of a single one that is larger."""
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room before the test makes some."""
+    monkeypatch.setattr(consumer, "ROOM_WAIT_SECONDS", 0.01)
+
+
 class FailedMessage(FakeMessage):
     def __init__(self, partition: int, offset: int, *, error: KafkaError) -> None:
         super().__init__(partition, offset)

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from headrace.connectors.kafka import consumer
 from headrace.pipeline.commit import GroupCommit
 from headrace.pipeline.config import Assignment
 from headrace.pipeline.errors import FatalError
@@ -74,6 +75,12 @@ class CommittingBench(Bench):
     def complete(self, partition: TopicPartition, offset: int = 0) -> None:
         (generation, *_) = (generation for generation, at in self.records_of(partition.partition) if at == offset)
         self.flow.complete(RecordRef(partition, generation, offset), [OutputRecord("results", None, b"")])
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room before the test makes some."""
+    monkeypatch.setattr(consumer, "ROOM_WAIT_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from headrace.pipeline.redriving import (
 from headrace.pipeline.retrying import Retry, put_off, resumed
 from tests.unit.fake_coordinator import error
 from tests.unit.redrive_bench import LETTERS, NOW_MS, SETTINGS, RedriveBench, RedriveProcess, letter, reads
+from tests.unit.strategies import examples
 
 MARKS = marks_topic(SETTINGS)
 TIMED_OUT = error(KafkaError._TIMED_OUT)
@@ -273,6 +274,12 @@ async def test_run_again_redrives_what_is_left() -> None:
     assert not await third.step()
 
 
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_transactions, "GIVE_WAY_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("short_waits")
 async def test_process_that_is_followed_by_another_ends() -> None:
     bench = RedriveBench(6)
     first, second = RedriveProcess(bench, 2), RedriveProcess(bench, 2)
@@ -285,6 +292,7 @@ async def test_process_that_is_followed_by_another_ends() -> None:
     assert bench.redriven == once(6)
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("applied", [True, False])
 async def test_transaction_of_unknown_outcome_is_there_once(applied: bool) -> None:
     bench = RedriveBench(4)
@@ -295,6 +303,7 @@ async def test_transaction_of_unknown_outcome_is_there_once(applied: bool) -> No
     assert bench.redriven == once(4)
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_marks_taken_away_end_a_process_that_has_read_them() -> None:
     bench = RedriveBench(4)
     first, purge = RedriveProcess(bench, 2), RedriveProcess(bench, 2)
@@ -316,7 +325,7 @@ ACTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(acts=ACTS, choices=st.lists(st.integers(0, 3), min_size=25, max_size=25), unit_letters=st.integers(1, 3))
 def test_any_course_of_processes_redrives_each_once(
     acts: list[tuple[str, Fault | None]], choices: list[int], unit_letters: int

@@ -179,7 +179,8 @@ def consuming(*names: str) -> Consuming:
     """Whose client tells of these errors, one after the other."""
     bench = Consuming()
     left = deque(FailedMessage(CODES[name]) for name in names)
-    bench.client.poll = lambda timeout: left.popleft() if left else None  # type: ignore[method-assign]
+    poll = bench.client.poll
+    bench.client.poll = lambda timeout: left.popleft() if left else poll(timeout)  # type: ignore[method-assign]
     bench.client.news_in_consume.clear()
     return bench
 

@@ -36,7 +36,7 @@ from headrace.pipeline.records import (
     Timings,
 )
 from headrace.pipeline.replay.ranges import PartitionRange
-from tests.unit.strategies import RESULTS
+from tests.unit.strategies import RESULTS, examples
 
 RELEASED = Path(__file__).parents[2] / "schemas" / "released"
 OFFSETS = 16
@@ -156,7 +156,7 @@ SAMPLES = [
 # --- as the schema says
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])  # a busy machine, large records
+@settings(deadline=None, max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow])  # large records
 @given(st.lists(VALUES, max_size=2), st.sampled_from([frozenset[str](), frozenset({"", "a"})]))
 def test_results_are_read_at_once_and_as_one_by_one(folder: Path, values: list[bytes], routes: frozenset[str]) -> None:
     found, left_out, one_by_one = read(folder, values, routes)

@@ -17,7 +17,7 @@ from headrace.pipeline.evaluate.evaluation import Case, Position
 from headrace.pipeline.evaluate.examples import RATE_HZ, SIDE_PIXELS, TEXT_CHARACTERS, example, with_examples
 from headrace.pipeline.records import Content, InferenceRequest, Modality, Part, Reference, Tensor
 from tests.unit.fakes import request
-from tests.unit.strategies import PARTS
+from tests.unit.strategies import PARTS, examples
 
 DATA = Path(__file__).parents[2] / "pipeline" / "demo" / "data"
 ROOM = 200_000
@@ -163,7 +163,7 @@ def test_content_of_an_unknown_kind_is_told_in_words(modality: Modality, content
     assert shown.caption == f"{modality.lower()} ({content_type}) of {len(content)} bytes"
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(PARTS, st.integers(0, 4_000))
 def test_any_part_is_shown_within_its_room(each: Part, room: int) -> None:
     shown = example(each, room, no_frame)

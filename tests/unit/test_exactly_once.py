@@ -19,6 +19,7 @@ from headrace.pipeline.ports import CommitUnit, OffsetCommit
 from headrace.pipeline.records import OutputRecord, RecordBatch, TopicPartition
 from tests.unit.done_offsets import done_from
 from tests.unit.fakes import FakeBroker, FakeSource, FakeTransactions, LoopClock, VirtualLoop, settle
+from tests.unit.strategies import examples
 
 PARTITIONS = tuple(TopicPartition("requests", number) for number in range(3))
 KEYS = (b"a", b"b", None)
@@ -287,4 +288,4 @@ class Pipeline(RuleBasedStateMachine):
 
 
 TestPipeline = Pipeline.TestCase
-TestPipeline.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestPipeline.settings = settings(max_examples=examples(100), stateful_step_count=50, deadline=None)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.fakes import VirtualLoop
 from tests.unit.idempotency_bench import WINDOW_SECONDS, Fate, Life, World, settings_with
 from tests.unit.processor_bench import P0
+from tests.unit.strategies import examples
 
 EVENTS = 4
 seconds = st.sampled_from([0.0, 0.01, 0.3, 1.1, 4.0])
@@ -52,7 +53,7 @@ async def live(world: World, leaves: list[tuple[float, str]]) -> Life:
     return life
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     some=st.lists(fates, min_size=1, max_size=14),
     leaves=st.lists(ends, max_size=3),

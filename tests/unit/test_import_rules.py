@@ -75,8 +75,11 @@ def text_files() -> dict[str, str]:
 
 def imports(source: str) -> set[str]:
     """The dotted names that Python source imports, at its top or within functions."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
+    found: set[str] = set()
+    calls = "import_module" in source or "__import__" in source  # else no expression need be looked at
+    left: list[ast.AST] = [ast.parse(source)]
+    while left:
+        node = left.pop()
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -84,6 +87,7 @@ def imports(source: str) -> set[str]:
             found |= {f"{module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and _last_name(node.func).endswith(("import_module", "__import__")):
             found |= {str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)}
+        left += [each for each in ast.iter_child_nodes(node) if calls or not isinstance(each, ast.expr)]
     return found
 
 

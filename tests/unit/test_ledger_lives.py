@@ -14,6 +14,7 @@ from headrace.pipeline.offsets import Window, decode_metadata
 from headrace.pipeline.ordering import PartitionLedger, Taken
 from headrace.pipeline.records import OutputRecord
 from tests.unit.done_offsets import done_from
+from tests.unit.strategies import examples
 
 NEAR, FAR, FAR_RUNS = 16, 64, 3
 OLDER, NEWER = Window(NEAR, NEAR, 0), Window(NEAR, FAR, FAR_RUNS)
@@ -79,7 +80,7 @@ class Life:
         assert {offset for offset in self.records if offset < self.offset} <= set(self.committed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_life_commits_each_record_once_and_in_the_order_of_its_lanes(seed: int) -> None:
     rng = random.Random(seed)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.offsets import FAR, FAR_RUNS, NEAR, OffsetBitmap, decode_metadata
 from tests.unit.done_offsets import done_from
+from tests.unit.strategies import examples
 
 NO_NEAR = base64.b64encode(zlib.compress(b"")).decode()
 METADATA_LIMIT_BYTES = 4096
@@ -19,7 +20,7 @@ def far(*text: int) -> str:
     return base64.b64encode(bytes(text)).decode()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(base=st.integers(0, 2**62), above=st.sets(st.integers(1, NEAR - 1), max_size=200))
 def test_metadata_round_trips(base: int, above: set[int]) -> None:
     done = {base + each for each in above}
@@ -32,7 +33,7 @@ def test_metadata_round_trips(base: int, above: set[int]) -> None:
     assert done_from(found, base) == sorted(done)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_metadata_of_a_full_incompressible_window_fits_the_broker(seed: int) -> None:
     bits = random.Random(seed).randbytes(NEAR // 8)
@@ -41,7 +42,7 @@ def test_metadata_of_a_full_incompressible_window_fits_the_broker(seed: int) -> 
     assert len(bitmap.encode(base)) < METADATA_LIMIT_BYTES
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     base=st.integers(0, 2**40),
     gaps=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 500)), min_size=1, max_size=FAR_RUNS),
@@ -65,7 +66,7 @@ def test_metadata_with_far_runs_round_trips(base: int, gaps: list[tuple[int, int
     assert done_from(found, base) == sorted(done)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_longest_metadata_fits_the_broker(seed: int) -> None:
     random_ = random.Random(seed)
@@ -78,7 +79,7 @@ def test_longest_metadata_fits_the_broker(seed: int) -> None:
     assert len(bitmap.encode(base)) < METADATA_LIMIT_BYTES
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(have=st.sets(st.integers(0, 300)), more=st.sets(st.integers(0, 300)), start=st.integers(0, 300))
 def test_runs_are_counted_before_they_are_made(have: set[int], more: set[int], start: int) -> None:
     bitmap = OffsetBitmap(0)

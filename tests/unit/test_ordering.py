@@ -9,6 +9,7 @@ from headrace.pipeline.offsets import NEAR, MetadataFormat, OffsetBitmap, Window
 from headrace.pipeline.ordering import PartitionLedger, Taken
 from headrace.pipeline.records import OutputRecord
 from tests.unit.done_offsets import done_from
+from tests.unit.strategies import examples
 
 METADATA_LIMIT_BYTES = 4096
 """Kafka's default for ``offset.metadata.max.bytes``."""
@@ -131,7 +132,7 @@ def test_completions_far_beyond_the_window_are_committed_while_they_are_few_runs
 
 
 def test_one_slow_record_holds_up_a_whole_window_of_others_no_more() -> None:
-    records = 5 * NEAR
+    records = 3 * NEAR
     ledger = PartitionLedger(0, OffsetBitmap(0), MetadataFormat.H2.window)
     for offset in range(records):
         ledger.admit(offset, 10)
@@ -332,7 +333,7 @@ class Crashes(RuleBasedStateMachine):
 
 
 TestCrashes = Crashes.TestCase
-TestCrashes.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCrashes.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 
 
 @given(order=st.permutations(range(30)), budget=st.integers(1, 40))

@@ -19,6 +19,7 @@ from headrace.pipeline.evaluate.report import render_html
 from headrace.pipeline.evaluate.report.html import MAX_CASES, MAX_SLICES
 from headrace.pipeline.evaluate.report.plots import MAX_PLOTS
 from tests.unit.report_bench import MAX_PLOT_BYTES, bare, full, measure, with_text
+from tests.unit.strategies import examples
 
 VOID = {"meta", "img", "input", "link", "br", "hr", "wbr"}
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "formaction", "xlink:href"}
@@ -225,7 +226,7 @@ def test_media_type_of_an_event_names_no_address() -> None:
     assert [name for _, name, _ in page.attributes if name.startswith("on")] == []
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.text(max_size=40))
 def test_report_stays_well_formed_whatever_events_say(text: str) -> None:
     page = Page(render_html(without_plots(with_text(text))))

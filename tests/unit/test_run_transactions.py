@@ -14,6 +14,7 @@ from headrace.connectors.kafka import run_transactions, transaction
 from headrace.pipeline.errors import FatalError, FencedError
 from tests.unit.fake_coordinator import error
 from tests.unit.run_bench import Process, RunBench
+from tests.unit.strategies import examples
 
 TIMED_OUT = error(KafkaError._TIMED_OUT)
 ABORTABLE = error(KafkaError.NOT_ENOUGH_REPLICAS, "abortable")
@@ -179,7 +180,7 @@ ACTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(acts=ACTS, choices=st.lists(st.integers(0, 3), min_size=25, max_size=25))
 def test_any_course_of_processes_answers_each_record_once(
     acts: list[tuple[str, Fault | None]], choices: list[int]

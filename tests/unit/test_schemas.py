@@ -30,7 +30,7 @@ from headrace.pipeline.records import InferenceRequest, Modality, Part
 from headrace.pipeline.replay.manifest import ProgressDecoder, RunDecoder, encode_progress, encode_run
 from headrace.pipeline.setup import register_contracts, topic_specs
 from headrace.pipeline.wire import HEADER_BYTES, Decoder
-from tests.unit.strategies import DEAD_LETTERS, PROGRESSES, REQUESTS, RESULTS, RUNS
+from tests.unit.strategies import DEAD_LETTERS, PROGRESSES, REQUESTS, RESULTS, RUNS, examples
 
 SCHEMA_ID = 7
 REQUEST = InferenceRequest(
@@ -142,7 +142,7 @@ def test_released_and_current_schema_read_each_other(contract: Contract, schema:
     assert mismatch(own_schema(contract), parse(schema)) is None
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine
 @given(st.data())
 @pytest.mark.parametrize(("contract", "schema"), released())
 def test_what_a_released_version_wrote_is_read_now_and_the_other_way_round(

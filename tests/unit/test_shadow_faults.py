@@ -11,7 +11,8 @@ import pytest
 from headrace.pipeline.errors import FatalError, OutputRefusedError, PoisonError, UnavailableError
 from headrace.pipeline.ports import Frames, SamplingPlan
 from headrace.pipeline.records import Modality, Part
-from tests.unit.fakes import TEXT, FakeSampler, on_virtual_time
+from tests.unit.fake_sampler import FakeSampler
+from tests.unit.fakes import TEXT, on_virtual_time
 from tests.unit.shadow_bench import Bench
 
 

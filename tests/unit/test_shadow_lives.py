@@ -27,13 +27,13 @@ from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.shadow import Shadows
 from headrace.pipeline.turns import TURN_SECONDS
 from headrace.pipeline.user_code import UserCode
+from tests.unit.fake_sampler import FakeSampler
 from tests.unit.fakes import (
     DEAD_LETTER_SCHEMA,
     REQUEST_SCHEMA,
     RESULT_SCHEMA,
     FakeBroker,
     FakeInference,
-    FakeSampler,
     FakeSource,
     FakeTransactions,
     LoopClock,
@@ -44,6 +44,7 @@ from tests.unit.fakes import (
     text_part,
 )
 from tests.unit.shadow_bench import P0, TOPICS, counted
+from tests.unit.strategies import examples
 
 SETTINGS = Settings.model_validate(
     {
@@ -206,7 +207,7 @@ fates = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(fates, min_size=1, max_size=12),
     st.lists(st.tuples(seconds, st.booleans()), max_size=3),

@@ -17,14 +17,14 @@ import pytest
 
 from headrace.pipeline.cli.processes import MOST_PROCESSES, Processes, usual_count
 from headrace.pipeline.errors import ConfigError, FatalError
-from tests.unit import jobs
+from tests.integration import jobs
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 60.0
 ENDLESS = """
 from functools import partial
 from headrace.pipeline.cli.processes import Processes
-from tests.unit import jobs
+from tests.integration import jobs
 Processes(2).run([jobs.endless] * 2, partial(print, flush=True))
 """
 """A program that tells its two processes, and does not end by itself."""
