@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # not scipy.stats: its import takes a second
+from scipy import stats
 
 from headrace.pipeline.evaluate.measures import Interval
 
@@ -31,7 +31,7 @@ FIGURES = 12
 
 Floats = NDArray[np.float64]
 _ENDS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-_Z = float(special.ndtri(_ENDS[1]))
+_Z = float(stats.norm.ppf(_ENDS[1]))
 
 
 @lru_cache(maxsize=2)
@@ -144,9 +144,7 @@ def sign_tests(better: Floats, worse: Floats) -> Floats:
         better: records that only the candidate has right, float64 [measures].
         worse: those that only the baseline has.
     """
-    few, many = np.minimum(better, worse), np.maximum(better, worse)
-    tail = special.betainc(np.maximum(many, 1), few + 1, 0.5)  # of the binomial distribution; 0.5 if there is none
-    return np.asarray(np.minimum(1.0, 2 * tail), np.float64)
+    return np.asarray(np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(better, worse), better + worse, 0.5)), np.float64)
 
 
 def paired_tests(difference_sums: Floats, counts: Floats) -> Floats:
@@ -168,7 +166,7 @@ def paired_tests(difference_sums: Floats, counts: Floats) -> Floats:
         mean = difference_sums.sum(axis=0) / counts.sum(axis=0)
         squares = (np.where(some, difference_sums - counts * mean, 0.0) ** 2).sum(axis=0)
         error = np.sqrt(blocks / (blocks - 1) * squares) / counts.sum(axis=0)
-        found = 2 * special.stdtr(blocks - 1, -np.abs(mean) / error)
+        found = 2 * stats.t.sf(np.abs(mean) / error, blocks - 1)
     found = np.where(error == 0.0, np.where(mean == 0.0, 1.0, 0.0), found)
     return np.where(blocks < LEAST_BLOCKS, 1.0, found)
 
@@ -189,17 +187,10 @@ def percentile_ranks(counts: NDArray[np.int64], share: float) -> NDArray[np.int6
     """
     ranks = (
         np.ceil(counts * share) - 1,
-        _binomial_quantile(_ENDS[0], counts, share) - 1,
-        _binomial_quantile(_ENDS[1], counts, share),
+        stats.binom.ppf(_ENDS[0], counts, share) - 1,
+        stats.binom.ppf(_ENDS[1], counts, share),
     )
     return np.stack(ranks).astype(np.int64)
-
-
-def _binomial_quantile(level: float, counts: NDArray[np.int64], share: float) -> Floats:
-    """The least numbers of successes, of so many, that are not passed with at least the probability ``level``."""
-    above = np.ceil(special.bdtrik(level, counts, share))
-    below = np.maximum(above - 1, 0)  # by rounding it may be the one below
-    return np.asarray(np.where(special.bdtr(below, counts, share) >= level, below, above), np.float64)
 
 
 def difference_interval(candidate: Interval, baseline: Interval) -> Interval:
@@ -220,9 +211,7 @@ def drift(candidate: Floats, baseline: Floats) -> float:
 
     It has no p-value here: that of the test is of independent samples, and both sides answered the same records.
     """
-    both = np.concatenate([candidate, baseline])
-    shares = (np.searchsorted(np.sort(side), both, side="right") / len(side) for side in (candidate, baseline))
-    return tidy(float(np.abs(np.subtract(*shares)).max()))
+    return tidy(float(stats.ks_2samp(candidate, baseline, method="asymp").statistic))
 
 
 def interval(value: float, low: float, high: float) -> Interval:
