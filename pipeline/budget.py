@@ -80,6 +80,15 @@ class Budget:
         """How many more records may be taken now, of all topics together; 0 if it is full."""
         return sum(share.max_records - share.records for share in self._shares if not share.full)
 
+    def is_full(self, topic: str) -> bool:
+        """Whether nothing more may be taken of this topic."""
+        return self._apart.get(topic, self._others).full
+
+    def room_of(self, topic: str) -> int:
+        """How many more records may be taken now of this topic, and of those that share with it; 0 if that is full."""
+        share = self._apart.get(topic, self._others)
+        return 0 if share.full else share.max_records - share.records
+
     def crowds_out(self, topic: str, paused: bool) -> bool:
         """Whether nothing more may be taken of this topic, or not much more and it is paused, while others go on."""
         if not self._apart:
@@ -110,8 +119,11 @@ class Budget:
 def worker_budget(settings: Settings, replays: bool = False) -> Budget:
     """A worker's: a share for each lane, one for what comes from all delay topics, and one for all other topics.
 
-    Without lanes nothing is divided, nor in a replay, which reads one topic.
+    The last two are one if either would be idle. Without lanes nothing is divided, nor in a replay: it reads one topic.
     """
     lanes = [] if replays else sorted(settings.lanes)
-    apart = [*([lane] for lane in lanes), delay_topics(settings)] if lanes else []
+    apart: list[Collection[str]] = [[lane] for lane in lanes]
+    delays = delay_topics(settings).keys() - {settings.redriven_topic}
+    if lanes and delays and not settings.lanes.issuperset(settings.topics.requests):
+        apart.append(delay_topics(settings))
     return Budget(settings.worker.max_in_flight_records, settings.worker.max_in_flight_bytes, apart)

@@ -58,7 +58,7 @@ class Shadows:
     Args:
         answers: makes the records.
         flow: where events are completed.
-        in_flight: of the worker. While it is crowded no event waits for its shadow, nor any behind it.
+        in_flight: of the worker. While nothing more of its topic may be taken, no event waits for its shadow.
         make_dispatcher: makes each shadow's dispatcher.
     """
 
@@ -165,10 +165,11 @@ class Shadows:
             self._release(shadow)
 
     def make_room(self) -> None:
-        """While the worker can take no more, nothing waits: behind one in its order may be all that fills it."""
+        """Of a topic of which the worker can take no more nothing waits: behind one in its order may be all of that."""
         if self._in_flight.crowded:
-            for shadow in tuple(self._waiting.values()):
-                self._end(shadow, "late")
+            for ref, shadow in tuple(self._waiting.items()):
+                if self._in_flight.is_full(ref.partition.topic):
+                    self._end(shadow, "late")
 
     def _leave(self, partitions: frozenset[TopicPartition]) -> None:
         """No drain waits for a shadow."""

@@ -121,7 +121,8 @@ class Signatures:
 
     async def _lacks_version_only(self, task: PartTask) -> bool:
         """Whether the model is served, but not in the version that an event names: the route does not wait for that."""
-        if task.version in ("", self._route.version):
+        route, fallback = self._route, self._route.fallback
+        if task.version in ("", route.version) or (fallback and fallback.model == task.model):
             return False
         try:
             await self._client.signature(task.model)

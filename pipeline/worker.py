@@ -241,8 +241,7 @@ class Worker:
         """A route takes no events for now: the lanes that are for it, and no other that does, are not read."""
         (self._holding.add if hold else self._holding.discard)(route.name)
         going = {topic for each in self._settings.routes if each.name not in self._holding for topic in each.topics}
-        lanes = {topic for each in self._settings.routes for topic in each.topics}
-        self._source.hold(frozenset(lanes - going))
+        self._source.hold(self._settings.lanes - going)
 
     def _make_dispatcher(
         self,

@@ -28,7 +28,6 @@ from headrace.pipeline.topic_check import retention_problem, width_problem
 _PROBE_SECONDS = 1.0
 _METADATA_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
-_NO_RIGHT = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 _TROUBLES = 16
 """So many of the client's last words are looked at."""
 
@@ -172,10 +171,7 @@ def _create(client: AdminClient, bootstrap_servers: str, spec: TopicSpec) -> boo
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return False
-        failed = mapped(error, bootstrap_servers, f"topic {spec.name} could not be created")
-        if error.args[0].code() in _NO_RIGHT:
-            failed = FatalError(f"{failed} (`headrace topics create` makes it, run by a user who may)")
-        raise failed from error
+        raise mapped(error, bootstrap_servers, f"topic {spec.name} could not be created") from error
     return True
 
 

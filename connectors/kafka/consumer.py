@@ -197,12 +197,12 @@ class GroupConsumer:
         if first is not None:  # a message without a value is false
             found += self._found([first])
             found += self._found(consumer.consume(min(FETCH_RECORDS, max(self._budget.room_records - 1, 0)), 0))
-        found += [(self._assigned[_partition_of(each)], each) for each in self._early.due(self._room_after(found))]
         if self._callback_failed:
             raise self._callback_failed
         # A rebalance may have run inside consume. What was polled of a partition that went will come again; the client
         # itself drops what it had fetched for an assignment that is over.
         self._hand_over([record for generation, record in found if generation == self._generation_of(record)])
+        self._hand_over(self._early.due(self._room_for_early()))
 
     def _found(self, polled: Iterable[Message]) -> list[tuple[int, SourceRecord]]:
         """The records among what was polled of partitions that are ours, each with its partition's generation now.
@@ -219,8 +219,10 @@ class GroupConsumer:
                 found.append((generation, record))
         return found
 
-    def _room_after(self, found: list[tuple[int, SourceRecord]]) -> int:
-        return min(FETCH_RECORDS, max(self._budget.room_records - len(found), 0))
+    def _room_for_early(self) -> int:
+        """Delay topics have one share of the budget, be it their own or that of all others."""
+        rooms = (self._budget.room_of(partition.topic) for partition in self._early.partitions)
+        return min(FETCH_RECORDS, next(rooms, 0))
 
     def _generation_of(self, record: SourceRecord) -> int | None:
         return self._assigned.get(_partition_of(record))

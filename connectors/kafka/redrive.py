@@ -81,6 +81,7 @@ class KafkaRedrives:
             newest or partial(newest_value, kafka, self._marks),
             on_unreachable,
             make_producer,
+            "run it again, which makes it",
         )
 
     async def start(self) -> None:
@@ -143,8 +144,8 @@ def dead_letters_of(settings: Settings) -> DeadLetters:
         raise explained(error.args[0], kafka.bootstrap_servers, topic, f" in {REQUEST_SECONDS:g} s") from error
 
 
-def marked_elsewhere(settings: Settings) -> str | None:
-    """Another topic with marks of these dead letters, if this pipeline has no marks yet: they may be of an old name.
+def marked_elsewhere(settings: Settings) -> Iterator[tuple[str, Marks]]:
+    """Other topics with marks of these dead letters, if this pipeline has no marks yet: they may be of an old name.
 
     Raises:
         UnavailableError: Kafka does not answer.
@@ -153,15 +154,17 @@ def marked_elsewhere(settings: Settings) -> str | None:
     kafka = settings.kafka
     known = listed_topics(admin_client(kafka.bootstrap_servers, kafka.client), kafka.bootstrap_servers)
     if marks_topic(settings) in known:
-        return None
-    marks = Marks(dead_letters_of(settings))
-    for topic in sorted(each for each in known if each.endswith(MARKS_SUFFIX)):
+        return
+    letters = dead_letters_of(settings)
+    for topic in sorted(each for each in known if each.endswith(MARKS_SUFFIX) and len(known[each].partitions) == 1):
+        marks = Marks(letters)
         try:
-            if any(marks.take(record) is not None for record in mark_records(settings, topic=topic)[1]):
-                return topic
-        except FatalError as error:  # not for this user to read
-            log.info("whether dead letters were redriven by marks of %s is not known: %s", topic, error)
-    return None
+            found = [marks.take(record) for record in mark_records(settings, topic=topic)[1]]
+        except (FatalError, UnavailableError) as error:  # it may be a stranger's, and not for this user to read
+            log.warning("whether dead letters were redriven by marks of %s is not known: %s", topic, error)
+            continue
+        if any(found):
+            yield topic, marks
 
 
 def mark_records(settings: Settings, start: int = 0, topic: str | None = None) -> tuple[int, Iterator[SourceRecord]]:

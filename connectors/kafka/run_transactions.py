@@ -61,6 +61,7 @@ class KafkaRunTransactions(KafkaTransactions):
         run: its id, for messages.
         newest: reads the value of the newest progress that is committed; None if there is none. Blocks; raises
             UnavailableError, which is waited out, or FatalError.
+        remedy: what to do if a topic that it writes to is gone, for messages.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class KafkaRunTransactions(KafkaTransactions):
         newest: Callable[[], bytes | None],
         on_unreachable: Callable[[bool], None] = lambda down: None,
         make_producer: Callable[..., Producer] = Producer,
+        remedy: str | None = None,
     ) -> None:
         assert settings.producers == 1
         super().__init__(settings, _Nobody(), on_unreachable, make_producer)
-        self._remedy = f"remove run {run}, and begin a new one"
+        self._remedy = remedy or f"remove run {run}, and begin a new one"
         self._run = run
         self._newest = newest
         self._known = False

@@ -245,7 +245,7 @@ class KafkaTransactions:
                 else:
                     aborts += 1
                     self._has_a_broker(producer)
-                if names := self._gone.names:
+                if unit.still_owned() and (names := self._gone.names):
                     where = self._settings.bootstrap_servers
                     raise FatalError(f"topic {', '.join(names)} is gone from {where}: {self._remedy}") from failed
                 if aborts > MAX_ABORTS or replacements > MAX_REPLACEMENTS:

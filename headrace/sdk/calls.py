@@ -109,8 +109,8 @@ class Calls:
     def answer(self, correlation_id: bytes, outcome: Answer, place: Provenance | None = None) -> None:
         """An outcome that was read, for the call if it is of its record. If the call had ended, it is counted as late.
 
-        A correlation id alone is not enough: the events that ``also_to`` makes of an event have its own, and may become
-        dead letters before the event's result is read.
+        A correlation id alone is not enough: the events that ``also_to`` makes of an event have the same, and may
+        become dead letters before the event's result is read.
 
         Args:
             correlation_id: of the call.
@@ -137,7 +137,7 @@ class Calls:
     def fail(self, call: Call, error: HeadraceError) -> None:
         """The call cannot be answered, if it has not ended."""
         if self._taken(call.correlation_id) is not None:
-            _end(call, error)
+            _end(call, _last_word(call, error))
 
     def fail_all(self, error: HeadraceError) -> None:
         """No call can be answered any more: neither those in flight nor later ones. The first error counts."""
@@ -170,13 +170,18 @@ class Calls:
                 if not due:
                     self._changed.wait(self._deadlines[0][0] - now if self._deadlines else None)
             for call in due:
-                _end(call, self._expired(call))
+                _end(call, _last_word(call, self._expired(call)))
 
 
 def _is_of(place: Provenance, sent: DeliveryReport) -> bool:
     """Whether an outcome of this position is one of the record that was sent."""
     offsets = (place.offset, UNKNOWN_OFFSET)  # the broker does not say where a record is that it had already
     return (place.topic, place.partition) == (sent.topic, sent.partition) and sent.offset in offsets
+
+
+def _last_word(call: Call, error: HeadraceError) -> Answer:
+    """What came may be the answer after all, if the broker's confirmation never does: rather that than an error."""
+    return call.early[-1][1] if call.early else error
 
 
 def _end(call: Call, outcome: Answer) -> bool:

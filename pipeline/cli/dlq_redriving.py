@@ -21,7 +21,7 @@ from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.exit_codes import ExitCode
 from headrace.pipeline.records import OutputRecord
 from headrace.pipeline.redrive_course import Course, Read, to_redrive
-from headrace.pipeline.redriving import Redriving, Tally, marks_topic
+from headrace.pipeline.redriving import Left, Marks, Redriving, Tally, marks_topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,13 @@ def redrive_letters(settings: Settings, reader: LetterReader, wishes: Wishes) ->
         ConfigError: the pipeline's name, or ``topics.redriven``, seems to have been another.
         FatalError, UnavailableError: Kafka or the registry does not let us, or another process has begun.
     """
-    if not wishes.again and (other := marked_elsewhere(settings)):
-        raise ConfigError(
-            f"dead letters of {settings.topics.dead_letters} were redriven before, by marks in {other}, and there are "
-            f"none in {marks_topic(settings)}: if topics.redriven or the pipeline's name has changed, set it back, for "
-            "they would be redriven twice; if that was another pipeline, begin with --again"
-        )
+    for topic, marks in marked_elsewhere(settings) if not wishes.again else ():
+        if count := _redriven(settings, reader, marks, wishes):
+            raise ConfigError(
+                f"{count} of these dead letters were redriven before, by marks in {topic}, and there are none in "
+                f"{marks_topic(settings)}: if topics.redriven or the pipeline's name has changed, set it back, or they "
+                "are redriven twice; if they are to be, say so with --again, once"
+            )
     if others := [each for each in wishes.pipelines if each != settings.name]:
         click.echo(f"what {', '.join(others)} redrove is not known here: --pipeline redrives it again", err=True)
     if wishes.dry_run or not wishes.yes:
@@ -75,6 +76,14 @@ def _plan(settings: Settings, reader: LetterReader, wishes: Wishes) -> Tally:
     for letter in itertools.islice(to_redrive(reader.read(), reader.wants, redriving, tally), wishes.limit):
         tally.add([letter], now_ms)
     return tally
+
+
+def _redriven(settings: Settings, reader: LetterReader, marks: Marks, wishes: Wishes) -> int:
+    """How many of those that are wanted these marks know."""
+    redriving, tally = Redriving(settings, marks, wishes.pipelines), Tally()
+    for _ in to_redrive(reader.read(), reader.wants, redriving, tally):
+        pass
+    return tally.left[Left.REDRIVEN]
 
 
 def _redrive(settings: Settings, reader: LetterReader, wishes: Wishes) -> int:

@@ -102,6 +102,10 @@ def command(
     speed = wanted_rate(rate)
     if repositories and not own_triton:
         raise click.UsageError("--model-repository is for a Triton of the replay's own: give --own-triton, too")
+    if own_triton:
+        from headrace.connectors.embedded.checks import require_extras
+
+        require_extras()
     found: Plan | Run  # before a Triton is started: what is wrong with the arguments is told at once
     if resume is not None:
         _refuse_with_resume(topic)
@@ -130,9 +134,6 @@ def _nothing() -> None:
 @contextlib.contextmanager
 def _served(settings: Settings, repositories: tuple[Path, ...]) -> Iterator[tuple[Settings, Callable[[], None]]]:
     """The settings with a Triton that is there meanwhile, and what raises StackError if it no longer is."""
-    from headrace.connectors.embedded.checks import require_extras
-
-    require_extras()
     from headrace.connectors.embedded.own_triton import check_running, own_triton
     from headrace.pipeline.cli.interrupts import PatientInterrupts
 

@@ -97,7 +97,7 @@ class _Numbers:
         self._candidate = f"({metric.candidate})::DOUBLE"
         self._baseline = f"({metric.baseline or 'NULL'})::DOUBLE"
         self._scale = 1.0 if metric.binary else self._find_scale()
-        self._rows = self._sums()
+        self._sum()
 
     def _find_scale(self) -> float:
         """A power of two by which all numbers have at most 61 bits, which leaves the sum of DuckDB many more."""
@@ -110,8 +110,7 @@ class _Numbers:
         """Of all records, or of the slices of a kind."""
         values = 1 if kind is None else len(self._sliced.values[kind])
         least = 1 if kind is None else LEAST_RECORDS
-        of_kind = self._rows["kind"] == (_ALL if kind is None else kind)
-        rows = {name: column[of_kind] for name, column in self._rows.items()}
+        rows = self._sums(_ALL if kind is None else kind)
         cell = rows["r"].astype(np.int64) * values + rows["s"]
         kept = np.flatnonzero(np.bincount(cell, rows["records"], len(self._sliced.routes) * values) >= least)
         for first in range(0, len(kept), COLUMNS):
@@ -150,13 +149,14 @@ class _Numbers:
             p_values = paired_tests(differences, sums["paired"])
         return zip(self._means(sums["b"], sums["paired"]), intervals, p_values.tolist(), strict=True)
 
-    def _sums(self) -> dict[str, Any]:
-        """Of each route, slice and block that has some, in units: of all records and of each kind of slice at once."""
+    def _sum(self) -> None:
+        """The table of sums: of each route, slice and block that has some, in units, of all kinds of slices at once."""
         slices = [f"s{kind}" for kind in range(len(self._sliced.kinds))]
         sets = ", ".join(["(r, block)", *(f"(r, block, {each})" for each in slices)])
         kind = " ".join(f"WHEN GROUPING({each}) = 0 THEN {number}" for number, each in enumerate(slices))
         whole = (f"CASE WHEN isfinite({each}) THEN {whole_multiple(each, self._scale)} END" for each in "xy")
-        found = self._database.execute(f"""
+        self._database.execute(f"""
+            CREATE OR REPLACE TEMP TABLE sums AS
             WITH numbers AS (
                 SELECT r, {", ".join(slices)}, block, {self._candidate} AS x, {self._baseline} AS y
                 FROM {self._metric.rows}
@@ -168,11 +168,15 @@ class _Numbers:
                 count(*) FILTER (x > y) AS better, count(*) FILTER (x < y) AS worse,
                 count(*) FILTER (c IS NULL) AS c_odd, count(*) FILTER (y IS NOT NULL AND b IS NULL) AS b_odd
             FROM wholes GROUP BY GROUPING SETS ({sets}) HAVING kind = {_ALL} OR s IS NOT NULL
-        """).fetchnumpy()
+        """)
+
+    def _sums(self, kind: int) -> dict[str, Any]:
+        """Those of one kind."""
+        found = self._database.execute("SELECT * EXCLUDE (kind) FROM sums WHERE kind = ?", [kind]).fetchnumpy()
         rows = {name: np.ma.filled(np.ma.asarray(column, np.float64), 0.0) for name, column in found.items()}
         for name, odd in (("c", rows["c_odd"]), ("b", rows["b_odd"]), ("c_paired", rows["c_odd"])):
             rows[name] = np.where(odd > 0, np.nan, rows[name])
-        return {**rows, **{name: rows[name].astype(np.int64) for name in ("r", "kind", "s", "block")}}
+        return {**rows, **{name: rows[name].astype(np.int64) for name in ("r", "s", "block")}}
 
 
 _ALL = -1

@@ -252,4 +252,7 @@ def test_redrive_under_another_name_is_refused_where_marks_are_under_the_old_one
             assert done.returncode == ExitCode.WRONG_INPUT
             assert f"{fresh.redriven}-marks" in done.stderr
         assert fresh.told("redrive", "--dry-run", "--again")["redriven"] == 4
+    with monkeypatch.context() as another:  # which shares the topic, and whose dead letters these are not
+        another.setenv("HEADRACE_NAME", f"{fresh.group}-b")
+        assert fresh.told("redrive", "--dry-run")["redriven"] == 0
     assert fresh.told("redrive", "--dry-run")["redriven"] == 3

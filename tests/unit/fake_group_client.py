@@ -194,10 +194,11 @@ class Bench:
         assignment: Assignment = Assignment.RANGE,
         room: int = ROOM,
         lost_brokers: LostBrokers | None = None,
+        budget: Budget | None = None,
         **settings: Any,
     ) -> None:
         self.client = FakeClient(assignment is Assignment.COOPERATIVE_STICKY)
-        self.budget = Budget(room, 10**6)
+        self.budget = budget or Budget(room, 10**6)
         self.delivered: list[RecordBatch] = []
         self.flow = Flow(self.budget, self.delivered.append, 1.0)
         self.config: Mapping[str, Any] = {}

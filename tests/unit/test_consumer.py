@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.flow import Flow, RecordRef
 from headrace.pipeline.ordering import Completion
 from headrace.pipeline.records import TopicPartition
-from tests.unit.fake_group_client import ROOM, Bench, FakeMessage, wait_until
+from tests.unit.fake_group_client import ROOM, TOPIC, Bench, FakeMessage, wait_until
 
 PARTITIONS = (0, 1)
 BROKER_NOTICES_SECONDS = 10
@@ -241,6 +242,29 @@ async def test_partitions_that_come_back_at_once_are_paused_anew_when_there_is_n
     await wait_until(lambda: len(bench.client.paused) == len(PARTITIONS))
     assert bench.received == [(1, ROOM), (2, ROOM)]
     assert bench.budget.records == ROOM
+
+
+async def test_records_that_become_due_together_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    due = time.monotonic() + 0.2
+    monkeypatch.setattr(consumer, "wait_seconds", lambda *_: max(0.0, due - time.monotonic()))
+    budget = Budget(3 * ROOM, 10**6, [[TOPIC], ["a lane"]])
+    bench = Bench(budget=budget)
+    for partition in PARTITIONS:
+        bench.client.available[partition] = ROOM + 2  # few enough for one poll
+    bench.client.tell("on_assign", *PARTITIONS)
+    await bench.consumer.start(bench.flow)
+    try:
+        await wait_until(lambda: bench.delivered)
+        taken = [budget.records]
+        for _ in range(20):
+            budget.release(1, 0, TOPIC)
+            await asyncio.sleep(0.005)
+            taken.append(budget.records)
+        assert max(taken) == ROOM
+        await wait_until(lambda: sum(count for _, count in bench.received) == 2 * (ROOM + 2))
+    finally:
+        await bench.consumer.stop()
+        await bench.consumer.wait_ended()
 
 
 # --- the end --------------------------------------------------------------------------------------------------------

@@ -122,6 +122,18 @@ async def test_records_that_come_while_the_fallback_is_away_wait_for_it_together
     assert [bench.codes[each] for each in range(3, 13)] == ["MODEL_UNAVAILABLE"] * 10
 
 
+@on_virtual_time
+async def test_version_of_the_fallback_is_waited_for_although_another_is_served() -> None:
+    bench = breaking(fallback={"model": "small", "version": "3"}, breaker=LONG)
+    fails(bench, "echo")
+    bench.client.not_ready.add(("small", "3"))
+    await bench.begin()
+    await bench.submit(*range(3))
+    await asyncio.sleep(1)
+    await bench.submit(3)
+    assert bench.codes[3] == "MODEL_UNAVAILABLE"
+
+
 @pytest.mark.parametrize("concurrency", [1, 3])
 @on_virtual_time
 async def test_records_that_are_queued_when_the_fallback_is_away_wait_for_it_together(concurrency: int) -> None:

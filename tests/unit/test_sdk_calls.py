@@ -231,3 +231,12 @@ def test_answers_time_outs_and_cancels_at_once_end_each_call_once(calls: Calls) 
             continue
     assert troubles == []
     assert calls.in_flight == 0
+
+
+def test_answer_of_a_record_that_no_broker_confirms_is_taken_in_the_end(calls: Calls) -> None:
+    slow, failed = calls.open(0.05), calls.open(LONG_SECONDS)
+    for number, call in enumerate((slow, failed)):
+        calls.answer(call.correlation_id, result(number), result(number).provenance)
+        assert not call.future.done()
+    calls.fail(failed, FatalError("not delivered"))
+    assert (slow.future.result(WAIT_SECONDS), failed.future.result(WAIT_SECONDS)) == (result(0), result(1))

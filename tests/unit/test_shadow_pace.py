@@ -88,6 +88,19 @@ async def test_nothing_waits_for_its_shadow_while_the_worker_can_take_no_more(or
 
 
 @on_virtual_time
+async def test_lane_that_can_take_no_more_costs_others_no_shadow() -> None:
+    lane = {"name": "lane", "model": "echo", "topics": ["urgent"]}
+    bench = Bench({"patience_seconds": 60}, (lane,), topics={"requests": ["requests", "urgent"]})
+    bench.model.seconds["2"] = 1.0
+    await bench.begin(1)
+    bench.source.budget.take(10**9, 0, "urgent")
+    await asyncio.sleep(2)
+    bench.source.budget.release(10**9, 0, "urgent")
+    assert bench.counted == {"answered": 1}
+    await bench.stop()
+
+
+@on_virtual_time
 async def test_candidate_is_not_distrusted_for_what_had_to_make_room() -> None:
     bench = Bench({"patience_seconds": 60}, worker={"max_in_flight_records": 4})
     bench.model.seconds["2"] = 1.0
