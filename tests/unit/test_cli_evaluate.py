@@ -23,7 +23,7 @@ def test_missing_extra_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "NEEDED", ("click", "no_such_package"))
     done = invoke("r")
     assert done.return_value == ExitCode.WRONG_INPUT
-    assert done.stderr == 'headrace: no_such_package missing: pip install "headrace[evaluate]"\n'
+    assert done.output == 'headrace: no_such_package missing: pip install "headrace[evaluate]"\n'
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_every_error_has_the_code_of_an_error(error: Exception, monkeypatch: pyt
     monkeypatch.setattr(module, "check_extra", failing)
     done = invoke("r")
     assert done.return_value == ExitCode.WRONG_INPUT
-    assert str(error) in done.stderr
-    assert ("Traceback" in done.stderr) is isinstance(error, ValueError)
+    assert str(error) in done.output
+    assert ("Traceback" in done.output) is isinstance(error, ValueError)
 
 
 @pytest.mark.parametrize(
