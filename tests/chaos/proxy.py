@@ -189,8 +189,12 @@ class FaultProxy:
         return len(links)
 
     async def _shut_down(self) -> None:
-        self._server.close()
+        self._loop.remove_reader(self._listener)
+        self._set(_Faults(refused=True))
         await self._reset(list(self._links))
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)  # what has been accepted needs the server until it has a transport
+        self._server.close()
         self._loop.call_soon(self._loop.stop)
 
 
@@ -222,18 +226,20 @@ class _Link:
         self._proxy._links.add(self)
         side.pause_reading()  # until there is somebody to send it to
         self._connecting = self._loop.create_task(self._connect())
+        self._connecting.add_done_callback(self._tried)  # no finally: a task that is cancelled at once does not begin
 
     async def _connect(self) -> None:
         try:
             await self._loop.create_connection(lambda: self._target, LOOPBACK, self._proxy._target_port)
         except OSError:
             self.client.reset()
-        finally:
-            self._connecting = None
-            self.forget_if_closed()
         if self.client.lost:
             self._target.reset()
         self.client.resume_reading()
+
+    def _tried(self, _: asyncio.Task[None]) -> None:
+        self._connecting = None
+        self.forget_if_closed()
 
     def finish(self) -> None:
         """Close both sides once both have ended and all they sent was delivered."""

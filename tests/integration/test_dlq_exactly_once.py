@@ -54,14 +54,19 @@ class Another(DeadLetterScene):
 
 
 @pytest.fixture
-def scene(
+def unmarked(
     buried: tuple[DeadLetterScene, list[Sent]], names: Callable[[str], str], tmp_path: Path
 ) -> Iterator[DeadLetterScene]:
     with Another(buried[0], names("scene"), tmp_path) as made:
-        # Else it would be taken for one whose marks have another name: those of the test before mark the same.
-        marks = TopicSpec(f"{made.redriven}-marks", 1, config={"cleanup.policy": "compact"})
-        ensure_topics(made.endpoints.bootstrap_servers, [marks])
         yield made
+
+
+@pytest.fixture
+def scene(unmarked: DeadLetterScene) -> DeadLetterScene:
+    # Else it would be taken for one whose marks have another name: those of the test before mark the same.
+    marks = TopicSpec(f"{unmarked.redriven}-marks", 1, config={"cleanup.policy": "compact"})
+    ensure_topics(unmarked.endpoints.bootstrap_servers, [marks])
+    return unmarked
 
 
 @pytest.fixture
@@ -166,11 +171,11 @@ def test_redrive_ends_between_transactions_when_it_is_asked_to(
     assert_each_once(scene, sent)
 
 
-def test_marks_that_may_be_deleted_are_refused(scene: DeadLetterScene) -> None:
-    admin = AdminClient({"bootstrap.servers": scene.endpoints.bootstrap_servers})
-    (made,) = admin.create_topics([NewTopic(f"{scene.redriven}-marks", 1, 1)]).values()
+def test_marks_that_may_be_deleted_are_refused(unmarked: DeadLetterScene) -> None:
+    admin = AdminClient({"bootstrap.servers": unmarked.endpoints.bootstrap_servers})
+    (made,) = admin.create_topics([NewTopic(f"{unmarked.redriven}-marks", 1, 1)]).values()
     made.result(30)
-    done = scene.run("redrive", "--yes")
+    done = unmarked.run("redrive", "--yes")
     assert done.returncode == ExitCode.WRONG_INPUT
     assert "cleanup.policy=delete: it must be compact" in done.stderr
-    assert scene.tried_again() == []
+    assert unmarked.tried_again() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import socket
 import threading
@@ -308,3 +309,15 @@ def test_close_resets_connections_and_frees_the_port(echo: Echo, connect: Callab
         assert again.port == proxy.port
         with pytest.raises(OSError, match="in use"):
             FaultProxy(proxy.port, echo.port)
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_close_waits_for_no_connection_that_is_just_being_made(echo: Echo, number: int) -> None:
+    proxy = FaultProxy(0, echo.port)
+    with contextlib.ExitStack() as connections:
+        for _ in range(number):
+            connections.enter_context(socket.create_connection(("127.0.0.1", proxy.port), SOON_SECONDS))
+        began = time.monotonic()
+        proxy.close()
+        assert time.monotonic() - began < SOON_SECONDS
+    gc.collect()  # a transport that is left open warns

@@ -30,6 +30,15 @@ Processes(2).run([jobs.endless] * 2, partial(print, flush=True))
 """A program that tells its two processes, and does not end by itself."""
 
 
+_OTHERS: set[psutil.Process] = set()
+"""Children that were there before a test: the servers of others."""
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    _OTHERS.update(psutil.Process().children())
+
+
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # so that they find the jobs
@@ -40,7 +49,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    return [each for each in psutil.Process().children() if each not in _OTHERS]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
