@@ -37,8 +37,9 @@ class Decoded:
 class Journey:
     """A decoded and routed record. Ends once: with a result when all its parts are answered, or as a dead letter.
 
-    ``lead`` is the route of its first part, and ``first`` that part's task once it is answered; ``view`` is what user
-    code sees of it, if there is any, and ``retry`` what has become of it before, if it has been put off.
+    ``lead`` is the route of its first part, and ``first`` that part's task while it is answered and others are not (for
+    longer they would be a cycle, which only a collection of garbage frees); ``view`` is what user code sees of it, if
+    there is any, and ``retry`` what has become of it before, if it has been put off.
     """
 
     ref: RecordRef
@@ -60,8 +61,6 @@ class Journey:
     def note(self, task: PartTask, output: PartOutput) -> None:
         """One of its parts is answered."""
         self.outputs[task.index] = output
-        if task.index == 0:
-            self.first = task
         self.waited_seconds = max(self.waited_seconds, task.waited_seconds)
         self.inferred_seconds = max(self.inferred_seconds, task.inferred_seconds)
         self.attempts = max(self.attempts, task.attempts)

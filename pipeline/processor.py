@@ -275,9 +275,12 @@ class Processor:
             self._fail(task, outcome)
             return
         journey.note(task, outcome)
+        if task.index == 0:
+            journey.first = task
         if None not in journey.outputs:
-            assert journey.first is not None
-            self._succeed(journey.first)  # not the part that happened to be the last: what follows is the lead's
+            first, journey.first = journey.first, None
+            assert first is not None
+            self._succeed(first)  # not the part that happened to be the last: what follows is the lead's
 
     def _succeed(self, task: PartTask) -> None:
         journey = task.journey
@@ -336,7 +339,7 @@ class Processor:
 
     def _fail(self, task: PartTask, error: PoisonError) -> None:
         journey = task.journey
-        journey.ended = True
+        journey.ended, journey.first = True, None
         if journey.view is not None:
             journey.view.close()
         later = None

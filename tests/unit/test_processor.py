@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from headrace.pipeline import turns
 from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.journey import Journey
 from headrace.pipeline.records import (
     OutputRecord,
     Provenance,
@@ -280,3 +282,27 @@ async def test_dead_letter_of_a_route_waits_for_its_place_as_a_result_does() -> 
     assert bench.committed() == []
     bench.processor.finish(tasks[0], answer(tasks[0]))
     assert [output.topic for output in bench.committed()] == ["results", "dead"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("fails", [False, True])
+@on_virtual_time
+async def test_event_that_has_ended_is_freed_without_a_collection_of_garbage(first: int, fails: bool) -> None:
+    """Which comes late where much is in flight: until then memory would grow."""
+
+    def alive() -> int:
+        return sum(isinstance(each, Journey) for each in gc.get_objects())
+
+    bench = Bench()
+    before = alive()
+    gc.disable()
+    try:
+        tasks = (await bench.open((b"k", request_value(text_part("A", "a"), text_part("B", "b")), ())))["text"]
+        bench.processor.finish(tasks[first], answer(tasks[first]))
+        last = tasks[1 - first]
+        bench.processor.finish(last, PoisonError("infer", "BAD_INPUT", "no") if fails else answer(last))
+        assert len(bench.committed()) == 1
+        del tasks, last
+        assert alive() == before
+    finally:
+        gc.enable()
