@@ -19,7 +19,7 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long lint format docs lock \
+.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long bench lint format docs lock \
 	test-lowest wheel clean distclean
 
 help: ## Show this list
@@ -60,6 +60,9 @@ chaos-long: setup ## Random faults for an hour, a million records, and overload 
 	@HEADRACE_CHAOS_SECONDS=$${HEADRACE_CHAOS_SECONDS:-3600} \
 		HEADRACE_CHAOS_OVERLOAD_SECONDS=$${HEADRACE_CHAOS_OVERLOAD_SECONDS:-600} \
 		$(PYTEST) tests/chaos/$(RANDOM) tests/chaos/test_overload.py $(ARGS)
+
+bench: setup ## Measure beside other programs: build/bench.json, and the tables of docs/benchmarks.md
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check $(SOURCES)
