@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, TypeVar
 
 from headrace.connectors.embedded.ports import LOOPBACK
@@ -94,8 +93,7 @@ class FaultProxy:
 
         async def cut() -> int:
             links = sorted(self._links, key=lambda link: link.number)
-            chosen = (rng or self._rng).sample(links, round(share * len(links)))
-            return await self._reset(chosen)
+            return await self._reset((rng or self._rng).sample(links, round(share * len(links))))
 
         return self._call(cut())
 
@@ -131,8 +129,7 @@ class FaultProxy:
         """
 
         async def heal() -> int:
-            held = [link for link in self._links if link.holding] if drop else []
-            dropped = await self._reset(held)
+            dropped = await self._reset([link for link in self._links if drop and link.holding])
             self._set(_Faults())
             return dropped
 
@@ -147,7 +144,7 @@ class FaultProxy:
     def __enter__(self) -> FaultProxy:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- in the calling thread
