@@ -80,31 +80,34 @@ class Budget:
         """How many more records may be taken now, of all topics together; 0 if it is full."""
         return sum(share.max_records - share.records for share in self._shares if not share.full)
 
+    def _share_of(self, topic: str) -> _Share:
+        return self._apart.get(topic, self._others)
+
     def is_full(self, topic: str) -> bool:
         """Whether nothing more may be taken of this topic."""
-        return self._apart.get(topic, self._others).full
+        return self._share_of(topic).full
 
     def room_of(self, topic: str) -> int:
         """How many more records may be taken now of this topic, and of those that share with it; 0 if that is full."""
-        share = self._apart.get(topic, self._others)
+        share = self._share_of(topic)
         return 0 if share.full else share.max_records - share.records
 
     def crowds_out(self, topic: str, paused: bool) -> bool:
         """Whether nothing more may be taken of this topic, or not much more and it is paused, while others go on."""
         if not self._apart:
             return False
-        share = self._apart.get(topic, self._others)
+        share = self._share_of(topic)
         return share.full or (paused and share.taken(RESUMED_SHARE))
 
     def take(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Consumer thread only."""
-        share = self._apart.get(topic, self._others)
+        share = self._share_of(topic)
         share.taken_records += records
         share.taken_bytes += size_bytes
 
     def release(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Event loop only."""
-        share = self._apart.get(topic, self._others)
+        share = self._share_of(topic)
         share.released_records += records
         share.released_bytes += size_bytes
         with self._room:

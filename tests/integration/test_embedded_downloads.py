@@ -173,18 +173,23 @@ def interrupt_once(condition: Callable[[], bool]) -> threading.Thread:
     return thread
 
 
+def assert_interrupted_at_once(downloads: Downloads, repository: Repository, path: str) -> None:
+    """Interrupted when it asks for this file."""
+    interrupter = interrupt_once(lambda: path in repository.requests)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        downloads.kafka_classpath()
+    interrupter.join()
+    assert time.monotonic() - began < 40
+
+
 def test_interrupted_download_ends_at_once_and_leaves_nothing(
     tmp_path: Path, lock_file: Path, repository: Repository
 ) -> None:
     path = "/org/example/part-0/1.0/part-0-1.0.jar"
     repository.files[path] = bytes(10_000_000)
     repository.slow.add(path)
-    interrupter = interrupt_once(lambda: path in repository.requests)
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, lock_file, repository).kafka_classpath()
-    interrupter.join()
-    assert time.monotonic() - began < 40
+    assert_interrupted_at_once(make(tmp_path, lock_file, repository), repository, path)
     assert leftovers(tmp_path) == []
 
 
@@ -194,12 +199,7 @@ def test_interrupted_download_makes_no_further_attempt(
     path = "/org/example/part-0/1.0/part-0-1.0.jar"
     repository.short.add(path)
     monkeypatch.setattr(subject, "BACKOFF_SECONDS", 60.0)
-    interrupter = interrupt_once(lambda: path in repository.requests)
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, lock_file, repository).kafka_classpath()
-    interrupter.join()
-    assert time.monotonic() - began < 40
+    assert_interrupted_at_once(make(tmp_path, lock_file, repository), repository, path)
     assert repository.requests.count(path) == 1
 
 
