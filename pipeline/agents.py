@@ -1,4 +1,4 @@
-"""Faust hosts the processing: a router agent and an inference agent per route, on bounded channels.
+"""Faust hosts the processing: a router agent per topic and an inference agent per route, on bounded channels.
 
 Only Faust's public API is used. Its own Kafka machinery is off, for its exactly-once is not transactional (see
 docs/decisions/006-faust-hosts-the-processing.md): ``Worker`` consumes and commits. An agent's event is a record batch
@@ -28,6 +28,7 @@ from headrace.pipeline.metrics import registry
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import RecordBatch
 from headrace.pipeline.replay.rules import ReplayRules
+from headrace.pipeline.retrying import consumed_topics
 from headrace.pipeline.user_agents import AgentFunction, Handed, host
 from headrace.pipeline.user_code import AfterHook, BeforeHook, Record, UserCode
 from headrace.pipeline.user_modules import load_modules
@@ -233,20 +234,25 @@ def build_app(
     app.settings = settings
     app.user_code = UserCode(settings.user_code.timeout_seconds)
     # No channel can fill before the budget of records in flight is spent: so a slow route holds up the source in the
-    # end, but never the router, and with it the other routes.
+    # end, but never a router, and with it the other routes. Each topic has its own, so none waits for what others hold.
     bound = worker_settings.max_in_flight_records + 1
-    batches: Any = app.channel(maxsize=bound)  # Any: a channel's values need not be events, whatever its type says
+    # Any: a channel's values need not be events, whatever its type says
+    batches: dict[str, Any] = {topic: app.channel(maxsize=bound) for topic in consumed_topics(settings)}
     tasks: dict[str, Any] = {route.name: app.channel(maxsize=bound) for route in settings.routes}
+
+    async def send_batch(batch: RecordBatch) -> None:
+        await batches[batch.partition.topic].put(batch)
 
     async def send_tasks(route: str, some: list[PartTask]) -> None:
         await tasks[route].put(some)
 
-    worker = app.inference = Worker(settings, connect, clock, batches.put, send_tasks, app.user_code, rules)
+    worker = app.inference = Worker(settings, connect, clock, send_batch, send_tasks, app.user_code, rules)
 
     async def route_batches(stream: AsyncIterable[RecordBatch]) -> None:
         await _consume(app, stream, worker.route_batch)
 
-    app.agent(batches, name="router")(route_batches)
+    for topic, channel in batches.items():
+        app.agent(channel, name=f"router.{topic}")(route_batches)
     for route in settings.routes:
         app.agent(tasks[route.name], name=f"inference.{route.name}")(_inference_agent(app, worker, route.name))
     app.service(_worker_service(app, worker))

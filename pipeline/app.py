@@ -25,7 +25,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.health import Health
 from headrace.pipeline.http_port import listenable
 from headrace.pipeline.ports import Changelog, FrameSampler, InferenceClient, RecordSource, SchemaRegistry, Transactions
-from headrace.pipeline.retrying import delay_topics
+from headrace.pipeline.retrying import consumed_topics, delay_topics
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds, register_contracts, topic_specs
 from headrace.pipeline.slot import slot_number
 
@@ -81,7 +81,7 @@ class KafkaTritonConnections:
                 bootstrap_servers=kafka.bootstrap_servers,
                 group_id=settings.name,
                 instance_id=self._instance_id,
-                topics=(*settings.topics.requests, *delays),
+                topics=consumed_topics(settings),
                 session_timeout_seconds=kafka.session_timeout_seconds,
                 max_poll_interval_seconds=kafka.max_poll_interval_seconds,
                 assignment=kafka.assignment,

@@ -75,7 +75,7 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
     "models show": {ExitCode.OK: "the model is ready", ExitCode.FAILED: "it is not, or Triton does not answer"},
     "offsets show": {
         ExitCode.OK: "all that is committed can be read",
-        ExitCode.FAILED: "a worker would refuse some metadata, a topic is missing, or Kafka does not answer",
+        ExitCode.FAILED: "a worker would refuse some metadata, a request topic is missing, or Kafka does not answer",
     },
     "replay": {
         ExitCode.OK: "every event of the range has its outcome in the run",

@@ -63,6 +63,11 @@ def delay_topics(settings: Settings) -> dict[str, float]:
     return {settings.redriven_topic: 0.0, **waiting}
 
 
+def consumed_topics(settings: Settings) -> tuple[str, ...]:
+    """Every topic that a worker consumes, the request topics first."""
+    return (*settings.topics.requests, *delay_topics(settings))
+
+
 def resumed(record: SourceRecord) -> tuple[SourceRecord, Retry]:
     """A record of a delay topic as it was first, its position included, and what has become of it since.
 

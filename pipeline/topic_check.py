@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from headrace.pipeline.config import Settings
 from headrace.pipeline.overviews import GroupProgress, TopicState
 from headrace.pipeline.records import TopicSpec
-from headrace.pipeline.retrying import delay_topics
+from headrace.pipeline.retrying import consumed_topics, delay_topics
 from headrace.pipeline.setup import emitted_kinds, shadow_topics, topic_specs
 
 CREATE = "`headrace topics create` makes it"
@@ -41,7 +41,7 @@ def report(
         states: by name; None, or missing, if there is no such topic.
         progress: of the group ``settings.name``, by name.
     """
-    consumed = {*settings.topics.requests, *delay_topics(settings)}
+    consumed = set(consumed_topics(settings))
     roles = roles_of(settings)
     return tuple(
         TopicReport(

@@ -6,8 +6,10 @@ import asyncio
 
 from headrace.pipeline.ports import Clock
 
-TURN_SECONDS = 0.02
-"""How long one piece of work may hold the event loop; a single record may still take longer."""
+TURN_SECONDS = 0.002
+"""How long one piece of work may hold the event loop; a single record may still take longer.
+
+Every step of another record's journey may wait that long, and there are about ten."""
 
 
 async def give_way(clock: Clock, turn_began: float) -> float:

@@ -58,13 +58,13 @@ def create(settings: Settings, as_json: bool) -> int:
 
 def _reports(settings: Settings) -> tuple[TopicReport, ...]:
     from headrace.connectors.kafka.topic_states import TopicStates
-    from headrace.pipeline.retrying import delay_topics
+    from headrace.pipeline.retrying import consumed_topics
     from headrace.pipeline.setup import topic_specs
     from headrace.pipeline.topic_check import report
 
     topics = TopicStates(settings.kafka.bootstrap_servers, settings.kafka.client)
     states = topics.states([spec.name for spec in topic_specs(settings)])
-    consumed = {name: states[name] for name in (*settings.topics.requests, *delay_topics(settings))}
+    consumed = {name: states[name] for name in consumed_topics(settings)}
     return report(settings, states, topics.progress(settings.name, consumed))
 
 

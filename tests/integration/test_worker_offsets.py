@@ -105,3 +105,12 @@ def test_delay_topics_are_shown_as_request_topics_are(
         assert shown["runs"] == [{"first": 5, "last": 5}]
         assert only_partition(config, stack, redriven)["committed"] is None
         assert f"{delayed_topic}[0]" in offsets_shown(config, stack).stdout
+
+        settings = yaml.safe_load(config.read_text())
+        settings["routes"][0]["retries"]["delays"] = ["5s", "1m"]
+        config.write_text(yaml.safe_dump(settings))
+        told = offsets_shown(config, stack)
+        assert (told.returncode, told.stderr) == (
+            0,
+            f"topic {scene.group}.retry.1m does not exist: `headrace topics create` makes it\n",
+        )

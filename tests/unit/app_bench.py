@@ -69,9 +69,9 @@ class Bench:
         finally:
             await self.app.stop()
 
-    def send(self, records: int) -> None:
+    def send(self, records: int, partition: TopicPartition = P0) -> None:
         for number in range(records):
-            self.broker.send(P0, b"k", request_value(number=number))
+            self.broker.send(partition, b"k", request_value(number=number))
 
     async def poll(self) -> None:
         async with asyncio.timeout(10):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ import aiohttp
 import pytest
 
 from headrace.pipeline.errors import FatalError
+from headrace.pipeline.records import TopicPartition
+from headrace.pipeline.user_code import Record
 from tests.unit.app_bench import P0, Bench, collect_leaks, page, until
 
 
@@ -37,6 +40,30 @@ async def test_batch_flows_through_the_agents_and_the_pages_answer() -> None:
     assert bench.connections.source is not None
     assert bench.connections.source.stopped
     assert bench.app.failure is None
+
+
+async def test_topic_whose_records_wait_holds_up_no_other() -> None:
+    """User code waits for something, say, or the registry does not answer for a new schema."""
+    bench = Bench({"requests": ["requests", "urgent"]})
+    urgent = TopicPartition("urgent", 0)
+    bench.connections.to_assign = (P0, urgent)
+    gate = asyncio.Event()
+
+    @bench.app.before
+    async def wait(record: Record) -> None:
+        if record.provenance.topic == "requests":
+            await gate.wait()
+
+    bench.send(3)
+    async with bench.running():
+        await bench.poll()
+        bench.send(2, urgent)
+        await bench.poll()
+        await bench.answered(2)
+        assert bench.broker.committed.keys() == {urgent}
+        gate.set()
+        await bench.answered(5)
+    assert {partition: start.offset for partition, start in bench.broker.committed.items()} == {P0: 3, urgent: 2}
 
 
 async def test_readiness_names_what_is_waited_for() -> None:
