@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from headrace.pipeline.config import Settings
 from headrace.pipeline.retrying import delay_topics
 
-RESUMED_SHARE = 0.5
+RESUMED_SHARE = 0.8
 """A topic that has been paused for want of room is read again when this much of its share is taken: to pause throws
-fetched records away, so it must not happen for each of them."""
+fetched records away, so it must not happen for each of them; and all that comes at once stands before other topics'."""
 
 
 class _Share:
@@ -58,6 +58,11 @@ class Budget:
         self._room = threading.Condition()
 
     @property
+    def divided(self) -> bool:
+        """Whether there are topics with a share of their own."""
+        return bool(self._apart)
+
+    @property
     def records(self) -> int:
         return sum(share.records for share in self._shares)
 
@@ -94,7 +99,7 @@ class Budget:
 
     def crowds_out(self, topic: str, paused: bool) -> bool:
         """Whether nothing more may be taken of this topic, or not much more and it is paused, while others go on."""
-        if not self._apart:
+        if not self.divided:
             return False
         share = self._share_of(topic)
         return share.full or (paused and share.taken(RESUMED_SHARE))

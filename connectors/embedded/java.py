@@ -20,8 +20,11 @@ def java_command(main: Sequence[str], heap_mib: int, temporary_folder: Path, fla
     return [
         str(java_executable()),
         f"-Xmx{heap_mib}m",
-        "-XX:+UseSerialGC",
+        "-XX:+UseParallelGC",  # its young collections take a quarter of the time of the serial one's
+        "-XX:ParallelGCThreads=2",
         "-XX:TieredStopAtLevel=1",  # starts sooner; peak speed matters less here
+        "-XX:ReservedCodeCacheSize=160m",  # with less a full collection clears it: the broker stands for 100 ms
+        "-XX:MetaspaceSize=96m",  # with less two full collections come while it starts
         "-XX:-UsePerfData",  # else every JVM leaves a file in /tmp/hsperfdata_*
         "-XX:+ExitOnOutOfMemoryError",
         "--enable-native-access=ALL-UNNAMED",

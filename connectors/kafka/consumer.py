@@ -38,6 +38,8 @@ _client_log = client_log("consumer")
 
 FETCH_RECORDS = 512
 """Records taken from librdkafka at a time: amortises the hand-over, and bounds how far a budget is overshot."""
+LANE_FETCH_RECORDS = 128
+"""Where topics have shares of the budget: how many of a topic whose share is full may stand before those of another."""
 POLL_SECONDS = 0.1
 PAUSED_POLL_SECONDS = 0.02
 ROOM_WAIT_SECONDS = 0.2
@@ -71,6 +73,7 @@ class GroupConsumer:
     ) -> None:
         self._settings = settings
         self._budget = budget
+        self._fetch_records = LANE_FETCH_RECORDS if budget.divided else FETCH_RECORDS
         self._make_consumer = make_consumer
         self._lost_brokers = lost or lost_brokers(settings.bootstrap_servers, settings.client)
         self._cooperative = settings.assignment is Assignment.COOPERATIVE_STICKY
@@ -196,7 +199,7 @@ class GroupConsumer:
         found: list[tuple[int, SourceRecord]] = []
         if first is not None:  # a message without a value is false
             found += self._found([first])
-            found += self._found(consumer.consume(min(FETCH_RECORDS, max(self._budget.room_records - 1, 0)), 0))
+            found += self._found(consumer.consume(min(self._fetch_records, max(self._budget.room_records - 1, 0)), 0))
         if self._callback_failed:
             raise self._callback_failed
         # A rebalance may have run inside consume. What was polled of a partition that went will come again; the client
@@ -222,7 +225,7 @@ class GroupConsumer:
     def _room_for_early(self) -> int:
         """Delay topics have one share of the budget, be it their own or that of all others."""
         rooms = (self._budget.room_of(partition.topic) for partition in self._early.partitions)
-        return min(FETCH_RECORDS, next(rooms, 0))
+        return min(self._fetch_records, next(rooms, 0))
 
     def _generation_of(self, record: SourceRecord) -> int | None:
         return self._assigned.get(_partition_of(record))

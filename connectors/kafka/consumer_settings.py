@@ -63,7 +63,8 @@ def consumer_config(settings: ConsumerSettings, on_error: Callable[[KafkaError],
         "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 2,  # default 1000: the fetcher sleeps a second each time its queue is full
         "queued.min.messages": 20_000,
-        "queued.max.messages.kbytes": 65_536,
+        # A topic that is paused takes its records out of the queue again, and those of others wait behind them.
+        "queued.max.messages.kbytes": 16_384,
         "error_cb": on_error,
         "log_level": LOG_LEVEL,
     }

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 READ_SECONDS = 5.0
 BACKOFF_SECONDS = 0.05
-WAKE_TIMEOUT_SECONDS = 1.0
-"""A broker that takes longer has kept its fetching thread awake."""
+WAKE_TIMEOUT_SECONDS = 0.001
+"""Enough for the request to be on its way. The answer would come after that of a fetch which waits for records."""
 
 
 def committed_positions(

@@ -29,7 +29,7 @@ from tests.integration.harness import Scene, WorkerProcess, wait_until
 REPORT = Path(__file__).parents[2] / "build" / "chaos-overload.json"
 SECONDS = 60.0
 LONG_SECONDS = 600.0
-UNDISTURBED_SECONDS = 20.0
+UNDISTURBED_SECONDS = 30.0
 TIMES = 10.0
 LANES = ("bulk", "urgent")
 URGENT_RATE = 20.0
@@ -42,7 +42,7 @@ BULK_MS = 240
 MEASURED_RECORDS = 16 * BULK_CALLS * BATCH_RECORDS
 BULK_FLOATS = 2000
 MAX_IN_FLIGHT_BYTES = 24 * 1024 * 1024
-CLIENT_QUEUE_BYTES = 64 * 1024 * 1024
+CLIENT_QUEUE_BYTES = 16 * 1024 * 1024
 """What the worker's Kafka client may hold beside that (``queued.max.messages.kbytes``)."""
 HELD_TIMES = 2
 """What is in flight is in memory as a record, and as the content of a call or of a result."""
