@@ -106,10 +106,10 @@ def test_no_lane_takes_the_room_of_another_nor_of_the_rest() -> None:
     assert (budget.full, budget.room_records, budget.size_bytes) == (True, 0, 306)
 
 
-def test_topic_without_room_is_read_again_when_half_of_its_share_is_free() -> None:
+def test_topic_without_room_is_read_again_when_a_fifth_of_its_share_is_free() -> None:
     budget = Budget(20, 2000, [["bulk"]])
     budget.take(10, 10, "bulk")
-    budget.release(4, 4, "bulk")
+    budget.release(1, 1, "bulk")
     assert budget.crowds_out("bulk", paused=True)
     assert not budget.crowds_out("bulk", paused=False)
     budget.release(1, 1, "bulk")
