@@ -234,7 +234,7 @@ def build_app(
     app.settings = settings
     app.user_code = UserCode(settings.user_code.timeout_seconds)
     # No channel can fill before the budget of records in flight is spent: so a slow route holds up the source in the
-    # end, but never a router, and with it the other routes. Each topic has its own, so none waits for what others hold.
+    # end, but never a router, and with it the other routes. Each topic has its own, so none waits for another's.
     bound = worker_settings.max_in_flight_records + 1
     # Any: a channel's values need not be events, whatever its type says
     batches: dict[str, Any] = {topic: app.channel(maxsize=bound) for topic in consumed_topics(settings)}

@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 from headrace.pipeline.config import Settings
 from headrace.pipeline.retrying import delay_topics
 
-RESUMED_SHARE = 0.8
-"""A topic that has been paused for want of room is read again when this much of its share is taken: to pause throws
-fetched records away, so it must not happen for each of them; and all that comes at once stands before other topics'."""
+RESUMED_SHARE, RESUMED_RECORDS = 0.8, 256
+"""A topic that has been paused for want of room is read again when so much of its share is taken, and there is room for
+so many records, or half of it is free: to pause throws fetched records away, so it must not happen for each of them;
+and all that comes at once stands before other topics' records."""
 
 
 class _Share:
@@ -34,9 +35,11 @@ class _Share:
     def full(self) -> bool:
         return self.records >= self.max_records or self.size_bytes >= self.max_bytes
 
-    def taken(self, share: float) -> bool:
-        """Whether more than this share of it is."""
-        return self.records > share * self.max_records or self.size_bytes > share * self.max_bytes
+    @property
+    def crowded(self) -> bool:
+        """Whether there is not much room."""
+        free = max((1 - RESUMED_SHARE) * self.max_records, min(RESUMED_RECORDS, self.max_records / 2))
+        return self.max_records - self.records < free or self.size_bytes > RESUMED_SHARE * self.max_bytes
 
 
 class Budget:
@@ -102,7 +105,7 @@ class Budget:
         if not self.divided:
             return False
         share = self._share_of(topic)
-        return share.full or (paused and share.taken(RESUMED_SHARE))
+        return share.full or (paused and share.crowded)
 
     def take(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Consumer thread only."""

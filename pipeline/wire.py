@@ -105,13 +105,13 @@ class Decoder(Generic[T]):
 
     def missing(self, values: Iterable[bytes | None]) -> set[int]:
         """Schema ids of these values that are not known yet, or were refused too long ago to rely on."""
-        self._forget_refusals()
+        now = self._monotonic()
         return {
             schema_id
             for value in values
             if value is not None and len(value) >= HEADER_BYTES and value[0] == 0
             if (schema_id := _HEADER.unpack_from(value)[1]) not in self._schemas
-            and schema_id not in self._refused
+            and (schema_id not in self._refused or self._refused[schema_id][0] <= now)
             and schema_id <= MAX_SCHEMA_ID
         }
 
@@ -155,20 +155,13 @@ class Decoder(Generic[T]):
     def _refuse(self, schema_id: int, code: Poison, message: str) -> None:
         self._refused.pop(schema_id, None)
         self._refused[schema_id] = (self._monotonic() + REFUSED_SECONDS, code, message)
+        if len(self._refused) > REFUSED_CAPACITY:
+            self._refused.popitem(last=False)
 
     def _refusal(self, schema_id: int) -> PoisonError:
         default = (0.0, Poison.UNKNOWN_SCHEMA, f"schema {schema_id} was not loaded from the registry")
         _, code, message = self._refused.get(schema_id, default)
         return poison(code, message)
-
-    def _forget_refusals(self) -> None:
-        """Called between batches, so that no refusal is forgotten between ``add_schema`` and ``decode``."""
-        now = self._monotonic()
-        while self._refused:
-            oldest = next(iter(self._refused))
-            if self._refused[oldest][0] > now and len(self._refused) <= REFUSED_CAPACITY:
-                break
-            del self._refused[oldest]
 
 
 def encode(contract: Contract, schema_id: int, record: dict[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ def java_command(main: Sequence[str], heap_mib: int, temporary_folder: Path, fla
         f"-Xmx{heap_mib}m",
         "-XX:+UseParallelGC",  # its young collections take a quarter of the time of the serial one's
         "-XX:ParallelGCThreads=2",
+        "-XX:-UseGCOverheadLimit",  # it would end a server that is only slow
         "-XX:TieredStopAtLevel=1",  # starts sooner; peak speed matters less here
         "-XX:ReservedCodeCacheSize=160m",  # with less a full collection clears it: the broker stands for 100 ms
         "-XX:MetaspaceSize=96m",  # with less two full collections come while it starts

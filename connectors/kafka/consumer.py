@@ -21,9 +21,10 @@ from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer_settings import ConsumerSettings, consumer_config
 from headrace.connectors.kafka.early import EarlyRecords
 from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers, warn_of_new_client
-from headrace.connectors.kafka.positions import committed_positions, named, wake_fetchers
+from headrace.connectors.kafka.positions import committed_positions, named
 from headrace.connectors.kafka.received import source_record
 from headrace.connectors.kafka.transaction import GroupMetadata
+from headrace.connectors.kafka.waking import Waker
 from headrace.pipeline import metrics, records
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Assignment
@@ -79,7 +80,7 @@ class GroupConsumer:
         self._cooperative = settings.assignment is Assignment.COOPERATIVE_STICKY
         self._generation = 0
         self._assigned: dict[records.TopicPartition, int] = {}
-        self._early = EarlyRecords(lambda record: wait_seconds(record, _epoch_ms(), settings.delays))
+        self._early = EarlyRecords(lambda record: wait_seconds(record, time.time_ns() // 1_000_000, settings.delays))
         self._full = False
         self._held: frozenset[str] = frozenset()
         self._paused: frozenset[records.TopicPartition] = frozenset()
@@ -144,6 +145,7 @@ class GroupConsumer:
         consumer.subscribe(
             list(self._settings.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
+        self._waker = Waker(consumer)
         try:
             while not self._stopping.is_set():
                 self._take_metadata_if_wanted(consumer)
@@ -164,6 +166,7 @@ class GroupConsumer:
                 self._poll(consumer, PAUSED_POLL_SECONDS)
             return True
         finally:
+            self._waker.close()
             consumer.close()
 
     def _lose(self, consumer: Consumer) -> None:
@@ -190,7 +193,7 @@ class GroupConsumer:
             consumer.pause(_client_partitions(more))
         if less := self._paused - wanted:
             consumer.resume(_client_partitions(less))
-            wake_fetchers(consumer)
+            self._waker.wake()
         self._paused = wanted
 
     def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
@@ -224,8 +227,7 @@ class GroupConsumer:
 
     def _room_for_early(self) -> int:
         """Delay topics have one share of the budget, be it their own or that of all others."""
-        rooms = (self._budget.room_of(partition.topic) for partition in self._early.partitions)
-        return min(self._fetch_records, next(rooms, 0))
+        return min(FETCH_RECORDS, next((self._budget.room_of(each.topic) for each in self._early.partitions), 0))
 
     def _generation_of(self, record: SourceRecord) -> int | None:
         return self._assigned.get(_partition_of(record))
@@ -317,7 +319,7 @@ class GroupConsumer:
             consumer.pause(added)
             self._paused |= positions.keys()
         elif self._cooperative:
-            wake_fetchers(consumer)  # while it waits for a rebalance callback the client pauses what stays, too
+            self._waker.wake()  # while it waits for a rebalance callback the client pauses what stays, too
 
     def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._cooperative:
@@ -343,7 +345,7 @@ class GroupConsumer:
             finally:
                 if self._cooperative:
                     consumer.incremental_unassign(gone)
-                    wake_fetchers(consumer)
+                    self._waker.wake()
                 else:
                     consumer.unassign()
 
@@ -371,10 +373,6 @@ class GroupConsumer:
 
 def _client_partitions(partitions: Iterable[records.TopicPartition]) -> list[TopicPartition]:
     return [TopicPartition(*each) for each in partitions]
-
-
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _partition_of(record: SourceRecord) -> records.TopicPartition:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from typing import cast
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.pipeline import records
 from headrace.pipeline.errors import FatalError
@@ -18,8 +17,6 @@ log = logging.getLogger(__name__)
 
 READ_SECONDS = 5.0
 BACKOFF_SECONDS = 0.05
-WAKE_TIMEOUT_SECONDS = 0.001
-"""Enough for the request to be on its way. The answer would come after that of a fetch which waits for records."""
 
 
 def committed_positions(
@@ -60,18 +57,6 @@ def committed_now(consumer: Consumer, partitions: list[TopicPartition], timeout_
         if each.error:
             raise KafkaException(each.error)
     return answer
-
-
-def wake_fetchers(consumer: Consumer) -> None:
-    """To be called when partitions were resumed.
-
-    librdkafka's fetching threads do not notice that, and may sleep for up to a second first. A request to the
-    partitions' leaders wakes them; what it asks for is of no interest.
-    """
-    asked = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in consumer.assignment()]
-    with contextlib.suppress(KafkaException):
-        if asked:
-            consumer.offsets_for_times(asked, WAKE_TIMEOUT_SECONDS)
 
 
 def named(partition: TopicPartition) -> records.TopicPartition:

@@ -16,8 +16,8 @@ from confluent_kafka import Consumer
 from headrace.connectors.kafka.client_log import client_log
 from headrace.connectors.kafka.consumer import FETCH_RECORDS
 from headrace.connectors.kafka.lost_brokers import lost_brokers, warn_of_new_client
-from headrace.connectors.kafka.positions import wake_fetchers
 from headrace.connectors.kafka.ranges import NO_GROUP, RangeCursor, range_consumer_config
+from headrace.connectors.kafka.waking import wake_fetchers
 from headrace.pipeline import records
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.errors import UnavailableError

@@ -164,6 +164,7 @@ def test_flooded_lane_costs_the_other_nothing_and_the_worker_no_memory(scene: Sc
         with Outcomes(scene.endpoints.bootstrap_servers, (scene.results, scene.dead_letters)) as outcomes:
             report = flood(scene, worker, outcomes, seconds)
             generations = re.findall(r"\(generation (\d+)\)", worker.log)
+            hung = re.findall(r".*REQTMOUT.*", worker.log)
             put_out = re.findall(r"revoked.*|lost \d+ partitions.*", worker.log)
             assert worker.terminate() == 0
             outcomes.read_to_ends()
@@ -181,6 +182,7 @@ def test_flooded_lane_costs_the_other_nothing_and_the_worker_no_memory(scene: Sc
     assert report["without_outcome"] == report["doubled"] == report["dead_letters"] == 0
     assert report["outcomes"] == report["inputs"]
     assert (generations, put_out) == (["1"], []), "the group has put the worker out"
+    assert hung == [], "its client has closed a connection to a broker that is well"
     assert report["bulk_backlog"] > report["bulk_sent"] / 2, "the lane was not overloaded"
     assert report["resident_bytes_last_third"] <= FLAT * report["resident_bytes_first_third"]
     assert 0 < report["in_flight_bytes_most"] <= MAX_IN_FLIGHT_BYTES

@@ -106,14 +106,23 @@ def test_no_lane_takes_the_room_of_another_nor_of_the_rest() -> None:
     assert (budget.full, budget.room_records, budget.size_bytes) == (True, 0, 306)
 
 
-def test_topic_without_room_is_read_again_when_a_fifth_of_its_share_is_free() -> None:
+def test_topic_without_room_is_read_again_when_half_of_a_small_share_is_free() -> None:
     budget = Budget(20, 2000, [["bulk"]])
     budget.take(10, 10, "bulk")
-    budget.release(1, 1, "bulk")
+    budget.release(4, 4, "bulk")
     assert budget.crowds_out("bulk", paused=True)
     assert not budget.crowds_out("bulk", paused=False)
     budget.release(1, 1, "bulk")
     assert not budget.crowds_out("bulk", paused=True)
+
+
+def test_topic_is_not_read_again_for_a_few_records_nor_only_when_most_of_its_share_is_free() -> None:
+    for share, free in ((10_000, 2_000), (1_000, 256), (100, 50)):
+        budget = Budget(2 * share, 10**9, [["bulk"]])
+        budget.take(share - free + 1, 1, "bulk")
+        assert budget.crowds_out("bulk", paused=True)
+        budget.release(1, 0, "bulk")
+        assert not budget.crowds_out("bulk", paused=True)
 
 
 def test_without_lanes_all_topics_share_and_none_is_crowded_out() -> None:

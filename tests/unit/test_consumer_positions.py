@@ -1,4 +1,4 @@
-"""Where consuming starts, and the request that wakes the client's fetching threads."""
+"""Where consuming starts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import deque
 from typing import cast
 
 import pytest
-from confluent_kafka import OFFSET_END, OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
-from headrace.connectors.kafka.positions import committed_positions, wake_fetchers
+from headrace.connectors.kafka.positions import committed_positions
 from headrace.pipeline import records
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.ports import StartPosition
@@ -25,8 +25,6 @@ class FakeGroup:
 
     def __init__(self, *problems: KafkaError | KafkaException) -> None:
         self.problems = deque(problems)
-        self.asked: list[list[TopicPartition]] = []
-        self.broker_is_down = False
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[CommittedOffset]:
         problem = self.problems.popleft() if self.problems else None
@@ -36,15 +34,6 @@ class FakeGroup:
             CommittedOffset("requests", 0, 7, "metadata", None),
             CommittedOffset("requests", 1, OFFSET_INVALID, None, problem),
         ]
-
-    def assignment(self) -> list[TopicPartition]:
-        return ASKED
-
-    def offsets_for_times(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        self.asked.append(partitions)
-        if self.broker_is_down:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return partitions
 
 
 def positions(group: FakeGroup, seconds: float = 5.0, stopping: bool = False) -> dict[int, StartPosition]:
@@ -72,15 +61,6 @@ def test_positions_that_stay_unstable_are_fatal() -> None:
 
 def test_positions_are_not_waited_for_at_the_end() -> None:
     assert positions(FakeGroup(*[UNSTABLE] * 100), stopping=True) == {}
-
-
-@pytest.mark.parametrize("broker_is_down", [False, True])
-def test_fetching_is_woken_by_a_request_for_all_partitions(broker_is_down: bool) -> None:
-    group = FakeGroup()
-    group.broker_is_down = broker_is_down
-    wake_fetchers(cast("Consumer", group))
-    (asked,) = group.asked
-    assert {(each.partition, each.offset) for each in asked} == {(0, OFFSET_END), (1, OFFSET_END)}
 
 
 def test_partition_is_named_by_topic_and_number() -> None:

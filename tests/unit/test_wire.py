@@ -117,6 +117,7 @@ def test_refusal_that_expires_within_a_batch_still_says_why() -> None:
     decoder = decoder_at(clock)
     decoder.add_schema(9, '"int"')
     clock.now = 2 * REFUSED_SECONDS
+    assert decoder.missing([framed(9), framed(10)]) == {9, 10}  # of another batch, beside it
     with pytest.raises(PoisonError) as caught:
         decoder.decode(framed(9))
     assert caught.value.code == "WRONG_SCHEMA"
