@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -39,6 +40,18 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def interruptible() -> None:
     """A shell starts background jobs with SIGINT ignored, and so would be what the tests start and interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command that runs in the test's own process says how much is logged, which is not for the next test."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in [each for each in root.handlers if each not in handlers]:
+        root.removeHandler(handler)
+    logging.captureWarnings(False)
 
 
 def pytest_collection_finish() -> None:
