@@ -1,0 +1,132 @@
+"""``make bench``: every benchmark that compares, in one run on one machine.
+
+Run: ``python -m tests.bench [--only NAME] [--arm NAME ...] [--repetitions N] [--smoke]``. Writes ``build/bench.json``
+(``build/bench-smoke.json`` with ``--smoke``) and, after a whole run, the tables of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.passthrough import latency
+from tests.bench.passthrough.arms import UNCALIBRATED, all_arms
+from tests.bench.passthrough.compare import Comparison, compare, table
+from tests.bench.passthrough.scene import bench_scene
+from tests.bench.ratios import Estimate
+from tests.bench.report import JSON, PAGE, SMOKE_JSON, machine, put, versions, write_json
+
+REPETITIONS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one benchmark comes to.
+
+    Attributes:
+        content: for the JSON file, every sample in it.
+        ratios: for its ``ratios``.
+        lines: of Markdown, for the page.
+        whole: nothing was left out, so that the page may have it.
+    """
+
+    content: Mapping[str, Any]
+    ratios: Mapping[str, Estimate]
+    lines: list[str]
+    whole: bool
+
+
+def passthrough(options: argparse.Namespace) -> Outcome:
+    with bench_scene() as scene:
+        found = compare(scene, options.repetitions, options.smoke, options.arm)
+    return Outcome(_content(found), found.ratios(), table(found), not options.arm)
+
+
+def _content(found: Comparison) -> dict[str, Any]:
+    arms = {
+        each.arm.name: {
+            "program": each.arm.title,
+            "settings": each.arm.told,
+            "records": each.records,
+            "versions": dict(each.versions),
+            "samples": [dataclasses.asdict(sample) for sample in each.samples],
+        }
+        for each in found.measured
+    }
+    return {
+        "record_bytes": found.record_bytes,
+        "calibration": dataclasses.asdict(found.calibration),
+        "arms": arms,
+    }
+
+
+def latency_at_rate(options: argparse.Namespace) -> Outcome:
+    with bench_scene() as scene:
+        found = latency.compare(scene, options.repetitions, options.smoke)
+    arms = {
+        each.arm.name: {
+            "program": each.arm.title,
+            "settings": each.arm.told,
+            "samples": [dataclasses.asdict(sample) for sample in each.samples],
+        }
+        for each in found
+    }
+    return Outcome({"records_per_second": latency.RATE, "arms": arms}, latency.added(found), latency.table(found), True)
+
+
+BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
+    "passthrough": passthrough,
+    "latency": latency_at_rate,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Benchmarks side by side with peers.")
+    parser.add_argument("--only", choices=BENCHMARKS, help="this benchmark alone")
+    names = [arm.name for arm in all_arms(UNCALIBRATED)]
+    parser.add_argument(
+        "--arm", action="append", default=[], choices=names, help="of passthrough this arm beside headrace's alone"
+    )
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="of each arm, interleaved")
+    parser.add_argument("--smoke", action="store_true", help="whether it works: few records, one repetition, no page")
+    options = parser.parse_args()
+    if options.smoke:
+        options.repetitions = 1
+    began, before = time.time(), machine()
+    outcomes = {name: BENCHMARKS[name](options) for name in BENCHMARKS if options.only in (None, name)}
+    ratios = {name: each for outcome in outcomes.values() for name, each in outcome.ratios.items()}
+    content = {
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        "seconds": round(time.time() - began, 1),
+        "smoke": options.smoke,
+        "repetitions": options.repetitions,
+        "machine": {**before, "load_average_after": machine()["load_average"]},
+        "versions": versions(),
+        "benchmarks": {name: dict(outcome.content) for name, outcome in outcomes.items()},
+        "ratios": {name: each.median for name, each in ratios.items()},
+        "intervals": {name: [each.low, each.high] for name, each in ratios.items()},
+    }
+    write_json(SMOKE_JSON if options.smoke else JSON, content)
+    for name, outcome in outcomes.items():
+        print("\n".join(outcome.lines), flush=True)
+        if outcome.whole and not options.smoke:
+            PAGE.write_text(put(PAGE.read_text(), name, _place(content, outcome.lines)))
+
+
+def _place(content: Mapping[str, Any], lines: list[str]) -> list[str]:
+    """With the machine and the day above."""
+    where, used = content["machine"], content["versions"]
+    head = (
+        f"{content['began'][:10]}, commit {used['commit']}: {where['cpu']}, {where['cores']} cores, "
+        f"{where['memory_gib']:.0f} GiB. Kafka {used['kafka']}, librdkafka {used['librdkafka']}, "
+        f"Python {used['python']}. {content['repetitions']} repetitions."
+    )
+    return [head, "", *lines]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""FastStream on aiokafka, which has no exactly-once: a subscriber that publishes, record by record or in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka import ConsumerRecord
+from faststream import AckPolicy, FastStream
+from faststream.kafka import KafkaBroker
+from faststream.kafka.annotations import KafkaMessage
+
+from tests.bench.passthrough.spec import Answering, Spec
+
+spec = Spec.given()
+answering = Answering(spec)
+broker = KafkaBroker(spec.bootstrap_servers, acks="all", enable_idempotence=True, logger=None)  # it logs each record
+app = FastStream(broker)
+publisher = broker.publisher(spec.results, batch=bool(spec.settings.get("batches")))
+
+
+def answered(record: ConsumerRecord) -> bytes:
+    return answering.answer(record.value, record.topic, record.partition, record.offset, record.timestamp)
+
+
+async def undecoded(message: Any) -> Any:
+    return message.body
+
+
+SUBSCRIPTION: dict[str, Any] = {
+    "group_id": spec.group,
+    "auto_offset_reset": "earliest",
+    "ack_policy": AckPolicy.NACK_ON_ERROR,  # at least once: an offset is committed when its record was answered
+    "decoder": undecoded,
+}
+
+if spec.settings.get("batches"):
+
+    @broker.subscriber(spec.requests, batch=True, max_records=spec.settings["batches"], **SUBSCRIPTION)
+    async def answer_batch(bodies: list[Any], message: KafkaMessage) -> None:
+        await publisher.publish(*map(answered, message.raw_message))
+
+else:
+
+    @broker.subscriber(spec.requests, **SUBSCRIPTION)
+    async def answer(body: Any, message: KafkaMessage) -> None:
+        record = message.raw_message
+        await publisher.publish(answered(record), key=record.key)
+
+
+if __name__ == "__main__":
+    asyncio.run(app.run())
