@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.bench.inference import compare as inference
 from tests.bench.passthrough import latency
 from tests.bench.passthrough.arms import UNCALIBRATED, all_arms
 from tests.bench.passthrough.compare import Comparison, compare, table
@@ -78,9 +79,32 @@ def latency_at_rate(options: argparse.Namespace) -> Outcome:
     return Outcome({"records_per_second": latency.RATE, "arms": arms}, latency.added(found), latency.table(found), True)
 
 
+def inference_through_triton(options: argparse.Namespace) -> Outcome:
+    found = inference.compare(options.repetitions, options.smoke)
+    models = {
+        each.workload.name: {
+            "model": each.workload.model,
+            "batch": each.workload.batch,
+            "concurrency": each.workload.concurrency,
+            "ceiling": each.ceiling,
+            "arms": {
+                arm.name: {
+                    "program": arm.title,
+                    "settings": arm.told,
+                    "samples": [dataclasses.asdict(sample) for sample in samples],
+                }
+                for arm, samples in each.samples.items()
+            },
+        }
+        for each in found
+    }
+    return Outcome({"models": models}, inference.ratios(found), inference.table(found), True)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "passthrough": passthrough,
     "latency": latency_at_rate,
+    "inference": inference_through_triton,
 }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.passthrough.scene import NUMBERS, Load
+
 MANY, SOME, FEW = 100_000, 10_000, 4_000
 """Records of a run: each takes some seconds, at the rate that a program of its kind has."""
 OURS = "headrace"
@@ -30,13 +32,16 @@ class Arm:
     Attributes:
         name: in bench.json.
         title: in the table.
-        program: module under ``peers``.
+        program: its module.
         records: of one run.
         told: its settings in a few words.
         environment: name of its pins; None: the project's own.
         packages: whose versions matter.
         settings: for its ``Spec``.
         arguments: of its command line.
+        pipeline: sections of ``pipeline.yaml``, if it is headrace.
+        load: what it goes through.
+        model: that it has Triton run; empty: there is no Triton.
     """
 
     name: str
@@ -48,10 +53,9 @@ class Arm:
     packages: tuple[str, ...] = ("confluent-kafka",)
     settings: Mapping[str, Any] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-
-    @property
-    def module(self) -> str:
-        return f"{PEERS}.{self.program}"
+    pipeline: Mapping[str, Any] | None = None
+    load: Load = NUMBERS
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +79,15 @@ UNCALIBRATED = Calibration(1, 1.0, 1.0)
 
 def headrace() -> Arm:
     told = "512 a batch, 20,000 in flight, up to 5,000 a transaction, 2 producers; all else by default"
-    return Arm(OURS, "headrace", "worker", MANY, told, packages=("confluent-kafka", "faust-streaming", "fastavro"))
+    packages = "confluent-kafka", "faust-streaming", "fastavro"
+    return Arm(OURS, "headrace", f"{PEERS}.worker", MANY, told, packages=packages, pipeline=WORKER_SETTINGS)
 
 
 def raw(name: str, records: int) -> Arm:
     return Arm(
         name,
         "raw confluent-kafka loop",
-        "raw_loop",
+        f"{PEERS}.raw_loop",
         MANY,
         f"{records} a transaction, headrace's client settings, 2 producers in turn",
         settings={"records a transaction": records},
@@ -94,7 +99,7 @@ def quix(name: str, interval_seconds: float | None, note: str = "") -> Arm:
     return Arm(
         name,
         "Quix Streams exactly-once",
-        "quix_app",
+        f"{PEERS}.quix_app",
         MANY,
         f"{told}{note}, headrace's client settings for speed",
         environment="quix",
@@ -107,7 +112,7 @@ def faust() -> Arm:
     return Arm(
         "faust",
         "Faust exactly_once",
-        "faust_app",
+        f"{PEERS}.faust_app",
         SOME,
         "as it comes",
         environment="faust",
@@ -120,7 +125,7 @@ def faststream(name: str, records: int, batches: int = 0) -> Arm:
     return Arm(
         name,
         "FastStream (at least once)",
-        "faststream_app",
+        f"{PEERS}.faststream_app",
         records,
         f"batches of up to {batches}" if batches else "record by record, offsets committed after each",
         environment="faststream",

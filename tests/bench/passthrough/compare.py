@@ -108,7 +108,7 @@ def compare(scene: BenchScene, repetitions: int, smoke: bool, chosen: Sequence[s
         Measured(arm, records_of(arm, smoke), versions(arm.environment, arm.packages), tuple(samples[arm.name]))
         for arm in arms
     )
-    return Comparison(calibration, scene.requests(measured[0].records).mean_bytes, measured)
+    return Comparison(calibration, scene.requests(measured[0].arm.load, measured[0].records).mean_bytes, measured)
 
 
 def records_of(arm: Arm, smoke: bool) -> int:

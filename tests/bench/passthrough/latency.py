@@ -21,7 +21,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.pipeline.pacing import Pace
-from tests.bench.passthrough.arms import OURS, Arm, headrace
+from tests.bench.passthrough.arms import OURS, PEERS, Arm, headrace
 from tests.bench.passthrough.run import STOP_SECONDS, miscounted, read, start
 from tests.bench.passthrough.scene import PARTITIONS, BenchScene
 from tests.bench.ratios import Estimate, estimate
@@ -68,7 +68,7 @@ class Latencies:
 def arms() -> tuple[Arm, ...]:
     told = "what has come, up to 1,024 a transaction, headrace's client settings, 2 producers in turn"
     settings = {"records a transaction": 1024, "waits for more": False}
-    return headrace(), Arm("raw_at_once", "raw confluent-kafka loop", "raw_loop", 0, told, settings=settings)
+    return headrace(), Arm("raw_at_once", "raw confluent-kafka loop", f"{PEERS}.raw_loop", 0, told, settings=settings)
 
 
 @dataclass(slots=True)
@@ -153,7 +153,7 @@ def run(scene: BenchScene, arm: Arm, name: str, warm_seconds: float, seconds: fl
     for topic in (requests, results):
         scene.make_topic(topic)
     count, warm = round((warm_seconds + seconds) * RATE), round(warm_seconds * RATE)
-    values = list(scene.values(count))
+    values = list(scene.values(arm.load, count))
     process = ServerProcess(name, scene.folder / name / "log")
     start(scene, arm, name, requests, process)
     steady = SteadyRun(scene.bootstrap_servers, requests, results)

@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.pipeline.avro import Contract, schema_json
-from tests.bench.passthrough.arms import OURS, WORKER_SETTINGS, Arm
+from tests.bench.passthrough.arms import Arm
 from tests.bench.passthrough.environments import ROOT, environment, python_of
 from tests.bench.passthrough.scene import PARTITIONS, BenchScene
 from tests.bench.passthrough.spec import SPEC_VARIABLE, Spec
@@ -72,7 +72,7 @@ class Result(NamedTuple):
 def run(scene: BenchScene, arm: Arm, name: str, records: int) -> Sample:
     """Raises AssertionError if the program ends by itself."""
     began = time.monotonic()
-    requests, results = scene.requests(records), f"{name}.results"
+    requests, results = scene.requests(arm.load, records), f"{name}.results"
     scene.make_topic(results)
     process = ServerProcess(name, scene.folder / name / "log")
     with Watch(scene.bootstrap_servers, results, PARTITIONS) as watch:
@@ -96,17 +96,20 @@ def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: Server
     folder = scene.folder / name
     folder.mkdir()
     settings, results = dict(arm.settings), f"{name}.results"
-    if arm.name == OURS:
+    arguments = arm.arguments
+    if arm.pipeline is not None:
         file = folder / "pipeline.yaml"
+        arguments = (*arguments, "-c", str(file)) if arm.model else arguments
         settings["file"] = str(file)
         topics = {"requests": [requests], "results": results, "dead_letters": f"{name}.dead-letters"}
         whole = {
-            **WORKER_SETTINGS,
+            **arm.pipeline,
             "name": name,
             "kafka": {"bootstrap_servers": scene.bootstrap_servers},
             "registry": {"url": scene.registry_url},
             "topics": {**topics, "partitions": PARTITIONS},
-            "worker": {**WORKER_SETTINGS["worker"], "http_port": 0},
+            "triton": {"url": scene.triton_url},
+            "worker": {**arm.pipeline["worker"], "http_port": 0},
         }
         file.write_text(yaml.safe_dump(whole))
     spec = Spec(
@@ -119,10 +122,12 @@ def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: Server
         request_schema_id=scene.ids.request,
         result_schema_id=scene.ids.result,
         report=str(folder / "report.json"),
+        triton_url=scene.triton_url,
+        model=arm.model,
         settings=settings,
     )
     spec.write(folder / "spec.json")
-    command = [str(python_of(arm.environment)), "-m", arm.module, *arm.arguments]
+    command = [str(python_of(arm.environment)), "-m", arm.program, *arguments]
     process.spawn(command, {**environment(), SPEC_VARIABLE: str(folder / "spec.json")}, ROOT)
 
 

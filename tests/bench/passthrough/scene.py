@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from headrace.connectors.embedded.registry import RegistryServer
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.records import TopicSpec
-from tests.integration.avro_ends import Registry, encode, event, numbers
+from tests.integration.avro_ends import Datum, Registry, encode, event, numbers
 from tests.integration.foreign_producer import register
 
 PARTITIONS = 8
@@ -31,6 +31,22 @@ FLOATS = 218
 UNFLUSHED = 20_000
 HEAP = ("-Xmx1g", "-Xmn600m")
 """Of the broker: with the embedded stack's 512 MiB it collects its garbage every second or two, for some 30 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Events of one kind.
+
+    Attributes:
+        name: part of the topic's.
+        make: one of them, from chance.
+    """
+
+    name: str
+    make: Callable[[random.Random], Datum]
+
+
+NUMBERS = Load("numbers", lambda chance: event(numbers(*(chance.random() for _ in range(FLOATS)))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +82,13 @@ class BenchScene:
         registry_url: of the registry.
         folder: for what the programs leave.
         collections: the broker's log of its garbage collections.
+        triton_url: host and port of Triton's gRPC; empty: there is none.
     """
 
-    def __init__(self, bootstrap_servers: str, registry_url: str, folder: Path, collections: Path) -> None:
+    def __init__(
+        self, bootstrap_servers: str, registry_url: str, folder: Path, collections: Path, triton_url: str
+    ) -> None:
+        self.triton_url = triton_url
         self.bootstrap_servers = bootstrap_servers
         self.registry_url = registry_url
         self.folder = folder
@@ -79,19 +99,20 @@ class BenchScene:
             self.registry.register_request_schema("bench"),
             register(registry_url, "bench-result-value", schema_json(Contract.RESULT)),
         )
-        self._requests: dict[int, Requests] = {}
+        self._requests: dict[str, Requests] = {}
 
-    def requests(self, count: int) -> Requests:
+    def requests(self, load: Load, count: int) -> Requests:
         """The topic of so many; the first time it is filled."""
-        if count not in self._requests:
-            self._requests[count] = self._fill(f"bench-{count}.requests", count)
-        return self._requests[count]
+        topic = f"bench-{load.name}-{count}.requests"
+        if topic not in self._requests:
+            self._requests[topic] = self._fill(topic, load, count)
+        return self._requests[topic]
 
-    def values(self, count: int) -> Iterator[bytes]:
+    def values(self, load: Load, count: int) -> Iterator[bytes]:
         """Of so many requests, all different."""
         chance = random.Random(1)
         for _ in range(count):
-            yield encode(self.ids.request, event(numbers(*(chance.random() for _ in range(FLOATS)))))
+            yield encode(self.ids.request, load.make(chance))
 
     def make_topic(self, name: str) -> None:
         """Its records have the broker's times, by one clock for all arms."""
@@ -102,7 +123,7 @@ class BenchScene:
         for future in self.admin.delete_topics([name], operation_timeout=30).values():
             future.result()
 
-    def _fill(self, topic: str, count: int) -> Requests:
+    def _fill(self, topic: str, load: Load, count: int) -> Requests:
         ends: dict[tuple[str, int], int] = {(topic, partition): 0 for partition in range(PARTITIONS)}
         size_bytes = 0
 
@@ -112,7 +133,7 @@ class BenchScene:
 
         ensure_topics(self.bootstrap_servers, [TopicSpec(topic, PARTITIONS)])
         producer = Producer({"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True, "linger.ms": 20})
-        for number, value in enumerate(self.values(count)):
+        for number, value in enumerate(self.values(load, count)):
             size_bytes += len(value)
             producer.produce(topic, value, b"%d" % (number % KEYS), on_delivery=delivered)
             if number % UNFLUSHED == 0:
@@ -123,8 +144,8 @@ class BenchScene:
 
 
 @contextmanager
-def bench_scene() -> Iterator[BenchScene]:
-    """A broker and a registry of the benchmark's own; no Triton."""
+def bench_scene(triton_url: str = "") -> Iterator[BenchScene]:
+    """A broker and a registry of the benchmark's own."""
     downloads = Downloads(cache_dir(), Progress())
     classpath, jar = downloads.kafka_classpath(), downloads.registry_jar()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name, PortReservation() as ports:
@@ -136,7 +157,7 @@ def bench_scene() -> Iterator[BenchScene]:
         try:
             kafka.start()
             registry.start()
-            yield BenchScene(kafka.bootstrap_servers, registry.url, folder, collections)
+            yield BenchScene(kafka.bootstrap_servers, registry.url, folder, collections, triton_url)
         finally:
             registry.kill()
             kafka.kill()

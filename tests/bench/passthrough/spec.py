@@ -43,6 +43,8 @@ class Spec:
         request_schema: Avro schema (JSON) of the requests.
         request_schema_id, result_schema_id: in the registry.
         report: file for what it counts itself, JSON.
+        triton_url: host and port of Triton's gRPC; empty: there is none.
+        model: to be called; empty: none.
         settings: of its arm.
     """
 
@@ -55,6 +57,8 @@ class Spec:
     request_schema_id: int
     result_schema_id: int
     report: str
+    triton_url: str
+    model: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:

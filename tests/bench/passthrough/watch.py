@@ -28,7 +28,7 @@ class Watch:
 
     def __init__(self, bootstrap_servers: str, topic: str, partitions: int) -> None:
         self._admin = AdminClient({"bootstrap.servers": bootstrap_servers})
-        self._wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+        self._wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}  # type: ignore[no-untyped-call]
         self._thread = threading.Thread(target=self._run)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None

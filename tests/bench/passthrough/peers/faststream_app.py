@@ -27,11 +27,14 @@ async def undecoded(message: Any) -> Any:
     return message.body
 
 
+AT_ONCE: int = spec.settings.get("at once", 0)
 SUBSCRIPTION: dict[str, Any] = {
     "group_id": spec.group,
     "auto_offset_reset": "earliest",
-    "ack_policy": AckPolicy.NACK_ON_ERROR,  # at least once: an offset is committed when its record was answered
+    # At least once: an offset is committed when its record was answered. Of more than one at a time: before.
+    "ack_policy": AckPolicy.ACK_FIRST if AT_ONCE else AckPolicy.NACK_ON_ERROR,
     "decoder": undecoded,
+    **({"max_workers": AT_ONCE} if AT_ONCE else {}),
 }
 
 if spec.settings.get("batches"):
@@ -39,6 +42,21 @@ if spec.settings.get("batches"):
     @broker.subscriber(spec.requests, batch=True, max_records=spec.settings["batches"], **SUBSCRIPTION)
     async def answer_batch(bodies: list[Any], message: KafkaMessage) -> None:
         await publisher.publish(*map(answered, message.raw_message))
+
+elif spec.model:
+    from tests.bench.passthrough.calling import AsyncCalling
+
+    calling: list[AsyncCalling] = []  # made in the event loop
+
+    @app.on_startup
+    async def connect() -> None:
+        calling.append(AsyncCalling(spec))
+
+    @broker.subscriber(spec.requests, **SUBSCRIPTION)
+    async def infer(body: Any, message: KafkaMessage) -> None:
+        record = message.raw_message
+        value = await calling[0].answer(record.value, record.topic, record.partition, record.offset, record.timestamp)
+        await publisher.publish(value, key=record.key)
 
 else:
 

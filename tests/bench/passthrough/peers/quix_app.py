@@ -1,4 +1,7 @@
-"""Quix Streams with ``processing_guarantee="exactly-once"``: one dataframe from topic to topic."""
+"""Quix Streams with ``processing_guarantee="exactly-once"``: one dataframe from topic to topic.
+
+Its functions are synchronous: where Triton is called, one record waits for the one before.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,12 @@ from tests.bench.passthrough.spec import FAST_CLIENT, FAST_PRODUCER, Answering, 
 
 def main() -> None:
     spec = Spec.given()
-    answering = Answering(spec)
+    if spec.model:
+        from tests.bench.passthrough.calling import Calling
+
+        answering: Answering | Calling = Calling(spec)
+    else:
+        answering = Answering(spec)
     chosen = {} if "commit interval" not in spec.settings else {"commit_interval": spec.settings["commit interval"]}
     app = Application(
         broker_address=spec.bootstrap_servers,
