@@ -1,7 +1,8 @@
 """``make bench``: every benchmark that compares, in one run on one machine.
 
-Run: ``python -m tests.bench [--only NAME] [--arm NAME ...] [--repetitions N] [--smoke]``. Writes ``build/bench.json``
-(``build/bench-smoke.json`` with ``--smoke``) and, after a whole run, the tables of docs/benchmarks.md.
+Run: ``python -m tests.bench [--only NAME] [--arm NAME ...] [--repetitions N] [--full] [--smoke]``. Writes
+``build/bench.json`` (``build/bench-smoke.json`` with ``--smoke``) and, after a whole run, the tables of
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from tests.bench.passthrough import latency
 from tests.bench.passthrough.arms import UNCALIBRATED, all_arms
 from tests.bench.passthrough.compare import Comparison, compare, table
 from tests.bench.passthrough.scene import bench_scene
+from tests.bench.passthrough.sweeps import sweep
+from tests.bench.passthrough.sweeps import table as sweep_table
 from tests.bench.ratios import Estimate
 from tests.bench.report import JSON, PAGE, SMOKE_JSON, machine, put, versions, write_json
 
-REPETITIONS = 7
+REPETITIONS, SWEEP_REPETITIONS = 7, 3
+FULL = ("sweeps",)
+"""Not among what is run without ``--full``: they take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,28 @@ def inference_through_triton(options: argparse.Namespace) -> Outcome:
     return Outcome({"models": models}, inference.ratios(found), inference.table(found), True)
 
 
+def sweeps(options: argparse.Namespace) -> Outcome:
+    with bench_scene() as scene:
+        rows = sweep(scene, min(options.repetitions, SWEEP_REPETITIONS), options.smoke)
+    told = [
+        {
+            "sweep": row.sweep,
+            "point": row.point,
+            "program": row.arm.title,
+            "settings": row.arm.told,
+            "records": row.records,
+            "samples": [dataclasses.asdict(sample) for sample in row.samples],
+        }
+        for row in rows
+    ]
+    return Outcome({"rows": told}, {}, sweep_table(rows), True)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "passthrough": passthrough,
     "latency": latency_at_rate,
     "inference": inference_through_triton,
+    "sweeps": sweeps,
 }
 
 
@@ -116,12 +139,14 @@ def main() -> None:
         "--arm", action="append", default=[], choices=names, help="of passthrough this arm beside headrace's alone"
     )
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="of each arm, interleaved")
+    parser.add_argument("--full", action="store_true", help=f"{', '.join(FULL)}, too")
     parser.add_argument("--smoke", action="store_true", help="whether it works: few records, one repetition, no page")
     options = parser.parse_args()
     if options.smoke:
         options.repetitions = 1
+    chosen = [options.only] if options.only else [name for name in BENCHMARKS if options.full or name not in FULL]
     began, before = time.time(), machine()
-    outcomes = {name: BENCHMARKS[name](options) for name in BENCHMARKS if options.only in (None, name)}
+    outcomes = {name: BENCHMARKS[name](options) for name in chosen}
     ratios = {name: each for outcome in outcomes.values() for name, each in outcome.ratios.items()}
     content = {
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),

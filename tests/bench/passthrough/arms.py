@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.bench.passthrough.scene import NUMBERS, Load
+from tests.bench.passthrough.scene import NUMBERS, PARTITIONS, Load
 
 MANY, SOME, FEW = 100_000, 10_000, 4_000
 """Records of a run: each takes some seconds, at the rate that a program of its kind has."""
@@ -42,6 +42,8 @@ class Arm:
         pipeline: sections of ``pipeline.yaml``, if it is headrace.
         load: what it goes through.
         model: that it has Triton run; empty: there is no Triton.
+        partitions: of its topics.
+        workers: processes of it, in one group.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Arm:
     pipeline: Mapping[str, Any] | None = None
     load: Load = NUMBERS
     model: str = ""
+    partitions: int = PARTITIONS
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,29 +72,32 @@ class Result(NamedTuple):
 def run(scene: BenchScene, arm: Arm, name: str, records: int) -> Sample:
     """Raises AssertionError if the program ends by itself."""
     began = time.monotonic()
-    requests, results = scene.requests(arm.load, records), f"{name}.results"
-    scene.make_topic(results)
-    process = ServerProcess(name, scene.folder / name / "log")
-    with Watch(scene.bootstrap_servers, results, PARTITIONS) as watch:
-        start(scene, arm, name, requests.topic, process)
+    requests, results = scene.requests(arm.load, records, arm.partitions), f"{name}.results"
+    scene.make_topic(results, arm.partitions)
+    processes = [ServerProcess(name, scene.folder / name / f"log-{slot}") for slot in range(arm.workers)]
+    with Watch(scene.bootstrap_servers, results, arm.partitions) as watch:
         try:
+            for slot, process in enumerate(processes):
+                start(scene, arm, name, requests.topic, process, slot)
             deadline = time.monotonic() + RUN_SECONDS
             while not (is_done(scene.admin, name, requests.ends) and watch.visible >= records):
-                assert process.running, f"{name} ended; {process.log_tail()}"
+                for process in processes:
+                    assert process.running, f"{name} ended; {process.log_tail()}"
                 if time.monotonic() > deadline:  # a peer that stalls: what it lost is told
                     break
                 time.sleep(POLL_SECONDS)
         finally:
-            process.stop(STOP_SECONDS)
-    found = read(scene, results)
+            for process in processes:
+                process.stop(STOP_SECONDS)
+    found = read(scene, results, arm.partitions)
     scene.drop_topic(results)
     return _sample(found, watch, records, _reported(scene.folder / name), time.monotonic() - began)
 
 
-def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: ServerProcess) -> None:
+def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: ServerProcess, slot: int = 0) -> None:
     """Begin to answer a topic of requests, into ``NAME.results``, in the group of that name."""
-    folder = scene.folder / name
-    folder.mkdir()
+    folder = scene.folder / name / str(slot)
+    folder.mkdir(parents=True)
     settings, results = dict(arm.settings), f"{name}.results"
     arguments = arm.arguments
     if arm.pipeline is not None:
@@ -107,9 +110,9 @@ def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: Server
             "name": name,
             "kafka": {"bootstrap_servers": scene.bootstrap_servers},
             "registry": {"url": scene.registry_url},
-            "topics": {**topics, "partitions": PARTITIONS},
+            "topics": {**topics, "partitions": arm.partitions},
             "triton": {"url": scene.triton_url},
-            "worker": {**arm.pipeline["worker"], "http_port": 0},
+            "worker": {**arm.pipeline["worker"], "http_port": 0, "slot": slot},
         }
         file.write_text(yaml.safe_dump(whole))
     spec = Spec(
@@ -117,7 +120,7 @@ def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: Server
         requests=requests,
         results=results,
         group=name,
-        partitions=PARTITIONS,
+        partitions=arm.partitions,
         request_schema=schema_json(Contract.REQUEST),
         request_schema_id=scene.ids.request,
         result_schema_id=scene.ids.result,
@@ -133,14 +136,12 @@ def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: Server
 
 def _reported(folder: Path) -> float | None:
     """Records a transaction, if the program says so."""
-    report = folder / "report.json"
-    if not report.exists():
-        return None
-    counts = json.loads(report.read_text())
-    return float(counts["records"] / counts["transactions"]) if counts["transactions"] else None
+    counts = [json.loads(each.read_text()) for each in folder.glob("*/report.json")]
+    records, transactions = (sum(each[name] for each in counts) for name in ("records", "transactions"))
+    return float(records / transactions) if transactions else None
 
 
-def read(scene: BenchScene, topic: str) -> list[Result]:
+def read(scene: BenchScene, topic: str, partitions: int = PARTITIONS) -> list[Result]:
     """All that a ``read_committed`` consumer can have, to the ends of the partitions."""
     consumer = Consumer(
         {
@@ -151,9 +152,9 @@ def read(scene: BenchScene, topic: str) -> list[Result]:
             "enable.partition.eof": True,
         }
     )
-    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(partitions)])
     found: list[Result] = []
-    unfinished, deadline = PARTITIONS, time.monotonic() + READ_SECONDS
+    unfinished, deadline = partitions, time.monotonic() + READ_SECONDS
     try:
         while unfinished and time.monotonic() < deadline:
             for record in consumer.consume(10_000, 0.2):

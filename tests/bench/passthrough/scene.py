@@ -46,7 +46,12 @@ class Load:
     make: Callable[[random.Random], Datum]
 
 
-NUMBERS = Load("numbers", lambda chance: event(numbers(*(chance.random() for _ in range(FLOATS)))))
+def numbers_of(floats: int, name: str) -> Load:
+    """Events with a tensor of so many numbers."""
+    return Load(name, lambda chance: event(numbers(*(chance.random() for _ in range(floats)))))
+
+
+NUMBERS = numbers_of(FLOATS, "numbers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +106,11 @@ class BenchScene:
         )
         self._requests: dict[str, Requests] = {}
 
-    def requests(self, load: Load, count: int) -> Requests:
+    def requests(self, load: Load, count: int, partitions: int = PARTITIONS) -> Requests:
         """The topic of so many; the first time it is filled."""
-        topic = f"bench-{load.name}-{count}.requests"
+        topic = f"bench-{load.name}-{count}-{partitions}.requests"
         if topic not in self._requests:
-            self._requests[topic] = self._fill(topic, load, count)
+            self._requests[topic] = self._fill(topic, load, count, partitions)
         return self._requests[topic]
 
     def values(self, load: Load, count: int) -> Iterator[bytes]:
@@ -114,24 +119,24 @@ class BenchScene:
         for _ in range(count):
             yield encode(self.ids.request, load.make(chance))
 
-    def make_topic(self, name: str) -> None:
+    def make_topic(self, name: str, partitions: int = PARTITIONS) -> None:
         """Its records have the broker's times, by one clock for all arms."""
         config = {"message.timestamp.type": "LogAppendTime"}
-        ensure_topics(self.bootstrap_servers, [TopicSpec(name, PARTITIONS, config=config)])
+        ensure_topics(self.bootstrap_servers, [TopicSpec(name, partitions, config=config)])
 
     def drop_topic(self, name: str) -> None:
         for future in self.admin.delete_topics([name], operation_timeout=30).values():
             future.result()
 
-    def _fill(self, topic: str, load: Load, count: int) -> Requests:
-        ends: dict[tuple[str, int], int] = {(topic, partition): 0 for partition in range(PARTITIONS)}
+    def _fill(self, topic: str, load: Load, count: int, partitions: int) -> Requests:
+        ends: dict[tuple[str, int], int] = {(topic, partition): 0 for partition in range(partitions)}
         size_bytes = 0
 
         def delivered(error: KafkaError | None, record: Message) -> None:
             assert error is None, error
             ends[topic, record.partition() or 0] += 1
 
-        ensure_topics(self.bootstrap_servers, [TopicSpec(topic, PARTITIONS)])
+        ensure_topics(self.bootstrap_servers, [TopicSpec(topic, partitions)])
         producer = Producer({"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True, "linger.ms": 20})
         for number, value in enumerate(self.values(load, count)):
             size_bytes += len(value)
