@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.inference import compare as inference
+from tests.bench.inference import line
 from tests.bench.passthrough import latency
 from tests.bench.passthrough.arms import UNCALIBRATED, all_arms
 from tests.bench.passthrough.compare import Comparison, compare, table
@@ -106,6 +107,19 @@ def inference_through_triton(options: argparse.Namespace) -> Outcome:
     return Outcome({"models": models}, inference.ratios(found), inference.table(found), True)
 
 
+def head_of_line(options: argparse.Namespace) -> Outcome:
+    found = line.compare(options.repetitions, options.smoke)
+    told = {
+        name: {
+            "program": each.arm.title,
+            "settings": each.arm.told,
+            "p99_ms": {"undisturbed": each.undisturbed, "disturbed": each.disturbed},
+        }
+        for name, each in found.items()
+    }
+    return Outcome({"arms": told}, line.ratios(found), line.table(found), True)
+
+
 def sweeps(options: argparse.Namespace) -> Outcome:
     with bench_scene() as scene:
         rows = sweep(scene, min(options.repetitions, SWEEP_REPETITIONS), options.smoke)
@@ -127,6 +141,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "passthrough": passthrough,
     "latency": latency_at_rate,
     "inference": inference_through_triton,
+    "head_of_line": head_of_line,
     "sweeps": sweeps,
 }
 

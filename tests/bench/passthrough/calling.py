@@ -23,7 +23,7 @@ from headrace.pipeline.records import (
 )
 from tests.bench.passthrough.spec import Spec
 
-INPUTS = {"identity": "INPUT0", "text_embedding": "TEXT", "image_jpeg": "ENCODED"}
+INPUTS = {"delay": "INPUT0", "identity": "INPUT0", "text_embedding": "TEXT", "image_jpeg": "ENCODED"}
 
 
 class _Calling:
@@ -73,7 +73,9 @@ class Calling(_Calling):
 
     def answer(self, value: bytes | None, topic: str, partition: int, offset: int, timestamp_ms: int) -> bytes:
         request = self._decoder.decode(value)
-        reply = self._client.infer(self._spec.model, self._inputs(request, grpc))
+        reply = self._client.infer(
+            self._spec.model, self._inputs(request, grpc), parameters=dict(request.parameters) or None
+        )
         return self._result(request, reply, Provenance(topic, partition, offset, timestamp_ms))
 
 
@@ -86,5 +88,7 @@ class AsyncCalling(_Calling):
 
     async def answer(self, value: bytes | None, topic: str, partition: int, offset: int, timestamp_ms: int) -> bytes:
         request = self._decoder.decode(value)
-        reply = await self._client.infer(self._spec.model, self._inputs(request, grpc_aio))
+        reply = await self._client.infer(
+            self._spec.model, self._inputs(request, grpc_aio), parameters=dict(request.parameters) or None
+        )
         return self._result(request, reply, Provenance(topic, partition, offset, timestamp_ms))

@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -83,8 +83,9 @@ class Times:
 class SteadyRun:
     """Sends to a topic at a steady rate, and reads it and its results."""
 
-    def __init__(self, bootstrap_servers: str, requests: str, results: str) -> None:
+    def __init__(self, bootstrap_servers: str, requests: str, results: str, rate: float) -> None:
         self._requests = requests
+        self._rate = rate
         self._producer = Producer({"bootstrap.servers": bootstrap_servers, "enable.idempotence": True, "linger.ms": 0})
         self._consumer = Consumer(
             {
@@ -114,7 +115,7 @@ class SteadyRun:
         sender = threading.Thread(target=self._send, args=(values,))
         sender.start()
         try:
-            self._read(len(self.times.answered) + len(values), len(values) / RATE + LATE_SECONDS)
+            self._read(len(self.times.answered) + len(values), len(values) / self._rate + LATE_SECONDS)
         finally:
             sender.join()
 
@@ -122,7 +123,7 @@ class SteadyRun:
         self._consumer.close()
 
     def _send(self, values: Sequence[bytes]) -> None:
-        pace = Pace(RATE, time.monotonic(), math.inf)
+        pace = Pace(self._rate, time.monotonic(), math.inf)
         for number, value in enumerate(values):
             now = time.monotonic()
             left = pace.wait_seconds(now)
@@ -147,16 +148,36 @@ class SteadyRun:
                 seen[int(record.key() or b"")] = now
 
 
-def run(scene: BenchScene, arm: Arm, name: str, warm_seconds: float, seconds: float) -> LatencySample:
-    """Raises AssertionError if not every request is answered once."""
+def run(
+    scene: BenchScene,
+    arm: Arm,
+    name: str,
+    values: Sequence[bytes],
+    warm: int,
+    rate: float = RATE,
+    left_out: Collection[int] = (),
+) -> LatencySample:
+    """One run.
+
+    Args:
+        scene: of the servers.
+        arm: that answers.
+        name: of its group, and of its topics.
+        values: that are sent.
+        warm: so many of them, the first ones, are not measured.
+        rate: records a second.
+        left_out: others that are not.
+
+    Raises:
+        AssertionError: not every request is answered once.
+    """
     requests, results = f"{name}.requests", f"{name}.results"
     for topic in (requests, results):
         scene.make_topic(topic)
-    count, warm = round((warm_seconds + seconds) * RATE), round(warm_seconds * RATE)
-    values = list(scene.values(arm.load, count))
+    count = len(values)
     process = ServerProcess(name, scene.folder / name / "log")
     start(scene, arm, name, requests, process)
-    steady = SteadyRun(scene.bootstrap_servers, requests, results)
+    steady = SteadyRun(scene.bootstrap_servers, requests, results, rate)
     before = psutil.cpu_times()
     try:
         steady.probe(values[0])
@@ -172,7 +193,7 @@ def run(scene: BenchScene, arm: Arm, name: str, warm_seconds: float, seconds: fl
     assert (lost, doubled) == (0, 0), f"{name}: {lost} lost, {doubled} doubled"
     for topic in (requests, results):
         scene.drop_topic(topic)
-    measured = range(warm, count)
+    measured = [number for number in range(warm, count) if number not in left_out]
     epoch = time.time() - time.monotonic()
     window = times.due[warm] + epoch, max(times.answered.values()) + epoch
     return LatencySample(
@@ -203,7 +224,8 @@ def compare(scene: BenchScene, repetitions: int, smoke: bool) -> tuple[Latencies
     chance = random.Random(2)
     for number in range(repetitions):
         for arm in chance.sample(arms(), len(arms())):
-            sample = run(scene, arm, f"latency-{arm.name}-{number}", warm_seconds, seconds)
+            values = list(scene.values(arm.load, round((warm_seconds + seconds) * RATE)))
+            sample = run(scene, arm, f"latency-{arm.name}-{number}", values, round(warm_seconds * RATE))
             samples[arm.name].append(sample)
             print(f"latency {arm.name} {number}: {sample}", file=sys.stderr, flush=True)
     return tuple(Latencies(arm, tuple(samples[arm.name])) for arm in arms())
