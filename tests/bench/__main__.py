@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.inference import compare as inference
 from tests.bench.inference import line
 from tests.bench.passthrough import latency
-from tests.bench.passthrough.arms import UNCALIBRATED, all_arms
+from tests.bench.passthrough.arms import OURS, UNCALIBRATED, all_arms
 from tests.bench.passthrough.compare import Comparison, compare, table
 from tests.bench.passthrough.scene import bench_scene
 from tests.bench.passthrough.sweeps import sweep
 from tests.bench.passthrough.sweeps import table as sweep_table
+from tests.bench.plots import Bar, bars
 from tests.bench.ratios import Estimate
 from tests.bench.report import JSON, PAGE, SMOKE_JSON, machine, put, versions, write_json
 
 REPETITIONS, SWEEP_REPETITIONS = 7, 3
+TITLE_CHARACTERS = 60
+PICTURES = PAGE.parent / "images"
 FULL = ("sweeps",)
 """Not among what is run without ``--full``: they take long."""
 
@@ -39,18 +43,27 @@ class Outcome:
         ratios: for its ``ratios``.
         lines: of Markdown, for the page.
         whole: nothing was left out, so that the page may have it.
+        picture: its title, its unit and its bars; None: there is none.
     """
 
     content: Mapping[str, Any]
     ratios: Mapping[str, Estimate]
     lines: list[str]
     whole: bool
+    picture: tuple[str, str, list[Bar]] | None = None
 
 
 def passthrough(options: argparse.Namespace) -> Outcome:
     with bench_scene() as scene:
         found = compare(scene, options.repetitions, options.smoke, options.arm)
-    return Outcome(_content(found), found.ratios(), table(found), not options.arm)
+    shown = [_bar(f"{each.arm.title}, {each.arm.told}", each.rates, each.arm.name == OURS) for each in found.measured]
+    picture = "Pass-through, exactly once: records of 1 kB", "records a second", shown
+    return Outcome(_content(found), found.ratios(), table(found), not options.arm, picture)
+
+
+def _bar(title: str, values: Sequence[float], ours: bool) -> Bar:
+    title = title if len(title) <= TITLE_CHARACTERS else f"{title[: TITLE_CHARACTERS - 1]}…"
+    return Bar(title, statistics.median(values), min(values), max(values), ours)
 
 
 def _content(found: Comparison) -> dict[str, Any]:
@@ -82,7 +95,14 @@ def latency_at_rate(options: argparse.Namespace) -> Outcome:
         }
         for each in found
     }
-    return Outcome({"records_per_second": latency.RATE, "arms": arms}, latency.added(found), latency.table(found), True)
+    shown = [
+        _bar(f"{each.arm.title}, {share}", [sample.latency_ms[share] for sample in each.samples], each.arm.name == OURS)
+        for each in found
+        for share in latency.SHARES
+    ]
+    picture = f"Sent to visible at {latency.RATE} records a second", "ms", shown
+    content = {"records_per_second": latency.RATE, "arms": arms}
+    return Outcome(content, latency.added(found), latency.table(found), True, picture)
 
 
 def inference_through_triton(options: argparse.Namespace) -> Outcome:
@@ -104,7 +124,15 @@ def inference_through_triton(options: argparse.Namespace) -> Outcome:
         }
         for each in found
     }
-    return Outcome({"models": models}, inference.ratios(found), inference.table(found), True)
+    shown = []
+    for each in found:
+        model = each.workload.name
+        shown.append(_bar(f"{model}: Triton's perf_analyzer", each.ceiling, ours=False))
+        for number, (arm, samples) in enumerate(each.samples.items()):
+            rates = [sample.records_per_second for sample in samples]
+            shown.append(_bar(f"{model}: {arm.title}", rates, ours=number == 0))
+    picture = "Through Triton, which has one core", "records a second", shown
+    return Outcome({"models": models}, inference.ratios(found), inference.table(found), True, picture)
 
 
 def head_of_line(options: argparse.Namespace) -> Outcome:
@@ -117,7 +145,13 @@ def head_of_line(options: argparse.Namespace) -> Outcome:
         }
         for name, each in found.items()
     }
-    return Outcome({"arms": told}, line.ratios(found), line.table(found), True)
+    shown = [
+        _bar(f"{each.arm.title}, {how}", values, name != line.QUIX)
+        for name, each in found.items()
+        for how, values in (("undisturbed", each.undisturbed), ("disturbed", each.disturbed))
+    ]
+    picture = "One record of a hundred takes a second: p99 of the others", "ms", shown
+    return Outcome({"arms": told}, line.ratios(found), line.table(found), True, picture)
 
 
 def sweeps(options: argparse.Namespace) -> Outcome:
@@ -178,7 +212,12 @@ def main() -> None:
     for name, outcome in outcomes.items():
         print("\n".join(outcome.lines), flush=True)
         if outcome.whole and not options.smoke:
-            PAGE.write_text(put(PAGE.read_text(), name, _place(content, outcome.lines)))
+            lines = _place(content, outcome.lines)
+            if outcome.picture is not None:
+                title, unit, found = outcome.picture
+                bars(PICTURES / f"bench-{name}.svg", title, unit, found)
+                lines += ["", f"![{title}]({PICTURES.name}/bench-{name}.svg)"]
+            PAGE.write_text(put(PAGE.read_text(), name, lines))
 
 
 def _place(content: Mapping[str, Any], lines: list[str]) -> list[str]:
