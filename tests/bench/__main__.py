@@ -27,7 +27,7 @@ from tests.bench.plots import Bar, bars
 from tests.bench.ratios import Estimate
 from tests.bench.report import JSON, PAGE, SMOKE_JSON, machine, put, versions, write_json
 
-REPETITIONS, SWEEP_REPETITIONS = 7, 3
+REPETITIONS, HALF_REPETITIONS, SWEEP_REPETITIONS = 7, 3, 3
 TITLE_CHARACTERS = 60
 PICTURES = PAGE.parent / "images"
 FULL = ("sweeps",)
@@ -87,6 +87,18 @@ def _content(found: Comparison) -> dict[str, Any]:
 def latency_at_rate(options: argparse.Namespace) -> Outcome:
     with bench_scene() as scene:
         found = latency.compare(scene, options.repetitions, options.smoke)
+    return _latency(latency.RATE, found, latency.added(found))
+
+
+def latency_at_half(options: argparse.Namespace) -> Outcome:
+    with bench_scene() as scene:
+        rate = latency.half_of_saturation(scene, options.smoke)
+        found = latency.compare(scene, min(options.repetitions, HALF_REPETITIONS), options.smoke, rate)
+    added = {f"half_saturated_{name}": each for name, each in latency.added(found).items()}
+    return _latency(rate, found, added)
+
+
+def _latency(rate: int, found: Sequence[latency.Latencies], added: Mapping[str, Estimate]) -> Outcome:
     arms = {
         each.arm.name: {
             "program": each.arm.title,
@@ -100,9 +112,9 @@ def latency_at_rate(options: argparse.Namespace) -> Outcome:
         for each in found
         for share in latency.SHARES
     ]
-    picture = f"Sent to visible at {latency.RATE} records a second", "ms", shown
-    content = {"records_per_second": latency.RATE, "arms": arms}
-    return Outcome(content, latency.added(found), latency.table(found), True, picture)
+    picture = f"Sent to visible at {rate:,} records a second", "ms", shown
+    lines = [f"At {rate:,} records a second:", "", *latency.table(found, added)]
+    return Outcome({"records_per_second": rate, "arms": arms}, added, lines, True, picture)
 
 
 def inference_through_triton(options: argparse.Namespace) -> Outcome:
@@ -174,6 +186,7 @@ def sweeps(options: argparse.Namespace) -> Outcome:
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "passthrough": passthrough,
     "latency": latency_at_rate,
+    "latency_half": latency_at_half,
     "inference": inference_through_triton,
     "head_of_line": head_of_line,
     "sweeps": sweeps,

@@ -21,18 +21,23 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.pipeline.pacing import Pace
-from tests.bench.passthrough.arms import OURS, PEERS, Arm, headrace
+from tests.bench.passthrough.arms import OURS, PEERS, Arm, headrace, quix
+from tests.bench.passthrough.environments import python_of
 from tests.bench.passthrough.run import STOP_SECONDS, miscounted, read, start
+from tests.bench.passthrough.run import run as saturated
 from tests.bench.passthrough.scene import PARTITIONS, BenchScene
 from tests.bench.ratios import Estimate, estimate
 from tests.bench.steady import percentile
 
 RATE = 200
 WARM_SECONDS, SECONDS, SMOKE_SECONDS = 3.0, 8.0, 1.0
+SMOKE_BACKLOG = 1_000
 READY_SECONDS = 60.0
 LATE_SECONDS = 30.0
 SHARES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 PROBE = -1
+QUIX_SECONDS = 0.01
+"""Quix's commit interval: about as long as its transactions take, so that no record waits for it."""
 _PAUSE = re.compile(r"^\[(?P<at>\S+)\] GC\(\d+\) Pause .* (?P<ms>[\d.]+)ms$", re.MULTILINE)
 
 
@@ -68,7 +73,8 @@ class Latencies:
 def arms() -> tuple[Arm, ...]:
     told = "what has come, up to 1,024 a transaction, headrace's client settings, 2 producers in turn"
     settings = {"records a transaction": 1024, "waits for more": False}
-    return headrace(), Arm("raw_at_once", "raw confluent-kafka loop", f"{PEERS}.raw_loop", 0, told, settings=settings)
+    raw = Arm("raw_at_once", "raw confluent-kafka loop", f"{PEERS}.raw_loop", 0, told, settings=settings)
+    return headrace(), raw, quix("quix_at_once", QUIX_SECONDS)
 
 
 @dataclass(slots=True)
@@ -217,17 +223,24 @@ def collections(log: str, began: float, ended: float) -> tuple[float, ...]:
     )
 
 
-def compare(scene: BenchScene, repetitions: int, smoke: bool) -> tuple[Latencies, ...]:
-    """Ours first, each in turn."""
+def half_of_saturation(scene: BenchScene, smoke: bool) -> int:
+    """Records a second: half of what headrace does of a backlog."""
+    arm = headrace()
+    return round(saturated(scene, arm, "saturated", SMOKE_BACKLOG if smoke else arm.records).records_per_second / 2)
+
+
+def compare(scene: BenchScene, repetitions: int, smoke: bool, rate: int = RATE) -> tuple[Latencies, ...]:
+    """Ours first, each in turn, at so many records a second."""
+    python_of("quix")
     warm_seconds, seconds = (0.0, SMOKE_SECONDS) if smoke else (WARM_SECONDS, SECONDS)
     samples: dict[str, list[LatencySample]] = {arm.name: [] for arm in arms()}
     chance = random.Random(2)
     for number in range(repetitions):
         for arm in chance.sample(arms(), len(arms())):
-            values = list(scene.values(arm.load, round((warm_seconds + seconds) * RATE)))
-            sample = run(scene, arm, f"latency-{arm.name}-{number}", values, round(warm_seconds * RATE))
+            values = list(scene.values(arm.load, round((warm_seconds + seconds) * rate)))
+            sample = run(scene, arm, f"latency-{rate}-{arm.name}-{number}", values, round(warm_seconds * rate), rate)
             samples[arm.name].append(sample)
-            print(f"latency {arm.name} {number}: {sample}", file=sys.stderr, flush=True)
+            print(f"latency {arm.name} at {rate}/s {number}: {sample}", file=sys.stderr, flush=True)
     return tuple(Latencies(arm, tuple(samples[arm.name])) for arm in arms())
 
 
@@ -248,7 +261,7 @@ def added(found: Sequence[Latencies]) -> dict[str, Estimate]:
     return estimates
 
 
-def table(found: Sequence[Latencies]) -> list[str]:
+def table(found: Sequence[Latencies], told: Mapping[str, Estimate]) -> list[str]:
     """In Markdown: medians over the runs of the percentiles of each, and what is added."""
     lines = [
         "| program | settings | p50 / p90 / p99 / max | floor, p50 / p90 / p99 / max | collections | steal |",
@@ -266,7 +279,7 @@ def table(found: Sequence[Latencies]) -> list[str]:
         )
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| milliseconds | median of the runs | 95 % by bootstrap |", "|---|---|---|"]
-    for name, value in added(found).items():
+    for name, value in told.items():
         lines.append(f"| `{name}` | {value.median:.1f} | {value.low:.1f} to {value.high:.1f} |")
     return lines
 
