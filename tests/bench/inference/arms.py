@@ -32,7 +32,7 @@ def a_photo(_: random.Random) -> Datum:
 
 def numbers_rows() -> list[bytes | list[float]]:
     chance = random.Random(1)
-    content = [NUMBERS.make(chance)["parts"][0]["content"]["data"] for _ in range(SEEN)]
+    content = [NUMBERS.make(chance)["parts"][0]["content"][1]["data"] for _ in range(SEEN)]
     return [list(memoryview(each).cast("f")) for each in content]
 
 

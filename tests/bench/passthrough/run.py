@@ -111,7 +111,7 @@ def start(scene: BenchScene, arm: Arm, name: str, requests: str, process: Server
             "kafka": {"bootstrap_servers": scene.bootstrap_servers},
             "registry": {"url": scene.registry_url},
             "topics": {**topics, "partitions": arm.partitions},
-            "triton": {"url": scene.triton_url},
+            **({"triton": {"url": scene.triton_url}} if scene.triton_url else {}),
             "worker": {**arm.pipeline["worker"], "http_port": 0, "slot": slot},
         }
         file.write_text(yaml.safe_dump(whole))

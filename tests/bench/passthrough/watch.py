@@ -8,11 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # re-exported without saying so
 
 RESOLUTION_SECONDS = 0.005
 REQUEST_SECONDS = 10.0
+NEW = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+"""Answers about a topic that was made a moment ago."""
 
 
 class Watch:
@@ -64,7 +66,12 @@ class Watch:
                 asked = self._admin.list_offsets(
                     self._wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
                 )
-                ends = {each.partition: future.result().offset for each, future in asked.items()}
+                try:
+                    ends = {each.partition: future.result().offset for each, future in asked.items()}
+                except KafkaException as error:
+                    if error.args[0].code() in NEW:
+                        continue
+                    raise
                 now = time.time()
                 for partition, end in ends.items():
                     self._ends[partition].append(end)
