@@ -12,9 +12,17 @@ from faststream.kafka.annotations import KafkaMessage
 
 from tests.bench.passthrough.spec import Answering, Spec
 
+BATCH_BYTES = 1_000_000
+"""What is published together must fit into one batch: the default, 16 kB, would refuse most."""
 spec = Spec.given()
 answering = Answering(spec)
-broker = KafkaBroker(spec.bootstrap_servers, acks="all", enable_idempotence=True, logger=None)  # it logs each record
+broker = KafkaBroker(
+    spec.bootstrap_servers,
+    acks="all",
+    enable_idempotence=True,
+    logger=None,  # it logs each record
+    max_batch_size=BATCH_BYTES,
+)
 app = FastStream(broker)
 publisher = broker.publisher(spec.results, batch=bool(spec.settings.get("batches")))
 
