@@ -131,7 +131,7 @@ def inference_through_triton(options: argparse.Namespace) -> Outcome:
                     "settings": arm.told,
                     "samples": [dataclasses.asdict(sample) for sample in samples],
                 }
-                for arm, samples in each.samples.items()
+                for arm, samples in each.samples
             },
         }
         for each in found
@@ -140,7 +140,7 @@ def inference_through_triton(options: argparse.Namespace) -> Outcome:
     for each in found:
         model = each.workload.name
         shown.append(_bar(f"{model}: Triton's perf_analyzer", each.ceiling, ours=False))
-        for number, (arm, samples) in enumerate(each.samples.items()):
+        for number, (arm, samples) in enumerate(each.samples):
             rates = [sample.records_per_second for sample in samples]
             shown.append(_bar(f"{model}: {arm.title}", rates, ours=number == 0))
     picture = "Through Triton, which has one core", "records a second", shown

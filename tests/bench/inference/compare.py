@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.connectors.embedded.own_triton import own_triton
@@ -30,16 +30,16 @@ class Against:
     Attributes:
         workload: which.
         ceiling: rows a second of Triton's own load generator, one each repetition.
-        samples: by arm, ours first.
+        samples: of each arm, ours first.
     """
 
     workload: Workload
     ceiling: tuple[float, ...]
-    samples: Mapping[Arm, tuple[Sample, ...]]
+    samples: tuple[tuple[Arm, tuple[Sample, ...]], ...]
 
     @property
     def ours(self) -> list[float]:
-        return [each.records_per_second for each in next(iter(self.samples.values()))]
+        return [each.records_per_second for each in self.samples[0][1]]
 
 
 def compare(repetitions: int, smoke: bool) -> tuple[Against, ...]:
@@ -55,13 +55,13 @@ def compare(repetitions: int, smoke: bool) -> tuple[Against, ...]:
 def _against(scene: BenchScene, workload: Workload, repetitions: int, smoke: bool) -> Against:
     ours, *peers = arms(workload)
     ceiling: list[float] = []
-    samples: dict[Arm, list[Sample]] = {arm: [] for arm in (ours, *peers)}
+    samples: dict[str, list[Sample]] = {arm.name: [] for arm in (ours, *peers)}
 
     def measure(arm: Arm, number: int) -> None:
         sample = run(scene, arm, f"{arm.name}-{number}", SMOKE_RECORDS if smoke else arm.records)
         _tell(f"{arm.name} {number}: {sample}")
         assert sample.exact or arm is not ours, f"{arm.name} {number}: {sample}"
-        samples[arm].append(sample)
+        samples[arm.name].append(sample)
 
     def measure_ceiling() -> None:
         batch, concurrency = workload.batch, workload.concurrency
@@ -76,7 +76,7 @@ def _against(scene: BenchScene, workload: Workload, repetitions: int, smoke: boo
             each()
         for peer in peers if number < PEER_REPETITIONS else ():
             measure(peer, number)
-    return Against(workload, tuple(ceiling), {arm: tuple(found) for arm, found in samples.items()})
+    return Against(workload, tuple(ceiling), tuple((arm, tuple(samples[arm.name])) for arm in (ours, *peers)))
 
 
 def _tell(line: str) -> None:
@@ -100,7 +100,7 @@ def table(found: Sequence[Against]) -> list[str]:
     for each in found:
         told = f"{each.workload.batch} a batch, {each.workload.concurrency} calls in flight"
         rows = [("Triton's perf_analyzer", told, each.ceiling, "")]
-        for arm, samples in each.samples.items():
+        for arm, samples in each.samples:
             wrong = sum(sample.lost for sample in samples), sum(sample.doubled for sample in samples)
             rates = tuple(sample.records_per_second for sample in samples)
             rows.append((arm.title, arm.told, rates, f"{wrong[0]:,} / {wrong[1]:,}" if any(wrong) else "none"))

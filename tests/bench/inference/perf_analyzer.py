@@ -44,7 +44,7 @@ def rows_per_second(
         folder = Path(name)
         package = ensure_interpreter(cache_dir(), Progress(), "cpu").package
         for wanted, pattern in LIBRARIES.items():
-            (found,) = package.with_name(f"{package.name}.libs").glob(pattern)
+            (found,) = package.with_name("nvidia_pytriton.libs").glob(pattern)
             (folder / wanted).symlink_to(found)
         data, told = folder / "data.json", folder / "told.csv"
         data.write_text(json.dumps({"data": [{input_name: _value(row)} for row in rows]}))
@@ -53,9 +53,8 @@ def rows_per_second(
             *("-b", str(batch), "--concurrency-range", str(concurrency), "--input-data", str(data)),
             *("--measurement-interval", str(WINDOW_MS), "--max-trials", str(WINDOWS)),
             *("--stability-percentage", "999", "-f", str(told)),
+            *("--shape", f"{input_name}:{len(rows[0]) if isinstance(rows[0], list) else 1}"),
         ]
-        if isinstance(rows[0], list):
-            command += ["--shape", f"{input_name}:{len(rows[0])}"]
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=LIMIT_SECONDS, env={"LD_LIBRARY_PATH": name}
         )
