@@ -36,8 +36,8 @@ class _Share:
         return self.records >= self.max_records or self.size_bytes >= self.max_bytes
 
     @property
-    def crowded(self) -> bool:
-        """Whether there is not much room."""
+    def scant(self) -> bool:
+        """Whether there is not room enough to go on with what has been paused."""
         free = max((1 - RESUMED_SHARE) * self.max_records, min(RESUMED_RECORDS, self.max_records / 2))
         return self.max_records - self.records < free or self.size_bytes > RESUMED_SHARE * self.max_bytes
 
@@ -105,7 +105,7 @@ class Budget:
         if not self.divided:
             return False
         share = self._share_of(topic)
-        return share.full or (paused and share.crowded)
+        return share.full or (paused and share.scant)
 
     def take(self, records: int, size_bytes: int, topic: str = "") -> None:
         """Consumer thread only."""

@@ -46,12 +46,11 @@ def interruptible() -> None:
 def own_logging() -> Iterator[None]:
     """A command that runs in the test's own process says how much is logged, which is not for the next test."""
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    level, handlers = root.level, root.handlers[:]
     yield
-    root.setLevel(level)
-    for handler in [each for each in root.handlers if each not in handlers]:
-        root.removeHandler(handler)
     logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def pytest_collection_finish() -> None:

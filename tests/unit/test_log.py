@@ -4,22 +4,11 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator
 
 import pytest
 
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.log import configure_logging
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_text_line_has_utc_time_level_slot_and_message(capsys: pytest.CaptureFixture[str]) -> None:
