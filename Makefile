@@ -19,7 +19,7 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long bench lint format docs lock \
+.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long bench bench-full lint format docs lock \
 	test-lowest wheel clean distclean
 
 help: ## Show this list
@@ -61,7 +61,12 @@ chaos-long: setup ## Random faults for an hour, a million records, and overload 
 		HEADRACE_CHAOS_OVERLOAD_SECONDS=$${HEADRACE_CHAOS_OVERLOAD_SECONDS:-600} \
 		$(PYTEST) tests/chaos/$(RANDOM) tests/chaos/test_overload.py $(ARGS)
 
-bench: setup ## Measure replays, beside live traffic and against it, and comparisons: the tables in docs (about an hour)
+bench: setup ## Measure headrace beside other programs: build/bench.json and docs/benchmarks.md (ARGS="--only ...")
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-full: setup ## The same, and as things grow; replays, beside live traffic and against it; comparisons (hours)
+	@$(BIN)/python -m tests.bench --full
+	@$(BIN)/python -m tests.bench.head_of_line
 	@$(BIN)/python -m tests.bench.replay
 	@$(BIN)/python -m tests.bench.replay_beside_live --own-triton --model text_embedding
 	@$(BIN)/python -m tests.bench.replay_beside_live --own-triton --model image_jpeg --live-share 0.3

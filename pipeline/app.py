@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,22 +28,28 @@ from headrace.pipeline.ports import Changelog, FrameSampler, InferenceClient, Re
 from headrace.pipeline.retrying import consumed_topics, delay_topics
 from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, ContractIds, register_contracts, topic_specs
 from headrace.pipeline.slot import slot_number
+from headrace.pipeline.worker import Connections
 
 log = logging.getLogger(__name__)
 
 
 class KafkaTritonConnections:
-    """``worker.Connections`` on Kafka, a Confluent-compatible registry and Triton."""
+    """``worker.Connections`` on Kafka, a Confluent-compatible registry and Triton.
+
+    Args:
+        settings: of the worker.
+        inference: in place of Triton.
+    """
 
     registry: SchemaRegistry
     inference: InferenceClient
     sampler: FrameSampler
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, inference: InferenceClient | None = None) -> None:
         self._settings = settings
         self._instance_id = f"{settings.name}-{settings.worker.slot}"
         self.registry = ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds)
-        self.inference = TritonInferenceClient(settings.triton.url)
+        self.inference = inference or TritonInferenceClient(settings.triton.url)
         self.sampler = ProcessSampler(settings.worker.video_decoders)
         self._probe = BrokerProbe(settings.kafka.bootstrap_servers, settings.kafka.client)
 
@@ -108,8 +114,15 @@ class KafkaTritonConnections:
         return consumer, transactions
 
 
-def create_app(settings: Settings) -> InferenceApp:
+Connect = Callable[[Settings], Connections]
+
+
+def create_app(settings: Settings, connect: Connect = KafkaTritonConnections) -> InferenceApp:
     """The Faust app of one worker with these settings.
+
+    Args:
+        settings: of the worker.
+        connect: makes what it needs of the outside, inside the running event loop.
 
     Raises:
         FatalError: its HTTP port is taken, or (a ConfigError) its slot is to be found in a host name that has none.
@@ -119,7 +132,7 @@ def create_app(settings: Settings) -> InferenceApp:
     port = listenable(worker.http_host, worker.http_port)
     log.info("serving /metrics, /livez and /readyz on %s port %d", worker.http_host, port)
     settings = settings.model_copy(update={"worker": worker.model_copy(update={"http_port": port, "slot": slot})})
-    return build_app(settings, lambda: KafkaTritonConnections(settings), SystemClock())
+    return build_app(settings, lambda: connect(settings), SystemClock())
 
 
 if TYPE_CHECKING:

@@ -6,15 +6,19 @@ import asyncio
 
 import faust
 
-from headrace.pipeline.app import create_app
+from headrace.pipeline.app import Connect, KafkaTritonConnections, create_app
 from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.log import configure_logging
 from headrace.pipeline.slot import slot_number
 
 
-def run_worker(settings: Settings) -> None:
+def run_worker(settings: Settings, connect: Connect = KafkaTritonConnections) -> None:
     """Run one worker until SIGTERM or SIGINT.
+
+    Args:
+        settings: of the worker.
+        connect: makes what it needs of the outside.
 
     Raises:
         FatalError: what made it end, its exit code included.
@@ -25,7 +29,7 @@ def run_worker(settings: Settings) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # what Faust's services find when they ask for one outside a coroutine
     try:
-        app = create_app(settings)
+        app = create_app(settings, connect)
     except FatalError:
         loop.close()
         raise

@@ -71,6 +71,7 @@ class KafkaServer(Server):
         controller_port: of the controller's listener.
         cluster_id: the same for all nodes of a cluster; by default one of its own.
         settings: broker settings by Kafka's names, which go before those of a node that is alone.
+        java_flags: for its virtual machine, which go before its usual ones.
         name: what people call it, for messages.
     """
 
@@ -83,6 +84,7 @@ class KafkaServer(Server):
         *,
         cluster_id: str | None = None,
         settings: Mapping[str, str] | None = None,
+        java_flags: Sequence[str] = (),
         name: str = "Kafka",
     ) -> None:
         self._data_dir = data_dir
@@ -91,6 +93,7 @@ class KafkaServer(Server):
         self._controller_port = controller_port
         self._cluster_id = cluster_id
         self._settings = settings or {}
+        self._java_flags = tuple(java_flags)
         super().__init__(ServerProcess(name, data_dir / "kafka.log"))
 
     @property
@@ -121,6 +124,7 @@ class KafkaServer(Server):
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+            *self._java_flags,  # of two flags that say different things the last counts
         )
         return java_command(["-cp", self._classpath, *main], _HEAP_MIB, self._data_dir / "tmp", flags)
 

@@ -7,7 +7,7 @@ Usage: ``AIOKAFKA_NO_EXTENSIONS=1 python raw_header_producer.py BOOTSTRAP_SERVER
 import asyncio
 import sys
 
-from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]  # it ships no types
+from aiokafka import AIOKafkaProducer
 
 
 class RawName(str):

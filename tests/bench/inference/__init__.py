@@ -1,0 +1,1 @@
+"""headrace with a model, beside Triton's own ceiling, and beside programs that call Triton for each record."""
