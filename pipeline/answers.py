@@ -27,6 +27,7 @@ class Answers:
 
     def __init__(self, settings: Settings, worker: str, ids: ContractIds, clock: Clock) -> None:
         self._settings = settings
+        self._limit_bytes = settings.topics.max_message_bytes - HEADERS_ALLOWANCE_BYTES
         self._worker = worker
         self._ids = ids
         self._clock = clock
@@ -36,7 +37,7 @@ class Answers:
         return InferenceResult(
             request_id=journey.request.id,
             status="OK",
-            outputs=tuple(output for output in journey.outputs if output is not None),
+            outputs=tuple([output for output in journey.outputs if output is not None]),
             provenance=journey.record.provenance,
             timings=Timings(
                 journey.decode_seconds * 1000, journey.waited_seconds * 1000, journey.inferred_seconds * 1000
@@ -60,12 +61,11 @@ class Answers:
         topic, partition = journey.reply_to
         value = encode_result(result, self._ids.result)
         key = journey.record.key
-        limit = self._settings.topics.max_message_bytes - HEADERS_ALLOWANCE_BYTES
-        if len(value) + len(key or b"") > limit:
+        if len(value) + len(key or b"") > self._limit_bytes:
             raise PoisonError(
                 Stage.ENCODE,
                 "RESULT_TOO_LARGE",
-                f"the result has {len(value)} bytes, more than the {limit} that fit {topic}: "
+                f"the result has {len(value)} bytes, more than the {self._limit_bytes} that fit {topic}: "
                 "raise topics.max_message_bytes, or let the model return less",
             )
         headers = result_headers(

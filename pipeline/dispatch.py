@@ -97,6 +97,9 @@ class RouteDispatcher:
         self._breakers = Breakers(route, clock, on_hold)
         self._signatures = Signatures(route, client, flow, health, clock, self._breakers)
         self._samplings = Samplings(route, sampler, flow, health, clock, self._add_sampled, self._fail_unprepared)
+        self._infer_seconds = metrics.INFER_SECONDS.labels(route.name)
+        self._batch_records = metrics.BATCH_RECORDS.labels(route.name)
+        self._waiting_seconds = metrics.WAITING_SECONDS.labels(route.name)
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._diverted_since = -math.inf
@@ -333,12 +336,11 @@ class RouteDispatcher:
             return
         self._count("ok")
         elapsed = self._clock.monotonic() - began
-        metrics.INFER_SECONDS.labels(self._route.name).observe(elapsed)
-        metrics.BATCH_RECORDS.labels(self._route.name).observe(self._rows(items))
-        waiting = metrics.WAITING_SECONDS.labels(self._route.name)
+        self._infer_seconds.observe(elapsed)
+        self._batch_records.observe(self._rows(items))
         for (task, _, _), outcome in zip(items, outcomes, strict=True):
-            waiting.observe(began - task.admitted_at)
             task.waited_seconds, task.inferred_seconds = began - task.admitted_at, elapsed
+            self._waiting_seconds.observe(task.waited_seconds)
             self._finish(task, outcome)
 
     async def _answers(self, items: list[_Item]) -> list[PartOutput | PoisonError] | None:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from headrace.pipeline.budget import Budget
 from headrace.pipeline.errors import FatalError, OutputRefusedError
+from headrace.pipeline.light import light_dataclass
 from headrace.pipeline.offsets import MetadataFormat, decode_metadata
 from headrace.pipeline.ordering import Completion, Instead, Lane, PartitionLedger, Taken
 from headrace.pipeline.ports import CommitUnit, OffsetCommit, StartPosition
@@ -23,7 +24,7 @@ from headrace.pipeline.records import OutputRecord, RecordBatch, SourceRecord, T
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class RecordRef:
     """A record in flight: its partition, the generation it was consumed in, and its offset."""
 
@@ -263,7 +264,7 @@ class Flow:
                 and (some := held.ledger.take(records_left, bytes_left, at_least_one=not taken))
             ):
                 records_left -= some.records
-                bytes_left -= sum(completion.size_bytes for completion in some.completions)
+                bytes_left -= some.output_bytes
                 taken.append((held, some))
         if not taken:
             return None
@@ -311,7 +312,7 @@ class Flow:
 def _unit(taken: tuple[tuple[_Held, Taken], ...]) -> Unit:
     owners = [held for held, _ in taken]
     commit = CommitUnit(
-        outputs=tuple(output for _, some in taken for output in some.outputs),
+        outputs=tuple([output for _, some in taken for output in some.outputs]),
         offsets=tuple(OffsetCommit(held.partition, some.offset, some.metadata) for held, some in taken),
         records=sum(some.records for _, some in taken),
         still_owned=lambda: all(each.alive for each in owners),

@@ -10,9 +10,9 @@ import functools
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from headrace.pipeline.light import light_dataclass
 from headrace.pipeline.records import Headers, InferenceRequest, Provenance
 from headrace.pipeline.wire import Poison, poison
 
@@ -42,11 +42,13 @@ MAX_TRACESTATE_BYTES = 512  # what the W3C asks everyone to pass on at least
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL).fullmatch
 _TOPIC = re.compile(rb"[A-Za-z0-9._-]{1,249}").fullmatch
 _DIGITS = re.compile(rb"[0-9]{1,18}").fullmatch
+_SPEC_VERSION = ("ce_specversion", SPEC_VERSION)
+_CONTENT_TYPE = ("content-type", CONTENT_TYPE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST_PARTITION = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class TraceContext:
     """A place in a trace, as hexadecimal digits: trace id (32), span id (16), flags (2)."""
 
@@ -64,7 +66,7 @@ class TraceContext:
         return TraceContext(self.trace_id, new_span_id(), self.flags, self.state)
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Delivery:
     """What a request's headers ask for. ``deadline_ms`` is epoch milliseconds; ``priority`` 0 (last) to 9 (first).
 
@@ -236,7 +238,6 @@ def redrives_of(headers: Headers) -> int:
     return int(value) if _DIGITS(value) else 0
 
 
-@functools.lru_cache(maxsize=256)  # the records of a batch complete together
 def rfc3339(epoch_ms: int) -> str:
     """UTC with milliseconds; times outside the years 1 to 9999 become the nearest one inside."""
     clamped = min(max(epoch_ms, -62_135_596_800_000), 253_402_300_799_999)
@@ -245,13 +246,18 @@ def rfc3339(epoch_ms: int) -> str:
 
 def _event(event_id: str, event_type: bytes, source: str, time_ms: int, content_type: bytes = CONTENT_TYPE) -> Headers:
     return (
-        ("ce_specversion", SPEC_VERSION),
+        _SPEC_VERSION,
         ("ce_id", event_id.encode()),
         ("ce_type", event_type),
         ("ce_source", source.encode()),
-        ("ce_time", rfc3339(time_ms).encode()),
-        ("content-type", content_type),
+        _time(time_ms),
+        _CONTENT_TYPE if content_type is CONTENT_TYPE else ("content-type", content_type),
     )
+
+
+@functools.lru_cache(maxsize=256)  # the records of a batch complete together
+def _time(epoch_ms: int) -> tuple[str, bytes]:
+    return "ce_time", rfc3339(epoch_ms).encode()
 
 
 def _position(provenance: Provenance) -> str:

@@ -14,11 +14,12 @@ import enum
 import sys
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import chain
 
+from headrace.pipeline.light import light_dataclass
 from headrace.pipeline.offsets import OffsetBitmap, Window
 from headrace.pipeline.records import OutputRecord
 
@@ -28,31 +29,19 @@ _FAR_RECORDS = 1_000
 
 
 class EntryState(enum.Enum):
-    """A record's state, and the only ones that may follow."""
+    """A record's state: each follows the one before it, and no other."""
 
     WAITING = "waiting"
     COMPLETE = "complete"
     READY = "ready"
     TAKEN = "taken"
 
-    @property
-    def next(self) -> frozenset[EntryState]:
-        return _NEXT[self]
-
-
-_NEXT = {
-    EntryState.WAITING: frozenset({EntryState.COMPLETE}),
-    EntryState.COMPLETE: frozenset({EntryState.READY}),
-    EntryState.READY: frozenset({EntryState.TAKEN}),
-    EntryState.TAKEN: frozenset[EntryState](),
-}
-
 
 Instead = Callable[[int, str], "Completion"]
 """What is written instead of a record's outputs if one of them, by its place, is refused by its topic, and why."""
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Completion:
     """What comes of one record. ``instead`` is None if nothing can stand in for it: a dead letter."""
 
@@ -61,7 +50,10 @@ class Completion:
 
     @property
     def size_bytes(self) -> int:
-        return sum(output.size_bytes for output in self.outputs)
+        return sum([output.size_bytes for output in self.outputs])
+
+
+_NOTHING = Completion(())
 
 
 @dataclass(slots=True)
@@ -70,11 +62,13 @@ class _Entry:
     size_bytes: int
     state: EntryState = EntryState.WAITING
     lanes: tuple[Lane, ...] = ()
-    completion: Completion = Completion(())
+    completion: Completion = _NOTHING
     """Once it is complete."""
+    output_bytes: int = 0
+    """Of its completion, which would count them each time that it is asked."""
 
-    def become(self, state: EntryState) -> None:
-        if state not in self.state.next:
+    def become(self, state: EntryState, before: EntryState) -> None:
+        if self.state is not before:
             raise ValueError(f"offset {self.offset} is {self.state.value} and cannot become {state.value}")
         self.state = state
 
@@ -83,7 +77,8 @@ class _Entry:
 class Taken:
     """What one ledger gives to one transaction: outputs in order, and the offset and metadata that cover them.
 
-    ``offsets`` are those of the records, in the order of their completions.
+    ``size_bytes`` is that of the records, ``output_bytes`` that of what comes of them. ``offsets`` are those of the
+    records, in the order of their completions.
     """
 
     completions: tuple[Completion, ...]
@@ -91,6 +86,7 @@ class Taken:
     metadata: str
     size_bytes: int
     offsets: tuple[int, ...] = ()
+    output_bytes: int = 0
 
     @property
     def records(self) -> int:
@@ -98,7 +94,7 @@ class Taken:
 
     @property
     def outputs(self) -> tuple[OutputRecord, ...]:
-        return tuple(output for completion in self.completions for output in completion.outputs)
+        return tuple([output for completion in self.completions for output in completion.outputs])
 
 
 class PartitionLedger:
@@ -162,12 +158,16 @@ class PartitionLedger:
         self._outstanding_bytes += size_bytes
         return True
 
-    def enter(self, offset: int, lanes: Iterable[Lane]) -> None:
-        """Queue a record in its lanes. To be called in offset order, before the record completes."""
+    def enter(self, offset: int, lanes: Sequence[Lane]) -> None:
+        """Queue a record in its lanes, each once. To be called in offset order, before the record completes."""
         entry = self._entries[offset]
-        entry.lanes = tuple(dict.fromkeys(lanes))
+        entry.lanes = tuple(lanes) if len(lanes) < 2 else tuple(dict.fromkeys(lanes))
         for lane in entry.lanes:
-            self._lanes.setdefault(lane, deque()).append(entry)
+            queue = self._lanes.get(lane)
+            if queue is None:
+                self._lanes[lane] = deque((entry,))
+            else:
+                queue.append(entry)
 
     def complete(self, offset: int, outputs: Sequence[OutputRecord], instead: Instead | None = None) -> bool:
         """A record is processed (see ``Completion``). True if this (or what waited for it) may now be committed.
@@ -177,8 +177,9 @@ class PartitionLedger:
             ValueError: it was completed before.
         """
         entry = self._entries[offset]
-        entry.become(EntryState.COMPLETE)
-        entry.completion = Completion(outputs, instead)
+        entry.become(EntryState.COMPLETE, EntryState.WAITING)
+        entry.completion = completion = Completion(outputs, instead)
+        entry.output_bytes = completion.size_bytes
         self._waiting -= 1
         return self._release(entry)
 
@@ -186,9 +187,9 @@ class PartitionLedger:
         pending, released = [entry], False
         while pending:
             entry = pending.pop()
-            if entry.state is not EntryState.COMPLETE or any(self._lanes[lane][0] is not entry for lane in entry.lanes):
+            if entry.state is not EntryState.COMPLETE or not self._leads(entry):
                 continue
-            entry.become(EntryState.READY)
+            entry.become(EntryState.READY, EntryState.COMPLETE)
             self._ready.append(entry)
             released = True
             for lane in entry.lanes:
@@ -199,6 +200,13 @@ class PartitionLedger:
                 else:
                     del self._lanes[lane]
         return released
+
+    def _leads(self, entry: _Entry) -> bool:
+        """Whether it is its turn in all its lanes."""
+        for lane in entry.lanes:  # noqa: SIM110 - a hot path
+            if self._lanes[lane][0] is not entry:
+                return False
+        return True
 
     def take(self, max_records: int, max_bytes: int = sys.maxsize, *, at_least_one: bool = True) -> Taken | None:
         """Move up to ``max_records`` ready records into a transaction; None if there is nothing to commit.
@@ -216,21 +224,24 @@ class PartitionLedger:
         taken = [entry for entry in self._ready if entry.offset in chosen]
         if not taken:
             return self._passed(base)
-        self._ready = deque(entry for entry in self._ready if entry.offset not in chosen)
-        size_bytes = 0
+        left = () if len(taken) == len(self._ready) else [entry for entry in self._ready if entry.offset not in chosen]
+        self._ready = deque(left)
+        size_bytes = output_bytes = 0
         for entry in taken:
-            entry.become(EntryState.TAKEN)
+            entry.become(EntryState.TAKEN, EntryState.READY)
             self._done.add(entry.offset)
             del self._entries[entry.offset]
             size_bytes += entry.size_bytes
+            output_bytes += entry.output_bytes
         self._outstanding_bytes -= size_bytes
         while self._open and self._open[0].state is EntryState.TAKEN:
             self._open.popleft()
         base = self.base
         metadata = self._done.encode(base, self._void)
         self._said = bool(metadata)
-        offsets = tuple(entry.offset for entry in taken)
-        return Taken(tuple(entry.completion for entry in taken), base, metadata, size_bytes, offsets)
+        completions = tuple([entry.completion for entry in taken])
+        offsets = tuple([entry.offset for entry in taken])
+        return Taken(completions, base, metadata, size_bytes, offsets, output_bytes)
 
     def _passed(self, base: int) -> Taken | None:
         """All that the metadata said was done has been read and skipped, and nothing is left to do: that alone."""
@@ -256,17 +267,19 @@ class PartitionLedger:
         """
         near = base + self._window.near
         far = base + self._window.far
-        beyond = nsmallest(
-            _FAR_RECORDS, (entry for entry in self._ready if near <= entry.offset < far), key=lambda entry: entry.offset
-        )
+        within = [entry for entry in self._ready if entry.offset < near]
+        more = len(within) < len(self._ready)
+        beyond = [entry for entry in self._ready if near <= entry.offset < far] if more else []
         chosen: list[int] = []
-        for entry in chain((entry for entry in self._ready if entry.offset < near), beyond):
-            max_bytes -= entry.completion.size_bytes
+        for entry in chain(within, nsmallest(_FAR_RECORDS, beyond, key=lambda entry: entry.offset)):
+            max_bytes -= entry.output_bytes
             if len(chosen) == max_records or (max_bytes < 0 and (chosen or not at_least_one)):
                 break
             chosen.append(entry.offset)
+        if not beyond:
+            return frozenset(chosen)
         fits = self._fitting(near, [offset for offset in chosen if offset >= near])
-        return frozenset(offset for offset in chosen if offset < near).union(fits)
+        return frozenset([offset for offset in chosen if offset < near]).union(fits)
 
     def _fitting(self, near: int, offsets: Sequence[int]) -> Sequence[int]:
         """The first of these ascending offsets beyond the near window, as many as leave few enough runs there."""

@@ -88,6 +88,7 @@ class Processor:
         self._router = Router(settings.routes)
         self._routes = {route.name: route for route in settings.routes}
         self._answers = Answers(settings, worker, ids, clock)
+        self._results = {route.name: metrics.RESULTS.labels(route.name) for route in settings.routes}
         self._emitter = Emitter(settings, ids, partitions)
         self._delays = delay_topics(settings)
         self._following: set[asyncio.Task[None]] = set()
@@ -196,7 +197,7 @@ class Processor:
             resume = partial(self._resume, decoded, delivery, plan)
             arrival = self._duplicates.arrive(decoded.ref, record, decoded.request.id, plan[0].route, resume)
         if arrival is Arrival.PARKED:
-            self._flow.enter(decoded.ref, list(lanes_of(record, plan)))  # in offset order, whenever it is resumed
+            self._flow.enter(decoded.ref, lanes_of(record, plan))  # in offset order, whenever it is resumed
         if self._shadows is not None and arrival is not Arrival.FIRST:
             self._shadows.make_room()  # what fills the worker may be parked behind one that waits for its shadow
         return self._begin(decoded, delivery, plan) if arrival is Arrival.FIRST else []
@@ -231,7 +232,7 @@ class Processor:
         )
         tasks = [self._admit(journey, assignment) for assignment in plan]
         if not entered:
-            self._flow.enter(decoded.ref, list(lanes_of(record, plan)))
+            self._flow.enter(decoded.ref, lanes_of(record, plan))
         if self._shadows is not None:
             self._shadows.begin(journey, plan, tasks)
         return tasks
@@ -330,7 +331,7 @@ class Processor:
             outputs += emitted if self._rules is None else ()
         if self._duplicates is not None and (remembered := self._duplicates.remembered(journey)) is not None:
             outputs.append(remembered)
-        metrics.RESULTS.labels(task.route).inc()
+        self._results[task.route].inc()
         self._complete(journey.ref, outputs, partial(self._refused, task))
 
     def _refused(self, task: PartTask, place: int, reason: str) -> Completion:

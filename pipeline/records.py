@@ -1,11 +1,13 @@
-"""Frozen dataclasses that cross module boundaries."""
+"""Frozen dataclasses that cross module boundaries (see ``light``)."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
+
+from headrace.pipeline.light import light_dataclass
 
 Headers = tuple[tuple[str, bytes | None], ...]
 """Kafka record headers, in order, duplicates allowed, exactly as on the wire."""
@@ -36,7 +38,7 @@ class Stage(enum.StrEnum):
     ENCODE = "encode"
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Provenance:
     """A record's original position: stays the same through retries and redrives."""
 
@@ -46,7 +48,7 @@ class Provenance:
     timestamp_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class SourceRecord:
     """One consumed record, undecoded. ``provenance`` is where it was consumed from."""
 
@@ -59,11 +61,13 @@ class SourceRecord:
 
     @property
     def size_bytes(self) -> int:
-        headers_bytes = sum(len(name) + len(content or b"") for name, content in self.headers)
-        return len(self.value or b"") + len(self.key or b"") + headers_bytes
+        size_bytes = len(self.value or b"") + len(self.key or b"")
+        for name, content in self.headers:
+            size_bytes += len(name) + len(content or b"")
+        return size_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class RecordBatch:
     """Consecutive records of one partition of one assignment: what a Faust agent receives as one event."""
 
@@ -72,7 +76,7 @@ class RecordBatch:
     records: tuple[SourceRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class OutputRecord:
     """A record to be produced inside a transaction. ``partition`` None means by key (murmur2, as Java's clients)."""
 
@@ -88,7 +92,7 @@ class OutputRecord:
         return len(self.value or b"") + len(self.key or b"")
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Tensor:
     """An Open Inference Protocol tensor.
 
@@ -103,7 +107,7 @@ class Tensor:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Reference:
     """Content kept elsewhere (claim check)."""
 
@@ -116,7 +120,7 @@ Content = bytes | str | Tensor | Reference
 Parameter = str | int | float | bool
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Part:
     """One modality's piece of an event."""
 
@@ -126,7 +130,7 @@ class Part:
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class InferenceRequest:
     """A decoded event. ``time_ms`` is event time (epoch milliseconds, UTC)."""
 
@@ -142,13 +146,13 @@ class InferenceRequest:
     session: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Label:
     name: str
     score: float
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Segment:
     """A span of time in the part, in seconds from its start; what is in it, as far as the model says.
 
@@ -165,13 +169,13 @@ class Segment:
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class NamedTensor:
     name: str
     tensor: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class PartOutput:
     """What one model said of one part. Any of the kinds may be empty."""
 
@@ -186,7 +190,7 @@ class PartOutput:
     batch_size: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Timings:
     """Milliseconds in each stage. ``waiting`` is admission and batching, ``inference`` the model server's call."""
 
@@ -195,7 +199,7 @@ class Timings:
     inference_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class InferenceResult:
     """All parts of one event answered. ``status`` is ``OK``: an event that fails becomes a dead letter instead."""
 
@@ -209,7 +213,7 @@ class InferenceResult:
     completed_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that could not be processed: its bytes untouched, and why.
 
@@ -234,7 +238,7 @@ class DeadLetter:
     omitted_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class TopicSpec:
     """A topic as it has to be: ``config`` holds Kafka's own names (``max.message.bytes``, ``cleanup.policy``).
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from headrace.pipeline.config_routes import Ordering, RouteSettings
 from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.light import light_dataclass
 from headrace.pipeline.limits import MAX_VERSION_DIGITS
 from headrace.pipeline.ordering import Lane
 from headrace.pipeline.patterns import Patterns
@@ -19,7 +20,7 @@ _CACHED_KEY_CHARACTERS = 1024  # events are untrusted: a long type or content ty
 _Key = tuple[str | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Assignment:
     """One part of an event and what answers it. An empty ``version`` lets the model server choose."""
 
@@ -73,11 +74,13 @@ class Explanation:
 class _Candidate:
     """A route with its match compiled."""
 
-    __slots__ = ("content_type", "headers", "lanes", "match", "modality", "route", "source", "topics", "type")
+    __slots__ = ("alone", "content_type", "headers", "lanes", "match", "modality", "route", "source", "topics", "type")
 
     def __init__(self, route: RouteSettings, lanes: frozenset[str]) -> None:
         match = route.match
         self.route = route
+        self.alone = (Assignment(0, route, route.model, route.version),)
+        """The plan of an event whose one part it takes, and that names no version."""
         self.lanes = lanes
         self.topics = frozenset(route.topics)
         self.match = match
@@ -171,7 +174,7 @@ class Router:
         self._by_type = any(route.match.type for route in routes)
         self._by_source = any(route.match.source for route in routes)
         self._by_headers = any(route.match.headers for route in routes)
-        self._cache: dict[_Key, RouteSettings] = {}
+        self._cache: dict[_Key, _Candidate] = {}
 
     def plan(self, request: InferenceRequest, headers: Headers, topic: str = "") -> tuple[Assignment, ...]:
         """One assignment a part, in the order of the parts.
@@ -188,11 +191,11 @@ class Router:
             raise PoisonError(Stage.ROUTE, "NO_PARTS", "the event has no parts: give at least one")
         version = _version(request)
         if len(request.parts) == 1:  # the usual case, and this is a hot path
-            route = self._route(request, request.parts[0], headers, topic)
-            return (Assignment(0, route, route.model, version or route.version),)
+            found = self._candidate(request, request.parts[0], headers, topic)
+            return (Assignment(0, found.route, found.route.model, version),) if version else found.alone
+        routes = [self._candidate(request, part, headers, topic).route for part in request.parts]
         return tuple(
-            Assignment(index, route, route.model, version or route.version)
-            for index, route in enumerate([self._route(request, part, headers, topic) for part in request.parts])
+            Assignment(index, route, route.model, version or route.version) for index, route in enumerate(routes)
         )
 
     def explain(self, request: InferenceRequest, headers: Headers, topic: str = "") -> Explanation:
@@ -210,7 +213,7 @@ class Router:
             if verdict.failed is None:
                 return
 
-    def _route(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> RouteSettings:
+    def _candidate(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> _Candidate:
         if self._by_headers:
             return self._search(request, part, headers, topic)
         key = (
@@ -221,23 +224,23 @@ class Router:
             request.source if self._by_source else None,
             topic if self._by_topic else None,
         )
-        route = self._cache.get(key)
-        if route is None:
-            route = self._search(request, part, headers, topic)
-            self._remember(key, route)
-        return route
+        candidate = self._cache.get(key)
+        if candidate is None:
+            candidate = self._search(request, part, headers, topic)
+            self._remember(key, candidate)
+        return candidate
 
-    def _remember(self, key: _Key, route: RouteSettings) -> None:
+    def _remember(self, key: _Key, candidate: _Candidate) -> None:
         if sum(len(text) for text in key if text is not None) > _CACHED_KEY_CHARACTERS:
             return
         if len(self._cache) >= _CACHE_ENTRIES:
             self._cache.clear()
-        self._cache[key] = route
+        self._cache[key] = candidate
 
-    def _search(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> RouteSettings:
+    def _search(self, request: InferenceRequest, part: Part, headers: Headers, topic: str) -> _Candidate:
         for candidate in self._candidates:
             if candidate.failed(request, part, headers, topic) is None:
-                return candidate.route
+                return candidate
         raise self._no_route(request, part)
 
     def _no_route(self, request: InferenceRequest, part: Part) -> PoisonError:
@@ -302,11 +305,14 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 100 else text[:99] + "…")
 
 
-def lanes_of(record: SourceRecord, plan: Sequence[Assignment]) -> Iterator[Lane]:
-    """What a record's completion must stay in order with, for each route it takes. No key, no order by key."""
-    for assignment in plan:
-        route = assignment.route
-        if route.ordering is Ordering.PARTITION:
-            yield route.name
-        elif route.ordering is Ordering.KEY and record.key is not None:
-            yield route.name, record.key
+def lanes_of(record: SourceRecord, plan: Sequence[Assignment]) -> tuple[Lane, ...]:
+    """What a record's completion must stay in order with, each once. No key, no order by key."""
+    if len(plan) == 1:  # the usual case, and this is a hot path
+        return _lanes(plan[0].route, record.key)
+    return tuple(dict.fromkeys(lane for assignment in plan for lane in _lanes(assignment.route, record.key)))
+
+
+def _lanes(route: RouteSettings, key: bytes | None) -> tuple[Lane, ...]:
+    if route.ordering is Ordering.KEY:
+        return () if key is None else ((route.name, key),)
+    return (route.name,) if route.ordering is Ordering.PARTITION else ()

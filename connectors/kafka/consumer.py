@@ -22,7 +22,7 @@ from headrace.connectors.kafka.consumer_settings import ConsumerSettings, consum
 from headrace.connectors.kafka.early import EarlyRecords
 from headrace.connectors.kafka.lost_brokers import LostBrokers, lost_brokers, warn_of_new_client
 from headrace.connectors.kafka.positions import committed_positions, named
-from headrace.connectors.kafka.received import source_record
+from headrace.connectors.kafka.received import Received, partition_of, source_record
 from headrace.connectors.kafka.transaction import GroupMetadata
 from headrace.connectors.kafka.waking import Waker
 from headrace.pipeline import metrics, records
@@ -30,7 +30,7 @@ from headrace.pipeline.budget import Budget
 from headrace.pipeline.config import Assignment
 from headrace.pipeline.errors import FatalError, FencedError
 from headrace.pipeline.ports import AssignmentListener
-from headrace.pipeline.records import RecordBatch, SourceRecord
+from headrace.pipeline.records import RecordBatch
 from headrace.pipeline.retrying import wait_seconds
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class GroupConsumer:
     def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
         """Wait for one record, then take what else is there: ``consume(n, t)`` alone would wait for n or for t."""
         first = consumer.poll(timeout_seconds)
-        found: list[tuple[int, SourceRecord]] = []
+        found: list[Received] = []
         if first is not None:  # a message without a value is false
             found += self._found([first])
             found += self._found(consumer.consume(min(self._fetch_records, max(self._budget.room_records - 1, 0)), 0))
@@ -207,38 +207,37 @@ class GroupConsumer:
             raise self._callback_failed
         # A rebalance may have run inside consume. What was polled of a partition that went will come again; the client
         # itself drops what it had fetched for an assignment that is over.
-        self._hand_over([record for generation, record in found if generation == self._generation_of(record)])
-        self._hand_over(self._early.due(self._room_for_early()))
+        self._hand_over([each for each in found if each.generation == self._assigned.get(each.partition)])
+        self._hand_over([Received.of(record, self._assigned) for record in self._early.due(self._room_for_early())])
 
-    def _found(self, polled: Iterable[Message]) -> list[tuple[int, SourceRecord]]:
+    def _found(self, polled: Iterable[Message]) -> list[Received]:
         """The records among what was polled of partitions that are ours, each with its partition's generation now.
 
         Those that are not due are held back.
         """
-        found: list[tuple[int, SourceRecord]] = []
-        for each in polled:
-            if error := each.error():
+        found: list[Received] = []
+        for message in polled:
+            if error := message.error():
                 self._check(error)
-            elif (generation := self._generation_of(record := source_record(each))) and not (
-                self._early.hold_back(_partition_of(record), record)
+                continue
+            each = Received.of(source_record(message), self._assigned)
+            if each.generation and not (
+                each.partition.topic in self._settings.delays and self._early.hold_back(each.partition, each.record)
             ):
-                found.append((generation, record))
+                found.append(each)
         return found
 
     def _room_for_early(self) -> int:
         """Delay topics have one share of the budget, be it their own or that of all others."""
         return min(FETCH_RECORDS, next((self._budget.room_of(each.topic) for each in self._early.partitions), 0))
 
-    def _generation_of(self, record: SourceRecord) -> int | None:
-        return self._assigned.get(_partition_of(record))
-
-    def _hand_over(self, found: list[SourceRecord]) -> None:
+    def _hand_over(self, found: list[Received]) -> None:
         if not found:
             return
-        found.sort(key=_partition_of)  # stable: offsets stay in order
+        found.sort(key=partition_of)  # stable: offsets stay in order
         batches = [
-            RecordBatch(partition, self._assigned[partition], tuple(batch))
-            for partition, batch in itertools.groupby(found, key=_partition_of)
+            RecordBatch(partition, self._assigned[partition], tuple([each.record for each in some]))
+            for partition, some in itertools.groupby(found, key=partition_of)
         ]
         for batch in batches:
             size_bytes = sum(record.size_bytes for record in batch.records)
@@ -373,10 +372,6 @@ class GroupConsumer:
 
 def _client_partitions(partitions: Iterable[records.TopicPartition]) -> list[TopicPartition]:
     return [TopicPartition(*each) for each in partitions]
-
-
-def _partition_of(record: SourceRecord) -> records.TopicPartition:
-    return records.TopicPartition(record.provenance.topic, record.provenance.partition)
 
 
 def _names(partitions: list[TopicPartition]) -> frozenset[records.TopicPartition]:

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import operator
-from typing import cast
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 from confluent_kafka import Message
 
-from headrace.pipeline.records import Headers, Provenance, SourceRecord
+from headrace.pipeline.records import Headers, Provenance, SourceRecord, TopicPartition
+
+
+class Received(NamedTuple):
+    """A record, and which of its partition's assignments it came in; None if the partition is not ours."""
+
+    partition: TopicPartition
+    generation: int | None
+    record: SourceRecord
+
+    @classmethod
+    def of(cls, record: SourceRecord, assigned: Mapping[TopicPartition, int]) -> Received:
+        partition = TopicPartition(record.provenance.topic, record.provenance.partition)
+        return cls(partition, assigned.get(partition), record)
+
+
+partition_of = operator.attrgetter("partition")
 
 
 def source_record(message: Message) -> SourceRecord:

@@ -5,7 +5,6 @@ Run: ``python -m headrace.pipeline.cli.child SOCKET_FD PARENT_PID``.
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
@@ -14,17 +13,16 @@ from multiprocessing.connection import Connection
 
 from headrace.connectors.video.child import die_with_parent
 from headrace.pipeline.errors import HeadraceError
+from headrace.pipeline.garbage import look_seldom
 
 ADVANCED, DONE, FAILED = "advanced", "done", "failed"
-NEW_OBJECTS = 50_000
-"""Between two looks for garbage in cycles, of which jobs make none: they hold many rows, and Python looks often."""
 
 
 def main(arguments: list[str]) -> int:
     end = socket.socket(fileno=int(arguments[0]))
     die_with_parent(int(arguments[1]), end)
     connection = Connection(os.dup(end.fileno()))
-    gc.set_threshold(NEW_OBJECTS)
+    look_seldom()
     while True:
         try:
             job = connection.recv()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from headrace.pipeline.errors import PoisonError
+from headrace.pipeline.light import light_dataclass
 from headrace.pipeline.records import Part, Stage
 
 
-@dataclass(frozen=True, slots=True)
+@light_dataclass(frozen=True, slots=True)
 class Row:
     """One row of a model's input, checked.
 

@@ -248,7 +248,7 @@ async def test_records_that_become_due_together_take_no_more_than_their_share(mo
     due = time.monotonic() + 0.2
     monkeypatch.setattr(consumer, "wait_seconds", lambda *_: max(0.0, due - time.monotonic()))
     budget = Budget(3 * ROOM, 10**6, [[TOPIC], ["a lane"]])
-    bench = Bench(budget=budget)
+    bench = Bench(budget=budget, delays={TOPIC: 1.0})
     for partition in PARTITIONS:
         bench.client.available[partition] = ROOM + 2  # few enough for one poll
     bench.client.tell("on_assign", *PARTITIONS)
