@@ -14,7 +14,9 @@ from typing import Any, Generic, TypeVar
 import fastavro
 
 from headrace.pipeline.avro import Contract, Parsed, UnusableSchemaError, own_schema, writer_schema
-from headrace.pipeline.avro_writing import Append, UnsupportedSchemaError, Write, writer
+from headrace.pipeline.avro_code import UnsupportedSchemaError
+from headrace.pipeline.avro_reading import Read, reader
+from headrace.pipeline.avro_writing import Append, Write, writer
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.records import Stage
 
@@ -102,7 +104,7 @@ class Decoder(Generic[T]):
         self._convert = convert
         self._max_value_bytes = max_value_bytes
         self._monotonic = monotonic
-        self._schemas: dict[int, Parsed] = {}
+        self._schemas: dict[int, tuple[Parsed, Read | None]] = {}
         self._refused: OrderedDict[int, tuple[float, Poison, str]] = OrderedDict()  # id → expiry, why; oldest first
 
     def missing(self, values: Iterable[bytes | None]) -> set[int]:
@@ -123,10 +125,11 @@ class Decoder(Generic[T]):
             self._refuse(schema_id, Poison.UNKNOWN_SCHEMA, f"the registry has no schema with id {schema_id}")
             return
         try:
-            self._schemas[schema_id] = writer_schema(schema_json, self._contract)
+            schema = writer_schema(schema_json, self._contract)
         except UnusableSchemaError as error:
             self._refuse(schema_id, Poison.WRONG_SCHEMA, f"schema {schema_id} can't be used here: {error}")
         else:
+            self._schemas[schema_id] = schema, reader(schema)
             self._refused.pop(schema_id, None)
 
     def decode(self, value: bytes | None) -> T:
@@ -139,9 +142,20 @@ class Decoder(Generic[T]):
         schema_id = schema_id_of(value)
         if self._max_value_bytes is not None and len(value) > self._max_value_bytes:
             raise poison(Poison.TOO_LARGE, f"the value has {len(value)} bytes, more than {self._max_value_bytes}")
-        schema = self._schemas.get(schema_id)
-        if schema is None:
+        known = self._schemas.get(schema_id)
+        if known is None:
             raise self._refusal(schema_id)
+        schema, read = known
+        if read is not None:
+            try:
+                record, end = read(value, HEADER_BYTES)
+            except Exception:  # noqa: BLE001 - fastavro says what is wrong with it, if anything is
+                end = -1
+            if end == len(value):
+                return self._convert(record)
+        return self._convert(self._read_with_care(value, schema_id, schema))
+
+    def _read_with_care(self, value: bytes, schema_id: int, schema: Parsed) -> dict[str, Any]:
         stream = io.BytesIO(value)
         stream.seek(HEADER_BYTES)
         try:
@@ -152,7 +166,7 @@ class Decoder(Generic[T]):
         if stream.tell() != len(value):
             extra = len(value) - stream.tell()
             raise poison(Poison.TRAILING_BYTES, f"{extra} bytes follow the record that schema {schema_id} describes")
-        return self._convert(record)  # type: ignore[arg-type]  # a usable schema is a record, and reads as a dict
+        return record  # type: ignore[return-value]  # a usable schema is a record, and reads as a dict
 
     def _refuse(self, schema_id: int, code: Poison, message: str) -> None:
         self._refused.pop(schema_id, None)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 
 from headrace.pipeline.avro import Contract, own_schema
-from headrace.pipeline.avro_writing import UnsupportedSchemaError, writer
+from headrace.pipeline.avro_code import UnsupportedSchemaError
+from headrace.pipeline.avro_writing import writer
 from headrace.pipeline.envelope import encode_result
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.fields import dead_letter_fields, result_fields
