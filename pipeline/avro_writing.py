@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import index
 from typing import Any
 
@@ -28,20 +28,39 @@ _RECENT = 1024
 """Others whose bytes are kept: the records of a batch have much the same times."""
 
 
-def writer(schema: Parsed) -> Write:
-    """What appends the pieces of a record of this schema, given as a dictionary of all its fields.
+def writer(schema: Parsed, attributes: Mapping[str, str] | None = None) -> Write:
+    """What appends the pieces of a record of this schema.
 
     It raises ValueError, OverflowError, TypeError, AttributeError or KeyError for a value that does not fit its field.
+
+    Args:
+        schema: of the record.
+        attributes: of the objects that records are given as, by the names of the fields, where they are not the same;
+            None: they are given as dictionaries of all their fields.
 
     Raises:
         UnsupportedSchemaError: it has maps, fixed, floats, booleans, or unions of anything but null and one type.
     """
-    code = Code(kept=_KEPT, whole=_whole, double=_DOUBLE)
+    code = _Code(attributes)
     _write(code, schema, "value")
     return code.function("value, append")
 
 
-def _write(code: Code, node: JsonNode, value: str) -> None:
+class _Code(Code):
+    def __init__(self, attributes: Mapping[str, str] | None) -> None:
+        super().__init__(kept=_KEPT, whole=_whole, double=_DOUBLE)
+        self._attributes = attributes
+
+    def field(self, record: str, name: str) -> str:
+        """The source of a field's value."""
+        if self._attributes is None:
+            return f"{record}[{name!r}]"
+        attribute = self._attributes.get(name, name)
+        assert attribute.isidentifier()
+        return f"{record}.{attribute}"
+
+
+def _write(code: _Code, node: JsonNode, value: str) -> None:
     """Lines that append the bytes of a variable's value."""
     if isinstance(node, list):
         _optional(code, node, value)
@@ -55,12 +74,12 @@ def _write(code: Code, node: JsonNode, value: str) -> None:
         _primitive(code, node, value)
 
 
-def _complex(code: Code, node: JsonNode, value: str) -> None:
+def _complex(code: _Code, node: JsonNode, value: str) -> None:
     match node["type"]:
         case "record":
             for field in node["fields"]:
                 variable = code.name()
-                code.add(f"{variable} = {value}[{field['name']!r}]")
+                code.add(f"{variable} = {code.field(value, field['name'])}")
                 _write(code, field["type"], variable)
         case "enum":
             symbols = {symbol: _zigzag(number) for number, symbol in enumerate(node["symbols"])}
@@ -78,7 +97,7 @@ def _complex(code: Code, node: JsonNode, value: str) -> None:
             raise UnsupportedSchemaError(f"type {node['type']}")
 
 
-def _optional(code: Code, branches: list[JsonNode], value: str) -> None:
+def _optional(code: _Code, branches: list[JsonNode], value: str) -> None:
     if len(branches) != 2 or _NULL not in branches:
         raise UnsupportedSchemaError(f"a union of {len(branches)} types")
     place = branches.index(_NULL)

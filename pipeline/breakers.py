@@ -60,9 +60,10 @@ class Breakers:
 
         A lane waits instead, if it has no fallback: nothing else is behind it.
         """
-        breaker, delays, retry = self._of(task), self._route.retries.delays, task.journey.retry
+        breaker = self._of(task)
         if breaker is None or not breaker.refusing:
             return False
+        delays, retry = self._route.retries.delays, task.journey.retry
         if self._falls_back(task):
             return True
         if self._route.topics or not delays:

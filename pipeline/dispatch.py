@@ -28,7 +28,7 @@ from headrace.pipeline.ports import Clock, FrameSampler, InferenceClient, ModelS
 from headrace.pipeline.records import Modality, PartOutput, Stage
 from headrace.pipeline.sampling import Samplings, Video
 from headrace.pipeline.signatures import Signatures, Waits
-from headrace.pipeline.turns import give_way
+from headrace.pipeline.turns import Turn
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +110,15 @@ class RouteDispatcher:
         await self._submit(tasks, _waits())  # they all began to wait when they came here
 
     async def _submit(self, tasks: Sequence[PartTask], waits: _WaitsByModel) -> None:
-        turn_began = self._clock.monotonic()
+        turn = Turn(self._clock)
         for task in tasks:
             if self._breakers.diverts(task):
                 await self._divert(task, waits)
                 continue
             try:
-                signature = await self._signatures.of(task, waits[task.model, task.version])
+                signature = self._signatures.known(task)
+                if signature is None:
+                    signature = await self._signatures.of(task, waits[task.model, task.version])
             except FatalError:
                 raise
             except Exception as error:  # noqa: BLE001 - becomes the part's outcome
@@ -126,7 +128,8 @@ class RouteDispatcher:
                     self._queue(task, signature)
                 elif self._breakers.diverts(task):
                     await self._divert(task, waits)
-            turn_began = await give_way(self._clock, turn_began)
+            if turn.is_over:
+                await turn.give_way()
         self._wake.set()
 
     async def _divert(self, task: PartTask, waits: _WaitsByModel) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
-from headrace.pipeline.avro import Contract
+from headrace.pipeline.avro import Contract, own_schema
+from headrace.pipeline.avro_writing import Write, writer
 from headrace.pipeline.fields import (
+    RESULT_ATTRIBUTES,
     dead_letter_fields,
     dead_letter_from,
     request_fields,
     request_from,
-    result_fields,
     result_from,
 )
 from headrace.pipeline.records import DeadLetter, Headers, InferenceRequest, InferenceResult
@@ -68,7 +70,12 @@ def encode_result(result: InferenceResult, schema_id: int) -> bytes:
     Raises:
         PoisonError: if a value does not fit its field (``Stage.ENCODE``).
     """
-    return encode(Contract.RESULT, schema_id, result_fields(result))
+    return encode(Contract.RESULT, schema_id, result, _result_writer())
+
+
+@functools.cache
+def _result_writer() -> Write:
+    return writer(own_schema(Contract.RESULT), RESULT_ATTRIBUTES)
 
 
 def encode_dead_letter(letter: DeadLetter, schema_id: int, max_bytes: int | None = None) -> bytes:

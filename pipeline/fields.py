@@ -140,7 +140,7 @@ def _structured(fields: Fields, part: str) -> Content:
 def _tensor_problem(tensor: Tensor) -> str | None:
     if len(tensor.shape) > MAX_TENSOR_DIMENSIONS:
         return f"has {len(tensor.shape)} dimensions, more than {MAX_TENSOR_DIMENSIONS}"
-    if any(length < 0 for length in tensor.shape):
+    if tensor.shape and min(tensor.shape) < 0:
         return f"has a negative length in its shape {list(tensor.shape)}"
     elements, data_bytes = prod(tensor.shape), len(tensor.data)
     if tensor.datatype == "BYTES":  # the elements' own lengths are checked where the tensor is split
@@ -251,23 +251,8 @@ def _parameter(value: Parameter) -> Any:
     return ("long", value) if type(value) is int else value
 
 
-def result_fields(result: InferenceResult) -> Fields:
-    """Every field of the current schema."""
-    timings = result.timings
-    return {
-        "request_id": result.request_id,
-        "status": result.status,
-        "outputs": [_output_fields(output) for output in result.outputs],
-        "provenance": _provenance_fields(result.provenance),
-        "timings": {
-            "decode_ms": timings.decode_ms,
-            "waiting_ms": timings.waiting_ms,
-            "inference_ms": timings.inference_ms,
-        },
-        "attempt": result.attempt,
-        "worker": result.worker,
-        "completed": result.completed_ms,
-    }
+RESULT_ATTRIBUTES = {"completed": "completed_ms", "timestamp": "timestamp_ms"}
+"""What the fields of a result's records are called in their dataclasses, where it is not the same."""
 
 
 def dead_letter_fields(letter: DeadLetter) -> Fields:
@@ -321,30 +306,6 @@ def _content_fields(content: Content) -> Any:
 
 def _tensor_fields(tensor: Tensor) -> Fields:
     return {"datatype": tensor.datatype, "shape": tensor.shape, "data": tensor.data}
-
-
-def _output_fields(output: PartOutput) -> Fields:
-    return {
-        "part": output.part,
-        "route": output.route,
-        "model": output.model,
-        "model_version": output.model_version,
-        "tensors": [{"name": item.name, "tensor": _tensor_fields(item.tensor)} for item in output.tensors],
-        "labels": [{"name": label.name, "score": label.score} for label in output.labels],
-        "segments": [_segment_fields(segment) for segment in output.segments],
-        "text": output.text,
-        "batch_size": output.batch_size,
-    }
-
-
-def _segment_fields(segment: Segment) -> Fields:
-    return {
-        "start_seconds": segment.start_seconds,
-        "end_seconds": segment.end_seconds,
-        "label": segment.label,
-        "score": segment.score,
-        "text": segment.text,
-    }
 
 
 def _provenance_fields(provenance: Provenance) -> Fields:

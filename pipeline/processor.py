@@ -41,7 +41,7 @@ from headrace.pipeline.retrying import Retry, delay_topics, put_off, resumed
 from headrace.pipeline.routing import Assignment, Router, lanes_of, reply_topic
 from headrace.pipeline.setup import ContractIds
 from headrace.pipeline.shadow import Shadows
-from headrace.pipeline.turns import give_way
+from headrace.pipeline.turns import Turn
 from headrace.pipeline.user_code import CONCURRENT_HOOKS, Record, UserCode
 from headrace.pipeline.wire import Poison, poison
 
@@ -103,7 +103,7 @@ class Processor:
         meanwhile, the rest is dropped where any work for an earlier assignment is.
         """
         decoded: list[Decoded] = []
-        turn_began = self._clock.monotonic()
+        turn = Turn(self._clock)
         for consumed in batch.records:
             ref = RecordRef(batch.partition, batch.generation, consumed.provenance.offset)
             record, retry = consumed, None
@@ -113,12 +113,13 @@ class Processor:
                 decoded.append(self._decode(ref, record, retry))
             except Exception as error:  # noqa: BLE001 - becomes the record's outcome
                 self._refuse(ref, record, error, retry)
-            turn_began = await give_way(self._clock, turn_began)
+            if turn.is_over:
+                await turn.give_way()
         if self._user_code.before:
             await self._run_hooks(decoded)
             decoded = [each for each in decoded if each.hooked and self._flow.holds(each.ref)]
         tasks: dict[str, list[PartTask]] = {}
-        turn_began = self._clock.monotonic()
+        turn = Turn(self._clock)
         for each in decoded:
             try:
                 opened = self._open(each)
@@ -127,7 +128,8 @@ class Processor:
             else:
                 for task in opened:
                     tasks.setdefault(task.route, []).append(task)
-            turn_began = await give_way(self._clock, turn_began)
+            if turn.is_over:
+                await turn.give_way()
         return tasks
 
     def _refuse(
@@ -162,10 +164,11 @@ class Processor:
 
             await asyncio.gather(*(run(each) for each in decoded))
             return
-        turn_began = self._clock.monotonic()
+        turn = Turn(self._clock)
         for each in decoded:
             await self._run_hooks_for(each)
-            turn_began = await give_way(self._clock, turn_began)
+            if turn.is_over:
+                await turn.give_way()
 
     async def _run_hooks_for(self, each: Decoded) -> None:
         assert each.view is not None

@@ -18,7 +18,7 @@ from headrace.pipeline.health import Health
 from headrace.pipeline.journey import PartTask
 from headrace.pipeline.ports import Clock
 from headrace.pipeline.records import PartOutput, Stage, TopicPartition
-from headrace.pipeline.turns import give_way
+from headrace.pipeline.turns import Turn
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class ShadowFeed:
                 self._finish(task, PoisonError(Stage.PREPARE, "UNEXPECTED", "the shadow has ended"))
 
     async def _feed(self) -> None:
-        turn_began = self._clock.monotonic()
+        turn = Turn(self._clock)
         while True:
             task = await self._waiting.get()
             try:
@@ -214,7 +214,8 @@ class ShadowFeed:
                 self._finish(task, error)
             else:
                 await self._dispatcher.submit([task])
-            turn_began = await give_way(self._clock, turn_began)
+            if turn.is_over:
+                await turn.give_way()
 
     def _finish(self, task: PartTask, outcome: PartOutput | PoisonError) -> None:
         asked_at = self._asked_at.pop(task, None)

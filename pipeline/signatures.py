@@ -58,6 +58,10 @@ class Signatures:
         self._breakers = breakers
         self._known: dict[tuple[str, str], ModelSignature] = {}
 
+    def known(self, task: PartTask) -> ModelSignature | None:
+        """What a task's model takes and gives, if it has been asked for."""
+        return self._known.get((task.model, task.version))
+
     async def of(self, task: PartTask, waits: Waits) -> ModelSignature | None:
         """What a task's model takes and gives: asked for once, and waited for.
 

@@ -12,17 +12,24 @@ TURN_SECONDS = 0.002
 Every step of another record's journey may wait that long, and there are about ten."""
 
 
-async def give_way(clock: Clock, turn_began: float) -> float:
-    """Let others run if this turn has been long enough.
+class Turn:
+    """One piece of work's: after each record, ``if turn.is_over: await turn.give_way()``.
 
-    Args:
-        clock: of ``turn_began``.
-        turn_began: when the turn began, in monotonic seconds.
-
-    Returns:
-        When the turn that goes on now began. Whatever was true before may have changed if it is another one.
+    Whatever was true before may have changed when another turn begins.
     """
-    if clock.monotonic() - turn_began < TURN_SECONDS:
-        return turn_began
-    await asyncio.sleep(0)
-    return clock.monotonic()
+
+    __slots__ = ("_began", "_clock")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began = clock.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been long enough."""
+        return self._clock.monotonic() - self._began >= TURN_SECONDS
+
+    async def give_way(self) -> None:
+        """Let others run; then the next turn begins."""
+        await asyncio.sleep(0)
+        self._began = self._clock.monotonic()

@@ -180,15 +180,21 @@ class Decoder(Generic[T]):
         return poison(code, message)
 
 
-def encode(contract: Contract, schema_id: int, record: dict[str, Any]) -> bytes:
-    """A record of the contract's current schema in the wire format; ``schema_id`` is that schema's.
+def encode(contract: Contract, schema_id: int, record: Any, write: Write | None = None) -> bytes:
+    """A record of the contract's current schema in the wire format.
+
+    Args:
+        contract: whose record it is.
+        schema_id: of that schema.
+        record: as ``write`` takes it.
+        write: by default that of dictionaries of all fields.
 
     Raises:
         PoisonError: if a value does not fit its field (an integer beyond 64 bits, text that is not Unicode).
     """
     pieces = [_HEADER.pack(0, schema_id)]
     try:
-        _writer(contract)(record, pieces.append)
+        (write or _writer(contract))(record, pieces.append)
         return b"".join(pieces)
     except (ValueError, OverflowError, TypeError, KeyError, AttributeError, struct.error) as error:
         reason = f"a value does not fit the {contract.value} schema: {str(error)[:200]}"

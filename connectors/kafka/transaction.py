@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from headrace.connectors.kafka.client_log import LOG_LEVEL
 from headrace.connectors.kafka.client_thread import ClientThread
+from headrace.connectors.kafka.delivery_reports import MANY, SERVE_SECONDS, DeliveryReports
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
 from headrace.connectors.kafka.gone_topics import GoneTopics
 from headrace.connectors.kafka.lost_brokers import has_a_broker
@@ -78,14 +79,6 @@ class _Failed(Exception):
         """Which of the unit's is too large, if the client itself has said so."""
 
 
-class _Undelivered(NamedTuple):
-    """The first record of an attempt that was not delivered."""
-
-    error: KafkaError
-    output: tuple[str | None, bytes | None, bytes | None]
-    """Topic, key and value."""
-
-
 class KafkaTransactions:
     """Implements ``ports.Transactions`` on one thread of its own.
 
@@ -111,7 +104,7 @@ class KafkaTransactions:
         self._stopping = threading.Event()
         self._producers: dict[str, Producer] = {}
         self._turn = 0
-        self._undelivered: _Undelivered | None = None
+        self._reports = DeliveryReports()
         self._gone = GoneTopics()
         self._remedy = "`headrace topics create` makes it again, and so does a worker that starts"
 
@@ -119,7 +112,14 @@ class KafkaTransactions:
         await self._thread.run(self._start)
 
     async def commit(self, unit: CommitUnit) -> bool:
-        return await self._thread.run(lambda: self._commit(unit))
+        outcome = asyncio.ensure_future(self._thread.run(lambda: self._commit(unit)))
+        try:
+            while not outcome.done():
+                await asyncio.wait([outcome], timeout=SERVE_SECONDS if len(unit.outputs) >= MANY else None)
+                self._reports.serve()
+            return outcome.result()
+        finally:
+            outcome.cancel()
 
     async def close(self) -> None:
         """Gives up waiting for the broker, if that is what it is doing; a transaction left open is aborted by it."""
@@ -148,7 +148,7 @@ class KafkaTransactions:
         return self._producers[name]
 
     def _new_producer(self, name: str) -> Producer:
-        config = producer_config(self._settings, name, self._note_undelivered)
+        config = producer_config(self._settings, name, self._reports.note)
         producer = self._make_producer(config, logger=CLIENT_LOG)
 
         def initialise() -> Producer:
@@ -166,11 +166,6 @@ class KafkaTransactions:
     def _has_a_broker(self, producer: Producer) -> bool:
         with self._thread.watched("list_topics"):
             return has_a_broker(producer, self._gone.see)
-
-    def _note_undelivered(self, error: KafkaError | None, record: Message) -> None:
-        # With one that is too large all others fail, and those may be told of first.
-        if error is not None and (self._undelivered is None or meaning_of(error) is Meaning.TOO_LARGE):
-            self._undelivered = _Undelivered(error, (record.topic(), record.key(), record.value()))
 
     def _wait_for_broker(self, call: Callable[[], T], name: str) -> T:
         """Repeat a call that is safe to repeat until the broker answers; only then is an error final."""
@@ -270,10 +265,12 @@ class KafkaTransactions:
     def _attempt(self, producer: Producer, unit: CommitUnit, refresh: bool) -> bool:
         """One transaction, from begin to commit. False if the unit turned out not to be ours any more."""
         deadline = time.monotonic() + self._settings.transaction_timeout_seconds * 0.8
-        self._undelivered = None
+        self._reports.begin()
         self._call(producer, "begin_transaction", producer.begin_transaction, deadline)
         for index, output in enumerate(unit.outputs):
             self._produce(producer, index, output, deadline)
+        if len(unit.outputs) >= MANY:
+            self._reports.wait(producer)
         metadata = self._member.group_metadata(refresh)
         # After the capture: metadata of a later generation must never carry offsets of an earlier one.
         if not unit.still_owned():
@@ -309,8 +306,8 @@ class KafkaTransactions:
     def _refused(self, unit: CommitUnit, failed: _Failed) -> OutputRefusedError:
         if failed.output is not None:
             return OutputRefusedError(failed.output, str(failed))
-        assert self._undelivered is not None
-        wanted = self._undelivered.output
+        assert self._reports.undelivered is not None
+        wanted = self._reports.undelivered.output
         same = ((output.topic, output.key, output.value) == wanted for output in unit.outputs)
         return OutputRefusedError(list(same).index(True), f"{wanted[0]} refused the record: {failed}")
 
@@ -324,11 +321,11 @@ class KafkaTransactions:
             except KafkaException as exception:
                 error = cast("KafkaError", exception.args[0])
                 meaning = meaning_of(error)
-                if meaning is Meaning.ABORT and self._undelivered is not None:
+                if meaning is Meaning.ABORT and (undelivered := self._reports.undelivered) is not None:
                     # The commit only says that some record failed; the delivery report says why.
-                    error = self._undelivered.error
+                    error = undelivered.error
                     meaning = _delivery_meaning(error)
-                    name = f"produce to {self._undelivered.output[0]}"
+                    name = f"produce to {undelivered.output[0]}"
                 if meaning is not Meaning.RETRY:
                     raise _Failed(meaning, name, error) from exception
                 brokerless = not self._has_a_broker(producer)

@@ -40,7 +40,10 @@ def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether a shape, each dimension of which must be 1 or more, is what ``wanted`` (-1: any) allows."""
     if len(shape) != len(wanted):
         return False
-    return all(have >= 1 and want in (have, -1) for have, want in zip(shape, wanted, strict=True))
+    for have, want in zip(shape, wanted, strict=True):  # noqa: SIM110 - a hot path
+        if have < 1 or want not in (have, -1):
+            return False
+    return True
 
 
 def is_single_bytes(spec: TensorSpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ class FakeCoordinator:
     offsets: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     queue_full_times: int = 0
+    reports: bool = True
+    """Whether there are delivery reports before a commit."""
+    reported: list[str] = field(default_factory=list)
+    """The threads that took them."""
     polls: int = 0
     calls: list[str] = field(default_factory=list)
     produced: list[dict[str, Any]] = field(default_factory=list)
@@ -130,7 +135,11 @@ class FakeProducer:
         self._open = self._aborted = False
         self._alone = config["batch.num.messages"] == 1
         self._messages: list[FakeMessage] = []
+        self._unreported = 0
         self._offsets: dict[tuple[str, int], tuple[int, str]] = {}
+
+    def __len__(self) -> int:
+        return self._unreported
 
     def init_transactions(self, timeout: float) -> None:
         def effect() -> None:
@@ -169,6 +178,7 @@ class FakeProducer:
                 {"topic": topic, "value": value, "key": key, "partition": partition, "headers": headers}
             )
             self._messages.append(FakeMessage(topic, key, value))
+            self._unreported += 1
 
         if self._coordinator.queue_full_times:
             self._coordinator.queue_full_times -= 1
@@ -177,6 +187,11 @@ class FakeProducer:
 
     def poll(self, timeout: float) -> int:
         self._coordinator.polls += 1
+        if self._unreported and self._coordinator.reports:
+            self._coordinator.reported.append(threading.current_thread().name)
+            self._unreported = 0
+            if self._coordinator.undeliverable:
+                self._on_delivery(self._coordinator.undeliverable[0], self._messages[0])
         return 0
 
     def send_offsets_to_transaction(
@@ -199,6 +214,7 @@ class FakeProducer:
                 self._on_delivery(self._coordinator.undeliverable.popleft(), self._messages[0])
                 raise KafkaException(error(KafkaError._STATE, "abortable"))
             self._check_sizes()
+            self._unreported = 0
             self._open = False
             self._coordinator.outputs += [each.value() for each in self._messages]
             self._coordinator.committed += self._messages

@@ -15,9 +15,10 @@ from headrace.pipeline.avro import Contract, UnusableSchemaError, own_schema, pa
 from headrace.pipeline.avro_code import MOST_LINES, MOST_NESTED
 from headrace.pipeline.avro_reading import UnusualError, reader
 from headrace.pipeline.envelope import RequestDecoder, encode_request
-from headrace.pipeline.fields import dead_letter_fields, request_fields, result_fields
+from headrace.pipeline.fields import dead_letter_fields, request_fields
 from headrace.pipeline.records import DeadLetter, InferenceRequest, InferenceResult, Part
 from headrace.pipeline.records import Modality as M
+from tests.unit.result_fields import result_fields
 from tests.unit.strategies import DEAD_LETTERS, REQUESTS, RESULTS
 from tests.unit.test_wire import record, record_schema
 

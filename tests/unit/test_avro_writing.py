@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import fastavro
@@ -16,8 +17,9 @@ from headrace.pipeline.avro_code import UnsupportedSchemaError
 from headrace.pipeline.avro_writing import writer
 from headrace.pipeline.envelope import encode_result
 from headrace.pipeline.errors import PoisonError
-from headrace.pipeline.fields import dead_letter_fields, result_fields
+from headrace.pipeline.fields import RESULT_ATTRIBUTES, dead_letter_fields
 from headrace.pipeline.records import DeadLetter, InferenceResult, PartOutput, Provenance, Timings
+from tests.unit.result_fields import result_fields
 from tests.unit.strategies import DEAD_LETTERS, RESULTS
 
 RESULT = InferenceResult(
@@ -32,9 +34,9 @@ RESULT = InferenceResult(
 )
 
 
-def written(schema: Any, value: Any) -> bytes:
+def written(schema: Any, value: Any, attributes: Mapping[str, str] | None = None) -> bytes:
     pieces: list[bytes] = []
-    writer(schema)(value, pieces.append)
+    writer(schema, attributes)(value, pieces.append)
     return b"".join(pieces)
 
 
@@ -48,6 +50,7 @@ def reference(schema: Any, value: Any) -> bytes:
 def test_result_has_the_bytes_that_fastavro_writes(result: InferenceResult) -> None:
     schema, fields = own_schema(Contract.RESULT), result_fields(result)
     assert written(schema, fields) == reference(schema, fields)
+    assert written(schema, result, RESULT_ATTRIBUTES) == reference(schema, fields)
 
 
 @given(DEAD_LETTERS)

@@ -93,9 +93,16 @@ async def unanswered(text: str = "turned", *headers: tuple[str, bytes], code: An
     return outcome_of_output(bench.output())
 
 
+class Mistaken:
+    """What user code may give for a result's outputs."""
+
+    def __len__(self) -> int:
+        raise RuntimeError("a mistake")
+
+
 def _spoils_the_result(record: Record) -> InferenceResult:
     assert record.result is not None
-    return replace(record.result, outputs=cast("Any", ("x",)))
+    return replace(record.result, outputs=cast("Any", Mistaken()))
 
 
 LARGE = "x" * 70_000

@@ -24,7 +24,6 @@ from headrace.pipeline.evaluate.answer_columns import ResultReader
 from headrace.pipeline.evaluate.avro_columns import MOST_TURNS, ColumnReader, OddRecordsError
 from headrace.pipeline.evaluate.compared import LeftOut, OffsetSet
 from headrace.pipeline.evaluate.store import ANSWERS, TableWriter, write_result
-from headrace.pipeline.fields import result_fields
 from headrace.pipeline.records import (
     InferenceResult,
     Label,
@@ -36,6 +35,7 @@ from headrace.pipeline.records import (
     Timings,
 )
 from headrace.pipeline.replay.ranges import PartitionRange
+from tests.unit.result_fields import result_fields
 from tests.unit.strategies import RESULTS, examples
 
 RELEASED = Path(__file__).parents[2] / "schemas" / "released"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from headrace.pipeline import turns
-from headrace.pipeline.turns import TURN_SECONDS, give_way
+from headrace.pipeline.turns import TURN_SECONDS, Turn
 from tests.unit.dispatch_bench import Bench
 from tests.unit.fakes import on_virtual_time
 
@@ -38,11 +38,15 @@ class Others:
 @on_virtual_time
 async def test_others_get_a_turn_when_one_has_been_long_enough() -> None:
     clock, others = SetClock(), Others()
+    turn = Turn(clock)
     clock.now = TURN_SECONDS * 0.9
-    assert await give_way(clock, 0.0) == 0.0
-    assert others.turns == 0
+    over = [turn.is_over]
     clock.now = TURN_SECONDS * 1.1
-    assert await give_way(clock, 0.0) == clock.now
+    over.append(turn.is_over)
+    assert others.turns == 0
+    await turn.give_way()
+    over.append(turn.is_over)
+    assert over == [False, True, False]
     assert others.turns == 1
     others.task.cancel()
 

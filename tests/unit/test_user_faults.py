@@ -116,7 +116,7 @@ async def test_changed_result_that_cannot_be_written_is_its_records_dead_letter(
     bench.processor.finish(task, answer(task))
     await settle()
     letter = bench.letter()
-    assert (letter.stage, letter.code) == ("encode", "UNEXPECTED")
+    assert (letter.stage, letter.code) == ("encode", "UNENCODABLE")
 
 
 # --- records that are gone ------------------------------------------------------------------------------------------
