@@ -9,7 +9,7 @@ import faust
 from headrace.pipeline.app import Connect, KafkaTritonConnections, create_app
 from headrace.pipeline.config import Settings
 from headrace.pipeline.errors import FatalError
-from headrace.pipeline.garbage import look_seldom
+from headrace.pipeline.interpreter import set_for_a_worker
 from headrace.pipeline.log import configure_logging
 from headrace.pipeline.slot import slot_number
 
@@ -27,7 +27,7 @@ def run_worker(settings: Settings, connect: Connect = KafkaTritonConnections) ->
     """
     worker = settings.worker
     configure_logging(worker.log_format, worker.log_level, slot_number(worker.slot))
-    look_seldom()
+    set_for_a_worker()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)  # what Faust's services find when they ask for one outside a coroutine
     try:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 from headrace.connectors.video.child import die_with_parent
 from headrace.pipeline.errors import HeadraceError
-from headrace.pipeline.garbage import look_seldom
+from headrace.pipeline.interpreter import look_for_garbage_seldom
 
 ADVANCED, DONE, FAILED = "advanced", "done", "failed"
 
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     end = socket.socket(fileno=int(arguments[0]))
     die_with_parent(int(arguments[1]), end)
     connection = Connection(os.dup(end.fileno()))
-    look_seldom()
+    look_for_garbage_seldom()
     while True:
         try:
             job = connection.recv()

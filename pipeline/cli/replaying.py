@@ -28,6 +28,7 @@ from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import ConfigError, PoisonError
 from headrace.pipeline.evaluate.answer_topics import RESERVED
 from headrace.pipeline.exit_codes import ExitCode
+from headrace.pipeline.interpreter import set_for_a_worker
 from headrace.pipeline.ports import InferenceClient
 from headrace.pipeline.replay.chosen import Choice, chosen
 from headrace.pipeline.replay.connect import Replay, decoding
@@ -193,6 +194,7 @@ def perform(
     """
     with contextlib.suppress(OSError):
         os.nice(BEHIND_LIVE_NICE)
+    set_for_a_worker()
     plan = run.plan
     replay = Replay(settings, run, rate, limits, resume=resume)
     view = _JsonView(plan) if as_json else _TextView(plan)

@@ -20,7 +20,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.dispatch import RouteDispatcher
 from headrace.pipeline.envelope import RequestDecoder, ResultDecoder, encode_result
 from headrace.pipeline.flow import Flow
-from headrace.pipeline.garbage import look_seldom
+from headrace.pipeline.interpreter import set_for_a_worker
 from headrace.pipeline.health import Health
 from headrace.pipeline.ports import FrameSampler, StartPosition
 from headrace.pipeline.processor import Processor
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--records", type=int, default=RECORDS)
     options = parser.parse_args()
-    look_seldom()  # as a worker does
+    set_for_a_worker()  # as a worker does
     for name, microseconds in measure(options.rounds, options.records).items():
         print(f"{name}: {microseconds:.1f} µs a record")
 
