@@ -20,8 +20,8 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.dispatch import RouteDispatcher
 from headrace.pipeline.envelope import RequestDecoder, ResultDecoder, encode_result
 from headrace.pipeline.flow import Flow
-from headrace.pipeline.interpreter import set_for_a_worker
 from headrace.pipeline.health import Health
+from headrace.pipeline.interpreter import set_for_a_worker
 from headrace.pipeline.ports import FrameSampler, StartPosition
 from headrace.pipeline.processor import Processor
 from headrace.pipeline.records import OutputRecord, Provenance, RecordBatch, SourceRecord, TopicPartition
