@@ -6,12 +6,12 @@ import gc
 import sys
 
 NEW_OBJECTS = 50_000
-"""Between two looks for garbage in cycles, of which such a process makes next to none. With Python's own 700 all that is
-in flight was looked through again and again: a fifth of a worker's time."""
+"""Between two looks for garbage in cycles, of which such a process makes next to none. With Python's own 700, all that
+is in flight was looked through again and again: a fifth of a worker's time."""
 SWITCH_SECONDS = 0.001
-"""How long a thread that has the interpreter's lock keeps it from others that wait. The event loop has it nearly always;
-the consumer's and the transactions' threads need it for a moment only, and what they wait for it the loop waits for
-them later. Python's own is 5 ms."""
+"""How long a thread that has the interpreter's lock keeps it from others that wait. The event loop has it nearly
+always; the consumer's and the transactions' threads need it for a moment only, and what they wait for it the loop waits
+for them later. Python's own is 5 ms."""
 
 
 def look_for_garbage_seldom() -> None:

@@ -84,15 +84,15 @@ class Workload:
 
 WORKLOADS = (
     Workload(
-        "identity", "identity, 218 numbers", "identity", "INPUT0", "TENSOR", 32, 8, 40_000, 2_000, NUMBERS,
+        "identity", "identity, 218 numbers", "identity", "INPUT0", "TENSOR", 32, 8, 20_000, 1_000, NUMBERS,
         numbers_rows(),
     ),
     Workload(
-        "text", "text_embedding, a sentence", "text_embedding", "TEXT", "TEXT", 8, 4, 700, 300,
+        "text", "text_embedding, a sentence", "text_embedding", "TEXT", "TEXT", 8, 4, 500, 200,
         Load("sentences", a_sentence), text_rows(),
     ),
     Workload(
-        "image", "image_jpeg, a photo", "image_jpeg", "ENCODED", "IMAGE", 8, 4, 300, 150, Load("photos", a_photo),
+        "image", "image_jpeg, a photo", "image_jpeg", "ENCODED", "IMAGE", 8, 4, 200, 100, Load("photos", a_photo),
         [PHOTO],
     ),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from tests.bench.passthrough.run import Sample, run
 from tests.bench.passthrough.scene import BenchScene, bench_scene
 from tests.bench.ratios import Estimate, ratio
 
-PEER_REPETITIONS = 3
+PEER_REPETITIONS = 2
 """At most: they are far from the ceiling, and slow."""
 SMOKE_RECORDS = 64
 

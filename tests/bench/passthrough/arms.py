@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.passthrough.scene import NUMBERS, PARTITIONS, Load
 
-MANY, SOME, FEW = 100_000, 10_000, 4_000
+MANY, SOME, FEW = 60_000, 10_000, 2_000
 """Records of a run: each takes some seconds, at the rate that a program of its kind has."""
 OURS = "headrace"
 RAW_RECORDS = (64, 256, 1024)

@@ -18,7 +18,7 @@ WARM_RUNS = 2
 """Of headrace, of which the last one calibrates: the broker is new to all this, too."""
 SMOKE_RECORDS = 1_000
 OFTEN = (OURS, "raw_same", "faust", "quix_equal")
-SELDOM_REPETITIONS = 3
+SELDOM_REPETITIONS = 2
 """At most, of the arms that are not run each time: what they tell is no narrow thing."""
 RATIOS: Mapping[str, str] = {
     "vs_raw_loop": "raw_same",

@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,7 +30,9 @@ from tests.bench.ratios import Estimate, estimate
 from tests.bench.steady import percentile
 
 RATE = 200
-WARM_SECONDS, SECONDS, SMOKE_SECONDS = 3.0, 8.0, 1.0
+WARM_SECONDS, SECONDS, SMOKE_SECONDS = 2.0, 6.0, 1.0
+SELDOM_REPETITIONS = 2
+"""At most, of Quix."""
 SMOKE_BACKLOG = 1_000
 READY_SECONDS = 60.0
 LATE_SECONDS = 30.0
@@ -161,18 +163,29 @@ def run(
     values: Sequence[bytes],
     warm: int,
     rate: float = RATE,
-    left_out: Collection[int] = (),
 ) -> LatencySample:
-    """One run.
+    """One run: ``timed``, without the first ``warm`` ones."""
+    times, steal = timed(scene, arm, name, values, rate)
+    measured = range(warm, len(values))
+    epoch = time.time() - time.monotonic()
+    window = times.due[warm] + epoch, max(times.answered.values()) + epoch
+    return LatencySample(
+        latency_ms=percentiles([times.answered[each] - times.due[each] for each in measured]),
+        floor_ms=percentiles([times.reached[each] - times.due[each] for each in measured]),
+        collections_ms=collections(scene.collections.read_text(), *window),
+        steal=steal,
+    )
+
+
+def timed(scene: BenchScene, arm: Arm, name: str, values: Sequence[bytes], rate: float) -> tuple[Times, float]:
+    """When each of some records was due, seen, and answered; and the share of the processors that others had.
 
     Args:
         scene: of the servers.
         arm: that answers.
         name: of its group, and of its topics.
         values: that are sent.
-        warm: so many of them, the first ones, are not measured.
         rate: records a second.
-        left_out: others that are not.
 
     Raises:
         AssertionError: not every request is answered once.
@@ -199,18 +212,10 @@ def run(
     assert (lost, doubled) == (0, 0), f"{name}: {lost} lost, {doubled} doubled"
     for topic in (requests, results):
         scene.drop_topic(topic)
-    measured = [number for number in range(warm, count) if number not in left_out]
-    epoch = time.time() - time.monotonic()
-    window = times.due[warm] + epoch, max(times.answered.values()) + epoch
-    return LatencySample(
-        latency_ms=_percentiles([times.answered[each] - times.due[each] for each in measured]),
-        floor_ms=_percentiles([times.reached[each] - times.due[each] for each in measured]),
-        collections_ms=collections(scene.collections.read_text(), *window),
-        steal=(after.steal - before.steal) / (sum(after) - sum(before)),
-    )
+    return times, (after.steal - before.steal) / (sum(after) - sum(before))
 
 
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {name: percentile(seconds, share) * 1000 for name, share in SHARES.items()}
 
 
@@ -237,6 +242,8 @@ def compare(scene: BenchScene, repetitions: int, smoke: bool, rate: int = RATE) 
     chance = random.Random(2)
     for number in range(repetitions):
         for arm in chance.sample(arms(), len(arms())):
+            if number >= SELDOM_REPETITIONS and arm.environment is not None:
+                continue
             values = list(scene.values(arm.load, round((warm_seconds + seconds) * rate)))
             sample = run(scene, arm, f"latency-{rate}-{arm.name}-{number}", values, round(warm_seconds * rate), rate)
             samples[arm.name].append(sample)
