@@ -1,7 +1,7 @@
 """Source of functions that read or write one Avro schema: its types unrolled, as ``dataclasses`` does with fields.
 
-A schema is data of a stranger's making. Of it only numbers, and fields' names by ``repr``, come into the source; the
-variables' names are our own.
+A writer's schema is data of a stranger's making. Of it only numbers, and fields' names by ``repr``, come into the
+source; the variables' names are our own.
 """
 
 from __future__ import annotations

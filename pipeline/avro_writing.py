@@ -48,7 +48,7 @@ def writer(schema: Parsed, attributes: Mapping[str, str] | None = None) -> Write
 
 class _Code(Code):
     def __init__(self, attributes: Mapping[str, str] | None) -> None:
-        super().__init__(kept=_KEPT, whole=_whole, double=_DOUBLE)
+        super().__init__(kept=_KEPT, whole=_whole, double=_DOUBLE, join=b"".join)
         self._attributes = attributes
 
     def field(self, record: str, name: str) -> str:
@@ -86,7 +86,7 @@ def _complex(code: _Code, node: JsonNode, value: str) -> None:
             code.add(f"append({code.constant(symbols)}[{value}])")
         case "array":
             item = code.name()
-            with code.block(f"if {value}:"):
+            with code.block(f"if len({value}):"):
                 _number(code, f"len({value})", "long")
                 with code.block(f"for {item} in {value}:"):
                     _write(code, node["items"], item)
@@ -115,8 +115,8 @@ def _primitive(code: Code, kind: str, value: str) -> None:
         case "double":
             code.add(f"append(double({value}))")
         case "string" | "bytes":
-            if kind == "string":
-                code.add(f"{value} = {value}.encode()")
+            # Bytes, of whatever they are given as: the length of other buffers may count other things.
+            code.add(f"{value} = {value}.encode()" if kind == "string" else f"{value} = join(({value},))")
             _number(code, f"len({value})", "long")
             code.add(f"append({value})")
         case _:

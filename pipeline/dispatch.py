@@ -275,7 +275,7 @@ class RouteDispatcher:
             except PoisonError as error:
                 self._count("poison")
                 self._breakers.answered(lead, called)
-                given_up = error
+                given_up = error.with_traceback(None)  # whose frames hold the batch, and this frame the error
             if given_up:
                 if search is None:
                     search = _Search(len(items).bit_length(), patience_seconds(self._route.retries))

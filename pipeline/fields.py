@@ -1,4 +1,4 @@
-"""Records of the contracts ↔ the dictionaries that fastavro reads and writes.
+"""Records of the contracts ↔ the dictionaries that are read and written (see ``wire``).
 
 Dictionaries come as the record was written; they are resolved by field name here: what an older writer lacks takes
 its default, what a newer writer adds is ignored. ``avro.writer_schema`` has checked the types, so only what a schema
@@ -49,7 +49,7 @@ _ELEMENT_BYTES = {
 }  # fmt: skip
 _BYTES_PREFIX = 4  # each element of a BYTES tensor begins with its length
 
-Fields = dict[str, Any]  # what fastavro reads and writes: never leaves this module and ``wire``
+Fields = dict[str, Any]  # what is read and written: never leaves this module and ``wire``
 
 
 # --- Dictionaries → records -----------------------------------------------------------------------------------------

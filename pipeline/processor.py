@@ -144,6 +144,7 @@ class Processor:
             log.error("%s[%d]@%d could not be opened", *ref.partition, ref.offset, exc_info=error)
             error = PoisonError(Stage.DECODE, "UNEXPECTED", f"{type(error).__name__}: {error}"[:1000])
         self._complete(ref, [self._answers.dead_letter(record, error, request_id, before=retry)])
+        error.__traceback__ = None  # it holds the frames that hold the record, and one of those may hold the error
 
     def _decode(self, ref: RecordRef, record: SourceRecord, retry: Retry | None) -> Decoded:
         began = self._clock.monotonic()
@@ -178,7 +179,7 @@ class Processor:
         try:
             await self._user_code.prepare(each.view)
         except PoisonError as error:
-            each.rejected = error
+            each.rejected = error.with_traceback(None)
         each.request = each.view.request
 
     def _open(self, decoded: Decoded) -> list[PartTask]:
@@ -293,7 +294,7 @@ class Processor:
         if journey.view is None or not self._user_code.follows(journey.lead.name):
             self._answer(task, result)
             return
-        journey.view.result = result
+        journey.view.answered(result)
         if not self._flow.hold(journey.ref):
             return
         following = asyncio.create_task(self._follow(task, journey.view), name=f"user code {journey.lead.name}")

@@ -13,6 +13,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from headrace.pipeline import metrics
@@ -71,6 +72,7 @@ class Record:
         self.request = request
         self.result: InferenceResult | None = None
         self._source = source
+        self._provenance = replace(source.provenance)  # nobody keeps user code from changing what it gets in place
         self._emitter = emitter
         self._outputs: list[OutputRecord] = []
         self._closed = False
@@ -87,7 +89,11 @@ class Record:
     @property
     def provenance(self) -> Provenance:
         """The record's position in its topic."""
-        return self._source.provenance
+        return self._provenance
+
+    def answered(self, result: InferenceResult) -> None:
+        """There is a result."""
+        self.result = replace(result, provenance=replace(result.provenance))
 
     def header(self, name: str) -> bytes | None:
         """A header's value; of one that stands more than once the last, None if there is none."""
@@ -166,15 +172,14 @@ class UserCode:
         Raises:
             PoisonError: the record is rejected, or a hook failed.
         """
+        request_id = record.request.id
         for hook in self.before:
-            request = await self._run("before", hook, record, InferenceRequest)
-            if request is None:
-                continue
-            if request.id != record.request.id:
+            before = record.request
+            record.request = await self._run("before", hook, record, InferenceRequest) or record.request
+            if record.request.id != request_id:
                 raise _failed(hook, "gave the event another id: results are found by it")
-            if fault := _fault_of(request):
+            if record.request is not before and (fault := _fault_of(record.request)):
                 raise _failed(hook, f"gave an event that is not valid: {fault}")
-            record.request = request
 
     async def follow(self, record: Record, route: str) -> None:
         """Run the ``after`` hooks of a route, one after the other, then its agents, all at once.
@@ -182,18 +187,18 @@ class UserCode:
         Raises:
             PoisonError: the record is rejected, or a hook or agent failed.
         """
+        assert record.result is not None
+        provenance = replace(record.result.provenance)
         for hook in self.after.get(route, ()):
-            result = await self._run("after", hook, record, InferenceResult)
-            if result is None:
-                continue
-            if record.result is None or result.provenance != record.result.provenance:
+            record.result = await self._run("after", hook, record, InferenceResult) or record.result
+            if record.result.provenance != provenance:
                 raise _failed(hook, "gave the result another provenance: results are found by it")
-            record.result = result
         if calls := [agent(record) for agent in self.agents.get(route, ())]:
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
+            record.result = replace(record.result, provenance=provenance)  # whatever they have done to it
 
     async def _run(
         self, kind: str, hook: Callable[[Record], T | Awaitable[T | None] | None], record: Record, wanted: type[T]

@@ -99,7 +99,7 @@ class Decoder(Generic[T]):
         max_value_bytes: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``convert`` turns what fastavro read into a record, or raises PoisonError."""
+        """``convert`` turns what was read into a record, or raises PoisonError."""
         self._contract = contract
         self._convert = convert
         self._max_value_bytes = max_value_bytes

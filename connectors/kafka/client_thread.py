@@ -86,3 +86,5 @@ def _carry_out(call: Callable[[], T], outcome: Future[T]) -> None:
         outcome.set_result(call())
     except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
         outcome.set_exception(error)
+    finally:
+        del call, outcome  # the error's frames hold them, and the outcome the error

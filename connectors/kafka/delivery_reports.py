@@ -1,7 +1,7 @@
 """What the client tells of a transaction's records: that they are delivered, or the first reason why not.
 
-For each report the client takes the interpreter's lock, also where nobody wants to know (confluent-kafka 2.16). The
-transactions' thread, in a commit, waits up to 5 ms for it each time while the event loop is busy: five thousand records
+For each report the client takes the interpreter's lock, also where nobody wants to know (confluent-kafka 2.16). While
+the event loop is busy the transactions' thread, in a commit, waits for the lock each time, and five thousand records
 took a second. So the reports of a large transaction are taken on the event loop's own thread, which has the lock, and
 the commit comes when there are none left to wait for.
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from headrace.connectors.kafka.errors import Meaning, meaning_of
+from headrace.pipeline.ports import CommitUnit
 
 MANY = 64
 """Records of a transaction for which the event loop takes the reports. Of few the commit is sooner done by itself."""
@@ -22,6 +24,11 @@ SERVE_SECONDS = 0.005
 """How often it does."""
 WAIT_SECONDS = 1.0
 """After which a commit begins all the same, and waits for the rest itself: a broker may be away, or the loop."""
+
+
+def are_many(unit: CommitUnit) -> bool:
+    """Whether the event loop takes the reports of its records."""
+    return len(unit.outputs) >= MANY
 
 
 class Undelivered(NamedTuple):
@@ -56,12 +63,17 @@ class DeliveryReports:
             producer.poll(0)
             self._served.set()
 
-    def wait(self, producer: Producer) -> None:
-        """On the transactions' thread: until all records have theirs or one has failed, or for a while."""
+    def wait(self, producer: Producer, wanted: Callable[[], bool]) -> None:
+        """On the transactions' thread: until all records have theirs or one has failed, or for a while.
+
+        Args:
+            producer: that they were produced with.
+            wanted: whether the transaction is, still.
+        """
         deadline = time.monotonic() + WAIT_SECONDS
         self._awaited = producer
         try:
-            while len(producer) and self.undelivered is None and time.monotonic() < deadline:
+            while len(producer) and self.undelivered is None and wanted() and time.monotonic() < deadline:
                 self._served.clear()
                 self._served.wait(SERVE_SECONDS)
         finally:

@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from headrace.connectors.kafka.client_log import LOG_LEVEL
 from headrace.connectors.kafka.client_thread import ClientThread
-from headrace.connectors.kafka.delivery_reports import MANY, SERVE_SECONDS, DeliveryReports
+from headrace.connectors.kafka.delivery_reports import SERVE_SECONDS, DeliveryReports, are_many
 from headrace.connectors.kafka.errors import PASSING, Meaning, meaning_of
 from headrace.connectors.kafka.gone_topics import GoneTopics
 from headrace.connectors.kafka.lost_brokers import has_a_broker
@@ -115,7 +115,7 @@ class KafkaTransactions:
         outcome = asyncio.ensure_future(self._thread.run(lambda: self._commit(unit)))
         try:
             while not outcome.done():
-                await asyncio.wait([outcome], timeout=SERVE_SECONDS if len(unit.outputs) >= MANY else None)
+                await asyncio.wait([outcome], timeout=SERVE_SECONDS if are_many(unit) else None)
                 self._reports.serve()
             return outcome.result()
         finally:
@@ -269,8 +269,8 @@ class KafkaTransactions:
         self._call(producer, "begin_transaction", producer.begin_transaction, deadline)
         for index, output in enumerate(unit.outputs):
             self._produce(producer, index, output, deadline)
-        if len(unit.outputs) >= MANY:
-            self._reports.wait(producer)
+        if are_many(unit):
+            self._reports.wait(producer, lambda: unit.still_owned() and not self._stopping.is_set())
         metadata = self._member.group_metadata(refresh)
         # After the capture: metadata of a later generation must never carry offsets of an earlier one.
         if not unit.still_owned():

@@ -18,7 +18,15 @@ from headrace.pipeline.avro_writing import writer
 from headrace.pipeline.envelope import encode_result
 from headrace.pipeline.errors import PoisonError
 from headrace.pipeline.fields import RESULT_ATTRIBUTES, dead_letter_fields
-from headrace.pipeline.records import DeadLetter, InferenceResult, PartOutput, Provenance, Timings
+from headrace.pipeline.records import (
+    DeadLetter,
+    InferenceResult,
+    NamedTensor,
+    PartOutput,
+    Provenance,
+    Tensor,
+    Timings,
+)
 from tests.unit.result_fields import result_fields
 from tests.unit.strategies import DEAD_LETTERS, RESULTS
 
@@ -103,6 +111,8 @@ def test_schema_of_other_types_is_left_to_fastavro(schema: Any) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"outputs": None},
+        {"outputs": (PartOutput("p", "r", "m", "1", labels=None),)},  # type: ignore[arg-type]
         {"worker": None},
         {"worker": b"mill"},
         {"worker": "\ud800"},
@@ -117,3 +127,17 @@ def test_value_that_does_not_fit_is_poison(wrong: dict[str, Any]) -> None:
     with pytest.raises(PoisonError) as caught:
         encode_result(dataclasses.replace(RESULT, **wrong), 1)
     assert (caught.value.code, caught.value.stage) == ("UNENCODABLE", "encode")
+
+
+FLOATS = np.arange(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize("data", [FLOATS, memoryview(FLOATS.data)])
+def test_buffer_whose_length_is_not_in_bytes_is_written_as_its_bytes(data: Any) -> None:
+    """User code may take it for bytes."""
+    outputs = (PartOutput("p", "r", "m", "1", tensors=(NamedTensor("t", Tensor("FP32", (4,), data)),)),)
+    whole = dataclasses.replace(outputs[0].tensors[0].tensor, data=FLOATS.tobytes())
+    same = (dataclasses.replace(outputs[0], tensors=(NamedTensor("t", whole),)),)
+    assert encode_result(dataclasses.replace(RESULT, outputs=outputs), 1) == encode_result(
+        dataclasses.replace(RESULT, outputs=same), 1
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import numpy as np
 import pytest
@@ -17,6 +18,33 @@ from tests.unit.fakes import (
     on_virtual_time,
     settle,
 )
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+@on_virtual_time
+async def test_refused_parts_leave_memory_without_a_collection_of_garbage() -> None:
+    """Which comes seldom: their rows may be large, and are in no budget any more."""
+
+    def alive() -> int:
+        return sum(isinstance(each, PartTask) for each in gc.get_objects())
+
+    bench = Bench()
+    bench.client.script = lambda call: PoisonError("infer", "BAD_INPUT", "no")
+    await bench.begin()
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        await bench.submit(0, 1, 2, 3)
+        await asyncio.sleep(5)
+        assert set(bench.codes.values()) == {"BAD_INPUT"}
+        bench.tasks.clear()
+        bench.outcomes.clear()
+        assert alive() == before
+    finally:
+        gc.enable()
+
 
 # --- what may succeed if tried again --------------------------------------------------------------------------------
 

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+import gc
 import socket
+import sys
+from collections.abc import Iterator
 
 import pytest
 
 from headrace.pipeline.config import Settings, WorkerSettings
 from headrace.pipeline.errors import FatalError
 from headrace.pipeline.hosting import run_worker
+
+
+@pytest.fixture(autouse=True)
+def same_interpreter() -> Iterator[None]:
+    """A worker sets its whole process."""
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    yield
+    gc.set_threshold(*threshold)
+    sys.setswitchinterval(interval)
 
 
 def test_http_port_in_use_is_told_in_one_line_with_the_setting_to_change() -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from headrace.pipeline.flow import RecordRef
+from headrace.pipeline.journey import Decoded
 from headrace.pipeline.records import InferenceRequest, InferenceResult
-from headrace.pipeline.user_code import CONCURRENT_HOOKS, Record
+from headrace.pipeline.user_code import CONCURRENT_HOOKS, Record, RejectError
 from tests.unit.fakes import on_virtual_time, request_value, settle
-from tests.unit.processor_bench import P0, ROUTE, Bench, answer, letter_of
+from tests.unit.processor_bench import P0, ROUTE, Bench, answer, letter_of, result_of
 
 
 async def never_ends(record: Record) -> None:
@@ -83,7 +85,12 @@ def _parts_of_another_kind(record: Record) -> InferenceRequest:
     return replace(record.request, parts=("text",))  # type: ignore[arg-type]
 
 
+def _other_id_in_place(record: Record) -> None:
+    record.request.id = "7b0c9f5e-6c1c-4b2a-9d39-3f1f5f0d3f11"  # type: ignore[misc]
+
+
 CHANGES = {
+    "other id in place": (_other_id_in_place, "gave the event another id"),
     "no parts": (_no_parts, "gave an event that is not valid: the event has no parts"),
     "wrong kind": (_parts_of_another_kind, "gave an event that is not valid: AttributeError"),
 }
@@ -117,6 +124,62 @@ async def test_changed_result_that_cannot_be_written_is_its_records_dead_letter(
     await settle()
     letter = bench.letter()
     assert (letter.stage, letter.code) == ("encode", "UNENCODABLE")
+
+
+@on_virtual_time
+async def test_provenance_changed_in_place_fails_the_hook_and_is_not_the_dead_letters() -> None:
+    bench = Bench()
+
+    def wrong(record: Record) -> None:
+        assert record.result is not None
+        record.provenance.offset = record.result.provenance.offset = 77  # type: ignore[misc]
+
+    bench.user_code.after["text"].append(wrong)
+    task = await bench.open_text()
+    bench.processor.finish(task, answer(task))
+    await settle()
+    letter = bench.letter()
+    assert (letter.code, letter.provenance.offset) == ("USER_CODE_FAILED", 0)
+    assert "another provenance" in letter.message
+
+
+@on_virtual_time
+async def test_provenance_changed_by_an_agent_is_not_the_results() -> None:
+    bench = Bench()
+
+    async def wrong(record: Record) -> None:
+        assert record.result is not None
+        record.result.provenance.offset = 77  # type: ignore[misc]
+
+    bench.user_code.agents["text"].append(wrong)
+    task = await bench.open_text()
+    bench.processor.finish(task, answer(task))
+    await settle()
+    assert result_of(bench.output()).provenance.offset == 0
+
+
+@on_virtual_time
+async def test_rejected_records_leave_memory_without_a_collection_of_garbage() -> None:
+    """Which comes seldom: what is rejected may be large, and is in no budget any more."""
+    bench = Bench()
+
+    def reject(record: Record) -> None:
+        raise RejectError("NOT_WANTED", "no")
+
+    def alive() -> int:
+        return sum(isinstance(each, Decoded) for each in gc.get_objects())
+
+    bench.user_code.before.append(reject)
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await bench.open((b"k", request_value(), ()))
+            bench.letter()
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 # --- records that are gone ------------------------------------------------------------------------------------------
