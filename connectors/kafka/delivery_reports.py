@@ -8,12 +8,13 @@ the commit comes when there are none left to wait for.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from headrace.connectors.kafka.errors import Meaning, meaning_of
 from headrace.pipeline.ports import CommitUnit
@@ -60,7 +61,8 @@ class DeliveryReports:
     def serve(self) -> None:
         """On the event loop: take those that are there."""
         if producer := self._awaited:
-            producer.poll(0)
+            with contextlib.suppress(KafkaException):  # a fatal error, of which the transaction's next call tells, too
+                producer.poll(0)
             self._served.set()
 
     def wait(self, producer: Producer, wanted: Callable[[], bool]) -> None:

@@ -187,6 +187,8 @@ class FakeProducer:
 
     def poll(self, timeout: float) -> int:
         self._coordinator.polls += 1
+        if self._unreported and self._epoch != self._coordinator.epochs[self._id]:
+            raise KafkaException(error(KafkaError._FENCED, "fatal"))
         if self._unreported and self._coordinator.reports:
             self._coordinator.reported.append(threading.current_thread().name)
             self._unreported = 0

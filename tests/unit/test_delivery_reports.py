@@ -53,3 +53,17 @@ async def test_record_that_fails_ends_the_wait_and_tells_why(monkeypatch: pytest
     with pytest.raises(FatalError, match=r"produce to results.*TOPIC_AUTHORIZATION_FAILED"):
         await bench.transactions.commit(unit(bench, MANY))
     assert bench.visible == NOTHING
+
+
+async def test_producer_that_is_fenced_meanwhile_is_replaced() -> None:
+    """The client raises its fatal error from whatever is called next, a poll on the event loop, too."""
+    bench = Bench()
+    await bench.transactions.start()
+
+    def fence() -> None:
+        bench.coordinator.epochs["mill-0-0"] += 1
+
+    bench.coordinator.answer("produce", None, before=fence)
+    assert await bench.transactions.commit(unit(bench, MANY))
+    assert len(bench.coordinator.outputs) == MANY
+    assert bench.coordinator.count("init") == 2
