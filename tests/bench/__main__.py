@@ -208,9 +208,22 @@ def main() -> None:
         options.repetitions = 1
     chosen = [options.only] if options.only else [name for name in BENCHMARKS if options.full or name not in FULL]
     began, before = time.time(), machine()
-    outcomes = {name: BENCHMARKS[name](options) for name in chosen}
+    outcomes: dict[str, Outcome] = {}
+    for name in chosen:
+        outcomes[name] = BENCHMARKS[name](options)  # each is written as soon as it is there: all take a while
+        content = _all(options, began, before, outcomes)
+        write_json(SMOKE_JSON if options.smoke else JSON, content)
+        print("\n".join(outcomes[name].lines), flush=True)
+        if outcomes[name].whole and not options.smoke:
+            _show(name, outcomes[name], content)
+
+
+def _all(
+    options: argparse.Namespace, began: float, before: Mapping[str, Any], outcomes: Mapping[str, Outcome]
+) -> dict[str, Any]:
+    """What build/bench.json holds."""
     ratios = {name: each for outcome in outcomes.values() for name, each in outcome.ratios.items()}
-    content = {
+    return {
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "seconds": round(time.time() - began, 1),
         "smoke": options.smoke,
@@ -221,16 +234,16 @@ def main() -> None:
         "ratios": {name: each.median for name, each in ratios.items()},
         "intervals": {name: [each.low, each.high] for name, each in ratios.items()},
     }
-    write_json(SMOKE_JSON if options.smoke else JSON, content)
-    for name, outcome in outcomes.items():
-        print("\n".join(outcome.lines), flush=True)
-        if outcome.whole and not options.smoke:
-            lines = _place(content, outcome.lines)
-            if outcome.picture is not None:
-                title, unit, found = outcome.picture
-                bars(PICTURES / f"bench-{name}.svg", title, unit, found)
-                lines += ["", f"![{title}]({PICTURES.name}/bench-{name}.svg)"]
-            PAGE.write_text(put(PAGE.read_text(), name, lines))
+
+
+def _show(name: str, outcome: Outcome, content: Mapping[str, Any]) -> None:
+    """In docs/benchmarks.md."""
+    lines = _place(content, outcome.lines)
+    if outcome.picture is not None:
+        title, unit, found = outcome.picture
+        bars(PICTURES / f"bench-{name}.svg", title, unit, found)
+        lines += ["", f"![{title}]({PICTURES.name}/bench-{name}.svg)"]
+    PAGE.write_text(put(PAGE.read_text(), name, lines))
 
 
 def _place(content: Mapping[str, Any], lines: list[str]) -> list[str]:
