@@ -23,8 +23,7 @@ from headrace.connectors.embedded.process import ServerProcess
 from headrace.pipeline.pacing import Pace
 from tests.bench.passthrough.arms import OURS, PEERS, Arm, headrace, quix
 from tests.bench.passthrough.environments import python_of
-from tests.bench.passthrough.run import STOP_SECONDS, miscounted, read, start
-from tests.bench.passthrough.run import run as saturated
+from tests.bench.passthrough.run import LEFT_OUT, STOP_SECONDS, miscounted, read, start
 from tests.bench.passthrough.scene import PARTITIONS, BenchScene
 from tests.bench.ratios import Estimate, estimate
 from tests.bench.steady import percentile
@@ -33,7 +32,9 @@ RATE = 200
 WARM_SECONDS, SECONDS, SMOKE_SECONDS = 2.0, 6.0, 1.0
 SELDOM_REPETITIONS = 2
 """At most, of Quix."""
-SMOKE_BACKLOG = 1_000
+BACKLOG, SMOKE_BACKLOG = 30_000, 1_000
+AT_ONCE = 1e6
+"""Records a second: faster than any client sends."""
 READY_SECONDS = 60.0
 LATE_SECONDS = 30.0
 SHARES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -229,9 +230,15 @@ def collections(log: str, began: float, ended: float) -> tuple[float, ...]:
 
 
 def half_of_saturation(scene: BenchScene, smoke: bool) -> int:
-    """Records a second: half of what headrace does of a backlog."""
+    """Records a second: half of what headrace answers of records that are sent all at once.
+
+    By the same client as later, which sends and reads meanwhile: on a small machine that takes as much as the worker.
+    """
     arm = headrace()
-    return round(saturated(scene, arm, "saturated", SMOKE_BACKLOG if smoke else arm.records).records_per_second / 2)
+    values = list(scene.values(arm.load, SMOKE_BACKLOG if smoke else BACKLOG))
+    times, _ = timed(scene, arm, "saturated", values, AT_ONCE)
+    answered = sorted(times.answered.values())[round(LEFT_OUT * len(values)) :]
+    return round((len(answered) - 1) / (answered[-1] - answered[0]) / 2)
 
 
 def compare(scene: BenchScene, repetitions: int, smoke: bool, rate: int = RATE) -> tuple[Latencies, ...]:
