@@ -207,11 +207,11 @@ def main() -> None:
     if options.smoke:
         options.repetitions = 1
     chosen = [options.only] if options.only else [name for name in BENCHMARKS if options.full or name not in FULL]
-    began, before = time.time(), machine()
+    began, before, used = time.time(), machine(), versions()  # the pages that are written make a tree that is not clean
     outcomes: dict[str, Outcome] = {}
     for name in chosen:
         outcomes[name] = BENCHMARKS[name](options)  # each is written as soon as it is there: all take a while
-        content = _all(options, began, before, outcomes)
+        content = _all(options, began, before, used, outcomes)
         write_json(SMOKE_JSON if options.smoke else JSON, content)
         print("\n".join(outcomes[name].lines), flush=True)
         if outcomes[name].whole and not options.smoke:
@@ -219,7 +219,11 @@ def main() -> None:
 
 
 def _all(
-    options: argparse.Namespace, began: float, before: Mapping[str, Any], outcomes: Mapping[str, Outcome]
+    options: argparse.Namespace,
+    began: float,
+    before: Mapping[str, Any],
+    used: Mapping[str, str],
+    outcomes: Mapping[str, Outcome],
 ) -> dict[str, Any]:
     """What build/bench.json holds."""
     ratios = {name: each for outcome in outcomes.values() for name, each in outcome.ratios.items()}
@@ -229,7 +233,7 @@ def _all(
         "smoke": options.smoke,
         "repetitions": options.repetitions,
         "machine": {**before, "load_average_after": machine()["load_average"]},
-        "versions": versions(),
+        "versions": used,
         "benchmarks": {name: dict(outcome.content) for name, outcome in outcomes.items()},
         "ratios": {name: each.median for name, each in ratios.items()},
         "intervals": {name: [each.low, each.high] for name, each in ratios.items()},
