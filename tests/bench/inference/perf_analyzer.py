@@ -34,7 +34,7 @@ def rows_per_second(
 ) -> float:
     """Of a model that has so many calls of so many rows in flight all the time, by Triton's own count.
 
-    Its load generator's own leaves out what is under way when a window begins or ends: a quarter where calls are slow.
+    Its load generator's own leaves out what is under way when a window begins or ends.
 
     Args:
         grpc_url: Triton's.
