@@ -53,7 +53,7 @@ class DeliveryReports:
         self.undelivered = None
 
     def note(self, error: KafkaError | None, record: Message) -> None:
-        """What the client calls for each report."""
+        """What the client calls for each report, on whichever thread takes it."""
         # With one that is too large all others fail, and those may be told of first.
         if error is not None and (self.undelivered is None or meaning_of(error) is Meaning.TOO_LARGE):
             self.undelivered = Undelivered(error, (record.topic(), record.key(), record.value()))
