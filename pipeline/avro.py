@@ -29,7 +29,7 @@ from headrace.pipeline.limits import MAX_SCHEMA_CHARACTERS, MAX_SCHEMA_DEPTH, MA
 JsonNode = Any  # a schema as JSON: str | list | dict, nested
 Parsed = Any  # what fastavro.parse_schema returns: the same, named types by full name
 
-_PRIMITIVES = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
+PRIMITIVES = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
 _RECORDS = frozenset(("record", "error"))
 # What Python reads as a value of the reader's type. Avro's bytes <-> string promotion is left out: it would change it.
 _PROMOTIONS = {"int": {"long", "float", "double"}, "long": {"float", "double"}, "float": {"double"}}
@@ -150,7 +150,7 @@ class _Measuring:
         if isinstance(node, list):
             return self._union(node)
         kind = _kind(node)
-        if kind in _PRIMITIVES:
+        if kind in PRIMITIVES:
             return _NOTHING if kind == "null" else _fixed(_WIDE.get(kind, 1))
         if isinstance(node, str):
             return self._reference(node)

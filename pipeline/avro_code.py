@@ -13,7 +13,6 @@ from typing import Any
 
 from headrace.pipeline.avro import JsonNode
 
-PRIMITIVES = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
 MOST_NESTED = 15
 """Blocks inside one another; Python's own limit for loops is 20."""
 MOST_LINES = 5_000

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from headrace.pipeline.avro import JsonNode, Parsed
-from headrace.pipeline.avro_code import PRIMITIVES, Code, UnsupportedSchemaError
+from headrace.pipeline.avro import PRIMITIVES, JsonNode, Parsed
+from headrace.pipeline.avro_code import Code, UnsupportedSchemaError
 
 Read = Callable[[bytes, int], tuple[Any, int]]
 """Data, and where a record begins in it → the record as fastavro reads it, and where it ends.

@@ -163,3 +163,19 @@ PROGRESSES = st.builds(
     updated_ms=INT64,
     active_seconds=DOUBLE,
 )
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes, first: int = 0) -> bytes:
+    """Bytes with bits flipped, the end cut off, or pieces put in, up to four times, from the position ``first`` on."""
+    found = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        position = draw(st.integers(first, len(found)))
+        match draw(st.sampled_from(["flip", "cut", "splice"])):
+            case "flip" if position < len(found):
+                found[position] ^= 1 << draw(st.integers(0, 7))
+            case "cut":
+                del found[position:]
+            case "splice":
+                found[position:position] = draw(st.binary(max_size=12))
+    return bytes(found)
