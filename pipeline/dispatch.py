@@ -18,6 +18,7 @@ from headrace.pipeline import metrics
 from headrace.pipeline.admission import attempts_left, backoff_seconds, patience_seconds
 from headrace.pipeline.batching import Batch, Batcher, halves
 from headrace.pipeline.breakers import Breakers
+from headrace.pipeline.call_tasks import CallTasks
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.errors import ExhaustedError, FatalError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.flow import Calls
@@ -100,8 +101,8 @@ class RouteDispatcher:
         self._infer_seconds = metrics.INFER_SECONDS.labels(route.name)
         self._batch_records = metrics.BATCH_RECORDS.labels(route.name)
         self._waiting_seconds = metrics.WAITING_SECONDS.labels(route.name)
-        self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._calls = CallTasks(f"infer {route.name}", route.max_concurrency, self._wake.set)
         self._diverted_since = -math.inf
         self._diverted_waits = _waits()
 
@@ -181,30 +182,35 @@ class RouteDispatcher:
                 if timer:
                     timer.cancel()
                 self._samplings.start(self._wake.set)
+                self._calls.collect()
                 self._start_calls()
         finally:
-            for call in self._calls:
-                call.cancel()
+            self._calls.cancel()
             self._breakers.close()
             await self._samplings.stop()
 
     def _set_timer(self) -> asyncio.TimerHandle | None:
         due = self._batcher.next_due()
-        if due is None or len(self._calls) >= self._route.max_concurrency:
+        if due is None or self._calls.full:
             return None
         return asyncio.get_running_loop().call_later(max(0.0, due - self._clock.monotonic()), self._wake.set)
 
-    def _start_calls(self) -> None:
-        for call in [call for call in self._calls if call.done()]:
-            self._calls.discard(call)
-            call.result()
-        while len(self._calls) < self._route.max_concurrency:
-            batch = self._batcher.take(self._clock.monotonic(), idle=not self._calls)
+    def _start_calls(self) -> bool:
+        """Whether any was started."""
+        started = False
+        while not self._calls.full:
+            batch = self._batcher.take(self._clock.monotonic(), self._calls.idle)
             if batch is None:
-                return
-            call = asyncio.create_task(self._run_batch(batch), name=f"infer {self._route.name}")
-            call.add_done_callback(lambda _: self._wake.set())
-            self._calls.add(call)
+                break
+            self._calls.start(self._run_batch(batch))
+            started = True
+        return started
+
+    async def _start_next(self) -> None:
+        """Of a call that has its answers: the model gets its next rows before these are worked on."""
+        self._calls.give_up_place()
+        if self._start_calls():
+            await asyncio.sleep(0)
 
     async def _run_batch(self, batch: Batch[_Item]) -> None:
         begun = [item for item in batch.items if self._flow.begin_call(item.task.journey.ref)]
@@ -256,8 +262,12 @@ class RouteDispatcher:
                 continue
             called = self._clock.monotonic()
             try:
-                await self._call(items, failures + 1)
+                outcomes = await self._call(items, failures + 1)
                 self._breakers.answered(lead, called)
+                if search is None:
+                    await self._start_next()
+                for item, outcome in zip(items, outcomes, strict=bool(outcomes)):
+                    self._finish(item.task, outcome)
                 return
             except UnavailableError as error:
                 self._count("unavailable")
@@ -320,8 +330,11 @@ class RouteDispatcher:
             else:
                 self._fail(self._in_time(half), error)
 
-    async def _call(self, items: list[_Item], attempt: int) -> None:
-        """One infer call. Raises what the client raises; anything else goes wrong for these items alone."""
+    async def _call(self, items: list[_Item], attempt: int) -> Sequence[PartOutput | PoisonError]:
+        """One infer call: an outcome for each item; none if they wait for another call.
+
+        Raises what the client raises; anything else goes wrong for these items alone.
+        """
         began = self._clock.monotonic()
         for item in items:
             item.task.attempts = attempt
@@ -331,20 +344,19 @@ class RouteDispatcher:
             raise
         except Exception as error:
             log.exception("route %s: an infer call failed", self._route.name)
-            self._fail(items, _unexpected(Stage.INFER, error))
-            return
+            return [_unexpected(Stage.INFER, error)] * len(items)
         self._health.report("triton", up=True)
         if outcomes is None:
             self._count("poison")
-            return
+            return ()
         self._count("ok")
         elapsed = self._clock.monotonic() - began
         self._infer_seconds.observe(elapsed)
         self._batch_records.observe(self._rows(items))
-        for (task, _, _), outcome in zip(items, outcomes, strict=True):
+        for task, _, _ in items:
             task.waited_seconds, task.inferred_seconds = began - task.admitted_at, elapsed
             self._waiting_seconds.observe(task.waited_seconds)
-            self._finish(task, outcome)
+        return outcomes
 
     async def _answers(self, items: list[_Item]) -> list[PartOutput | PoisonError] | None:
         """An outcome for each item; None if they wait for another call, because the model has another signature now."""

@@ -64,6 +64,19 @@ async def test_max_concurrency_is_respected_and_reached() -> None:
     assert len(bench.texts) == 200
 
 
+@on_virtual_time
+async def test_model_has_its_next_call_before_the_answers_of_the_last_are_worked_on() -> None:
+    bench = Bench(max_concurrency=1)
+    bench.client.latency_seconds = 60
+    calls: list[int] = []
+    bench.finish = lambda task, outcome: calls.append(len(bench.client.batches))
+    await bench.begin()
+    await bench.submit(*range(12))
+    await asyncio.sleep(200)
+    assert calls == [2] * 4 + [3] * 8
+    assert bench.client.most_in_flight == 1
+
+
 @pytest.mark.parametrize("fails", [False, True])
 @on_virtual_time
 async def test_calls_in_flight_hold_no_more_bytes_than_so_many_batches(fails: bool) -> None:
