@@ -20,7 +20,7 @@ from tests.bench.inference import line
 from tests.bench.passthrough import latency
 from tests.bench.passthrough.arms import OURS, UNCALIBRATED, all_arms
 from tests.bench.passthrough.compare import Comparison, compare, table
-from tests.bench.passthrough.scene import bench_scene
+from tests.bench.passthrough.scene import BenchScene, bench_scene
 from tests.bench.passthrough.sweeps import sweep
 from tests.bench.passthrough.sweeps import table as sweep_table
 from tests.bench.plots import Bar, bars
@@ -53,9 +53,8 @@ class Outcome:
     picture: tuple[str, str, list[Bar]] | None = None
 
 
-def passthrough(options: argparse.Namespace) -> Outcome:
-    with bench_scene() as scene:
-        found = compare(scene, options.repetitions, options.smoke, options.arm)
+def passthrough(scene: BenchScene, options: argparse.Namespace) -> Outcome:
+    found = compare(scene, options.repetitions, options.smoke, options.arm)
     shown = [_bar(f"{each.arm.title}, {each.arm.told}", each.rates, each.arm.name == OURS) for each in found.measured]
     picture = "Pass-through, exactly once: records of 1 kB", "records a second", shown
     return Outcome(_content(found), found.ratios(), table(found), not options.arm, picture)
@@ -84,16 +83,14 @@ def _content(found: Comparison) -> dict[str, Any]:
     }
 
 
-def latency_at_rate(options: argparse.Namespace) -> Outcome:
-    with bench_scene() as scene:
-        found = latency.compare(scene, options.repetitions, options.smoke)
+def latency_at_rate(scene: BenchScene, options: argparse.Namespace) -> Outcome:
+    found = latency.compare(scene, options.repetitions, options.smoke)
     return _latency(latency.RATE, found, latency.added(found))
 
 
-def latency_at_half(options: argparse.Namespace) -> Outcome:
-    with bench_scene() as scene:
-        rate = latency.half_of_saturation(scene, options.smoke)
-        found = latency.compare(scene, min(options.repetitions, HALF_REPETITIONS), options.smoke, rate)
+def latency_at_half(scene: BenchScene, options: argparse.Namespace) -> Outcome:
+    rate = latency.half_of_saturation(scene, options.smoke)
+    found = latency.compare(scene, min(options.repetitions, HALF_REPETITIONS), options.smoke, rate)
     added = {f"half_saturated_{name}": each for name, each in latency.added(found).items()}
     return _latency(rate, found, added)
 
@@ -117,14 +114,15 @@ def _latency(rate: int, found: Sequence[latency.Latencies], added: Mapping[str, 
     return Outcome({"records_per_second": rate, "arms": arms}, added, lines, True, picture)
 
 
-def inference_through_triton(options: argparse.Namespace) -> Outcome:
-    found = inference.compare(options.repetitions, options.smoke)
+def inference_through_triton(scene: BenchScene, options: argparse.Namespace) -> Outcome:
+    found = inference.compare(scene, options.repetitions, options.smoke)
     models = {
         each.workload.name: {
             "model": each.workload.model,
             "batch": each.workload.batch,
             "concurrency": each.workload.concurrency,
             "ceiling": each.ceiling,
+            "clients": {client.title: list(rates) for client, rates in each.clients},
             "arms": {
                 arm.name: {
                     "program": arm.title,
@@ -139,7 +137,7 @@ def inference_through_triton(options: argparse.Namespace) -> Outcome:
     shown = []
     for each in found:
         model = each.workload.name
-        shown.append(_bar(f"{model}: Triton's perf_analyzer", each.ceiling, ours=False))
+        shown += [_bar(f"{model}: {client.title}", rates, ours=False) for client, rates in each.clients]
         for number, (arm, samples) in enumerate(each.samples):
             rates = [sample.records_per_second for sample in samples]
             shown.append(_bar(f"{model}: {arm.title}", rates, ours=number == 0))
@@ -147,8 +145,8 @@ def inference_through_triton(options: argparse.Namespace) -> Outcome:
     return Outcome({"models": models}, inference.ratios(found), inference.table(found), True, picture)
 
 
-def head_of_line(options: argparse.Namespace) -> Outcome:
-    found = line.compare(options.repetitions, options.smoke)
+def head_of_line(scene: BenchScene, options: argparse.Namespace) -> Outcome:
+    found = line.compare(scene, options.repetitions, options.smoke)
     told = {
         name: {
             "program": each.arm.title,
@@ -166,9 +164,8 @@ def head_of_line(options: argparse.Namespace) -> Outcome:
     return Outcome({"arms": told}, line.ratios(found), line.table(found), True, picture)
 
 
-def sweeps(options: argparse.Namespace) -> Outcome:
-    with bench_scene() as scene:
-        rows = sweep(scene, min(options.repetitions, SWEEP_REPETITIONS), options.smoke)
+def sweeps(scene: BenchScene, options: argparse.Namespace) -> Outcome:
+    rows = sweep(scene, min(options.repetitions, SWEEP_REPETITIONS), options.smoke)
     told = [
         {
             "sweep": row.sweep,
@@ -183,7 +180,7 @@ def sweeps(options: argparse.Namespace) -> Outcome:
     return Outcome({"rows": told}, {}, sweep_table(rows), True)
 
 
-BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
+BENCHMARKS: Mapping[str, Callable[[BenchScene, argparse.Namespace], Outcome]] = {
     "passthrough": passthrough,
     "latency": latency_at_rate,
     "latency_half": latency_at_half,
@@ -209,13 +206,16 @@ def main() -> None:
     chosen = [options.only] if options.only else [name for name in BENCHMARKS if options.full or name not in FULL]
     began, before, used = time.time(), machine(), versions()  # the pages that are written make a tree that is not clean
     outcomes: dict[str, Outcome] = {}
-    for name in chosen:
-        outcomes[name] = BENCHMARKS[name](options)  # each is written as soon as it is there: all take a while
-        content = _all(options, began, before, used, outcomes)
-        write_json(SMOKE_JSON if options.smoke else JSON, content)
-        print("\n".join(outcomes[name].lines), flush=True)
-        if outcomes[name].whole and not options.smoke:
-            _show(name, outcomes[name], content)
+    with bench_scene() as scene:  # one broker for all: a new one is slow for its first thousands of transactions
+        for name in chosen:
+            outcomes[name] = BENCHMARKS[name](
+                scene, options
+            )  # written as soon as it is there
+            content = _all(options, began, before, used, outcomes)
+            write_json(SMOKE_JSON if options.smoke else JSON, content)
+            print("\n".join(outcomes[name].lines), flush=True)
+            if outcomes[name].whole and not options.smoke:
+                _show(name, outcomes[name], content)
 
 
 def _all(

@@ -13,7 +13,7 @@ from tests.integration.avro_ends import DATA, Datum, event, image, text
 
 PHOTO = (DATA / "photos" / "cat.jpg").read_bytes()
 SEEN = 16
-"""Different rows that Triton's own load generator sends."""
+"""Different rows that those send who do nothing but ask."""
 CONCURRENT = 32
 """Records that FastStream works on at a time, where it is told to."""
 
@@ -50,11 +50,11 @@ class Workload:
         title: in the table.
         model, input_name: Triton's.
         modality: of its route.
-        batch, concurrency: rows of a call, and calls in flight, of headrace and of Triton's own load generator.
+        batch, concurrency: rows of a call, and calls in flight, of headrace and of those who do nothing but ask.
         records: of a run of headrace.
         few: of a run of a program that sends record by record.
         load: the events.
-        rows: what Triton's own load generator sends.
+        rows: what those send.
     """
 
     name: str
@@ -88,11 +88,11 @@ WORKLOADS = (
         numbers_rows(),
     ),
     Workload(
-        "text", "text_embedding, a sentence", "text_embedding", "TEXT", "TEXT", 8, 4, 500, 200,
+        "text", "text_embedding, a sentence", "text_embedding", "TEXT", "TEXT", 8, 4, 1_500, 200,
         Load("sentences", a_sentence), text_rows(),
     ),
     Workload(
-        "image", "image_jpeg, a photo", "image_jpeg", "ENCODED", "IMAGE", 8, 4, 200, 100, Load("photos", a_photo),
+        "image", "image_jpeg, a photo", "image_jpeg", "ENCODED", "IMAGE", 8, 4, 500, 100, Load("photos", a_photo),
         [PHOTO],
     ),
 )  # fmt: skip

@@ -1,26 +1,37 @@
-"""Records a second through Triton, beside the rows a second of its own load generator, in turn."""
+"""Records a second through Triton, beside the rows a second of those who do nothing but ask it, in turn."""
 
 from __future__ import annotations
 
-import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headrace.connectors.embedded.own_triton import own_triton
+from tests.bench.inference import asking, perf_analyzer
 from tests.bench.inference.arms import WORKLOADS, Workload, arms
-from tests.bench.inference.cores import apart, pin
-from tests.bench.inference.perf_analyzer import ENVIRONMENT, rows_per_second
+from tests.bench.inference.cores import apart
 from tests.bench.passthrough.arms import Arm
 from tests.bench.passthrough.environments import python_of
 from tests.bench.passthrough.run import Sample, run
-from tests.bench.passthrough.scene import BenchScene, bench_scene
+from tests.bench.passthrough.scene import BenchScene
 from tests.bench.ratios import Estimate, ratio
 
-PEER_REPETITIONS = 2
+PEER_REPETITIONS = 1
 """At most: they are far from the ceiling, and slow."""
 SMOKE_RECORDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Does nothing but ask Triton. ``rows_per_second`` is told where that is, and what to ask."""
+
+    title: str
+    rows_per_second: Callable[[str, Workload], float]
+
+
+ASKING = Client("client that only asks", asking.rows_per_second)
+PERF_ANALYZER = Client("Triton's perf_analyzer", perf_analyzer.rows_per_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +40,37 @@ class Against:
 
     Attributes:
         workload: which.
-        ceiling: rows a second of Triton's own load generator, one each repetition.
+        clients: rows a second of those who only ask: the first was faster in the first repetition, and is asked in
+            each.
         samples: of each arm, ours first.
     """
 
     workload: Workload
-    ceiling: tuple[float, ...]
+    clients: tuple[tuple[Client, tuple[float, ...]], ...]
     samples: tuple[tuple[Arm, tuple[Sample, ...]], ...]
+
+    @property
+    def ceiling(self) -> tuple[float, ...]:
+        """Rows a second that Triton is good for, one each repetition."""
+        return self.clients[0][1]
 
     @property
     def ours(self) -> list[float]:
         return [each.records_per_second for each in self.samples[0][1]]
 
 
-def compare(repetitions: int, smoke: bool) -> tuple[Against, ...]:
+def compare(scene: BenchScene, repetitions: int, smoke: bool) -> tuple[Against, ...]:
     """Raises AssertionError if headrace lost or doubled something."""
-    for environment in ("quix", "faststream", ENVIRONMENT):
+    for environment in ("quix", "faststream", perf_analyzer.ENVIRONMENT):
         python_of(environment)  # installed before anything is measured
-    with own_triton() as triton, apart() as core:
-        pin(triton.process.pid, core)
-        with bench_scene(triton.grpc) as scene:
-            return tuple(_against(scene, each, repetitions, smoke) for each in WORKLOADS)
+    with own_triton() as triton, apart(triton.process.pid), scene.with_triton(triton.grpc):
+        return tuple(_against(scene, each, repetitions, smoke) for each in WORKLOADS)
 
 
 def _against(scene: BenchScene, workload: Workload, repetitions: int, smoke: bool) -> Against:
     ours, *peers = arms(workload)
-    ceiling: list[float] = []
+    rates = {client: [_asked(scene, workload, client)] for client in (ASKING, PERF_ANALYZER)}
+    ceiling = max(rates, key=lambda client: rates[client][0])
     samples: dict[str, list[Sample]] = {arm.name: [] for arm in (ours, *peers)}
 
     def measure(arm: Arm, number: int) -> None:
@@ -63,20 +79,24 @@ def _against(scene: BenchScene, workload: Workload, repetitions: int, smoke: boo
         assert sample.exact or arm is not ours, f"{arm.name} {number}: {sample}"
         samples[arm.name].append(sample)
 
-    def measure_ceiling() -> None:
-        batch, concurrency = workload.batch, workload.concurrency
-        rate = rows_per_second(scene.triton_url, workload.model, workload.input_name, workload.rows, batch, concurrency)
-        _tell(f"{workload.name}: Triton alone {rate:,.1f}/s")
-        ceiling.append(rate)
-
-    chance = random.Random(3)
     for number in range(repetitions):
-        pair = [lambda number=number: measure(ours, number), measure_ceiling]  # type: ignore[misc]
-        for each in chance.sample(pair, 2):
-            each()
+        if number > 0:
+            rates[ceiling].append(_asked(scene, workload, ceiling))
+        measure(ours, number)
         for peer in peers if number < PEER_REPETITIONS else ():
             measure(peer, number)
-    return Against(workload, tuple(ceiling), tuple((arm, tuple(samples[arm.name])) for arm in (ours, *peers)))
+    clients = sorted(rates, key=lambda client: client is not ceiling)
+    return Against(
+        workload,
+        tuple((client, tuple(rates[client])) for client in clients),
+        tuple((arm, tuple(samples[arm.name])) for arm in (ours, *peers)),
+    )
+
+
+def _asked(scene: BenchScene, workload: Workload, client: Client) -> float:
+    rate = client.rows_per_second(scene.triton_url, workload)
+    _tell(f"{workload.name}, {client.title}: {rate:,.1f}/s")
+    return rate
 
 
 def _tell(line: str) -> None:
@@ -84,11 +104,13 @@ def _tell(line: str) -> None:
 
 
 def ratios(found: Sequence[Against]) -> dict[str, Estimate]:
-    """Headrace's records a second over Triton's rows a second, by model, in pairs of one repetition."""
-    return {
-        f"vs_triton_ceiling_{each.workload.name}": ratio(list(zip(each.ours, each.ceiling, strict=True)))
-        for each in found
-    }
+    """Headrace's records a second over rows a second of those who only ask, by model, in pairs of one repetition."""
+    told = {}
+    for each in found:
+        told[f"vs_triton_ceiling_{each.workload.name}"] = ratio(list(zip(each.ours, each.ceiling, strict=True)))
+        analyzed = dict(each.clients)[PERF_ANALYZER]
+        told[f"vs_perf_analyzer_{each.workload.name}"] = ratio(list(zip(each.ours, analyzed, strict=False)))
+    return told
 
 
 def table(found: Sequence[Against]) -> list[str]:
@@ -99,7 +121,7 @@ def table(found: Sequence[Against]) -> list[str]:
     ]
     for each in found:
         told = f"{each.workload.batch} a batch, {each.workload.concurrency} calls in flight"
-        rows = [("Triton's perf_analyzer", told, each.ceiling, "")]
+        rows = [(client.title, told, rates, "") for client, rates in each.clients]
         for arm, samples in each.samples:
             wrong = sum(sample.lost for sample in samples), sum(sample.doubled for sample in samples)
             rates = tuple(sample.records_per_second for sample in samples)

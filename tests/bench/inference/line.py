@@ -13,7 +13,7 @@ from tests.bench.head_of_line import ORDERINGS, RATE, SLOW_EVERY, SLOW_MS, setti
 from tests.bench.passthrough.arms import OURS, PEERS, Arm
 from tests.bench.passthrough.environments import python_of
 from tests.bench.passthrough.latency import timed
-from tests.bench.passthrough.scene import BenchScene, bench_scene
+from tests.bench.passthrough.scene import BenchScene
 from tests.bench.ratios import Estimate, ratio
 from tests.bench.steady import percentile
 from tests.integration.avro_ends import delayed, encode
@@ -63,13 +63,13 @@ def arms() -> Mapping[str, Arm]:
     return {**ours, QUIX: theirs}
 
 
-def compare(repetitions: int, smoke: bool) -> Mapping[str, Line]:
+def compare(scene: BenchScene, repetitions: int, smoke: bool) -> Mapping[str, Line]:
     """Each arm in turn, undisturbed and then disturbed. Raises AssertionError if something was lost or doubled."""
     python_of("quix")
     warm_seconds, seconds = (0.0, SMOKE_SECONDS) if smoke else (WARM_SECONDS, SECONDS)
     found: dict[str, dict[bool, list[float]]] = {name: {False: [], True: []} for name in arms()}
     chance = random.Random(4)
-    with own_triton() as triton, bench_scene(triton.grpc) as scene:
+    with own_triton() as triton, scene.with_triton(triton.grpc):
         for number in range(min(repetitions, MOST_REPETITIONS)):
             for name, arm in chance.sample(list(arms().items()), len(arms())):
                 p99_ms = _p99_ms(scene, arm, f"line-{name}-{number}", warm_seconds, seconds)

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import tritonclient.grpc as grpc
@@ -20,6 +19,7 @@ import tritonclient.grpc as grpc
 from headrace.connectors.embedded.paths import cache_dir
 from headrace.connectors.embedded.progress import Progress
 from headrace.connectors.embedded.triton_env import ensure_interpreter
+from tests.bench.inference.arms import Workload
 from tests.bench.passthrough.environments import python_of
 
 ENVIRONMENT = "perf_analyzer"
@@ -29,21 +29,12 @@ FOREVER_MS = 600_000
 """It is ended when enough has been seen."""
 
 
-def rows_per_second(
-    grpc_url: str, model: str, input_name: str, rows: Sequence[bytes | list[float]], batch: int, concurrency: int
-) -> float:
-    """Of a model that has so many calls of so many rows in flight all the time, by Triton's own count.
+def rows_per_second(grpc_url: str, workload: Workload) -> float:
+    """Of a model that has a workload's calls in flight all the time, by Triton's own count.
 
     Its load generator's own leaves out what is under way when a window begins or ends.
-
-    Args:
-        grpc_url: Triton's.
-        model: its name.
-        input_name: of its one input.
-        rows: what is sent, in turn: bytes, or numbers.
-        batch: rows of a call.
-        concurrency: calls in flight.
     """
+    rows, input_name = workload.rows, workload.input_name
     python = python_of(ENVIRONMENT)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         folder = Path(name)
@@ -54,8 +45,8 @@ def rows_per_second(
         data, said = folder / "data.json", folder / "said.txt"
         data.write_text(json.dumps({"data": [{input_name: _value(row)} for row in rows]}))
         command = [
-            *(str(python.with_name("perf_analyzer")), "-m", model, "-u", grpc_url, "-i", "grpc"),
-            *("-b", str(batch), "--concurrency-range", str(concurrency), "--input-data", str(data)),
+            *(str(python.with_name("perf_analyzer")), "-m", workload.model, "-u", grpc_url, "-i", "grpc"),
+            *("-b", str(workload.batch), "--concurrency-range", str(workload.concurrency), "--input-data", str(data)),
             *("--measurement-interval", str(FOREVER_MS)),
             *("--shape", f"{input_name}:{len(rows[0]) if isinstance(rows[0], list) else 1}"),
         ]
@@ -63,7 +54,9 @@ def rows_per_second(
             process = subprocess.Popen(command, stdout=output, stderr=output, env={"LD_LIBRARY_PATH": name})
         try:
             time.sleep(WARM_SECONDS)
-            (began, before), (ended, after) = _counted(grpc_url, model), _counted(grpc_url, model, SECONDS)
+            (began, before), (ended, after) = (
+                _counted(grpc_url, workload.model, seconds) for seconds in (0.0, SECONDS)
+            )
             if process.poll() is not None or after == before:
                 raise RuntimeError(f"perf_analyzer failed:\n{said.read_text()}")
         finally:
@@ -72,7 +65,7 @@ def rows_per_second(
         return (after - before) / (ended - began)
 
 
-def _counted(grpc_url: str, model: str, after_seconds: float = 0.0) -> tuple[float, int]:
+def _counted(grpc_url: str, model: str, after_seconds: float) -> tuple[float, int]:
     """When, in monotonic seconds, and how many rows the model has answered by then."""
     time.sleep(after_seconds)
     with grpc.InferenceServerClient(grpc_url) as client:

@@ -29,6 +29,8 @@ from tests.bench.ratios import Estimate, estimate
 from tests.bench.steady import percentile
 
 RATE = 200
+WARM_RATE, WARM_RECORDS = 400, 8_000
+"""Of the raw loop, first: a broker that is new to transactions of a record or two takes several times as long."""
 WARM_SECONDS, SECONDS, SMOKE_SECONDS = 2.0, 6.0, 1.0
 SELDOM_REPETITIONS = 2
 """At most, of Quix."""
@@ -246,6 +248,9 @@ def compare(scene: BenchScene, repetitions: int, smoke: bool, rate: int = RATE) 
     python_of("quix")
     warm_seconds, seconds = (0.0, SMOKE_SECONDS) if smoke else (WARM_SECONDS, SECONDS)
     samples: dict[str, list[LatencySample]] = {arm.name: [] for arm in arms()}
+    if not smoke:
+        raw = arms()[1]
+        timed(scene, raw, f"latency-{rate}-warm", list(scene.values(raw.load, WARM_RECORDS)), WARM_RATE)
     chance = random.Random(2)
     for number in range(repetitions):
         for arm in chance.sample(arms(), len(arms())):

@@ -31,6 +31,8 @@ FLOATS = 218
 UNFLUSHED = 20_000
 HEAP = ("-Xmx1g", "-Xmn600m")
 """Of the broker: with the embedded stack's 512 MiB it collects its garbage every second or two, for some 30 ms."""
+COMPILER = ("-XX:TieredStopAtLevel=4", "-XX:ReservedCodeCacheSize=240m")
+"""As brokers have it in production: the embedded stack's own compiles less, for it is to start soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +89,11 @@ class BenchScene:
         registry_url: of the registry.
         folder: for what the programs leave.
         collections: the broker's log of its garbage collections.
-        triton_url: host and port of Triton's gRPC; empty: there is none.
     """
 
-    def __init__(
-        self, bootstrap_servers: str, registry_url: str, folder: Path, collections: Path, triton_url: str
-    ) -> None:
-        self.triton_url = triton_url
+    def __init__(self, bootstrap_servers: str, registry_url: str, folder: Path, collections: Path) -> None:
+        self.triton_url = ""
+        """Host and port of Triton's gRPC; empty: there is none."""
         self.bootstrap_servers = bootstrap_servers
         self.registry_url = registry_url
         self.folder = folder
@@ -105,6 +105,15 @@ class BenchScene:
             register(registry_url, "bench-result-value", schema_json(Contract.RESULT)),
         )
         self._requests: dict[str, Requests] = {}
+
+    @contextmanager
+    def with_triton(self, url: str) -> Iterator[None]:
+        """For programs that are started meanwhile."""
+        self.triton_url = url
+        try:
+            yield
+        finally:
+            self.triton_url = ""
 
     def requests(self, load: Load, count: int, partitions: int = PARTITIONS) -> Requests:
         """The topic of so many; the first time it is filled."""
@@ -149,20 +158,20 @@ class BenchScene:
 
 
 @contextmanager
-def bench_scene(triton_url: str = "") -> Iterator[BenchScene]:
+def bench_scene() -> Iterator[BenchScene]:
     """A broker and a registry of the benchmark's own."""
     downloads = Downloads(cache_dir(), Progress())
     classpath, jar = downloads.kafka_classpath(), downloads.registry_jar()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name, PortReservation() as ports:
         folder = Path(name)
         collections = folder / "collections.log"
-        flags = (*HEAP, f"-Xlog:gc:file={collections}:time")
+        flags = (*HEAP, *COMPILER, f"-Xlog:gc:file={collections}:time")
         kafka = KafkaServer(folder / "kafka", classpath, ports.take(), ports.take(), java_flags=flags)
         registry = RegistryServer(folder / "registry", jar, ports.take(), kafka.bootstrap_servers)
         try:
             kafka.start()
             registry.start()
-            yield BenchScene(kafka.bootstrap_servers, registry.url, folder, collections, triton_url)
+            yield BenchScene(kafka.bootstrap_servers, registry.url, folder, collections)
         finally:
             registry.kill()
             kafka.kill()
