@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import tritonclient.grpc.aio as triton
-from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, model_config_pb2, service_pb2
+from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferResult, model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from headrace.connectors.loopback import is_loopback
+from headrace.connectors.shared_inputs import Placed, RefusedError, SharedInputs
+from headrace.pipeline.config import TritonSettings
 from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.overviews import ModelConfig, ModelCounts, Scheduling, ServedModel
 from headrace.pipeline.ports import Array, InferCall, InferReply, ModelSignature, TensorSpec
@@ -91,6 +94,29 @@ _SCHEDULING = {
 }
 
 
+_ANSWERS_NOT = frozenset({"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"})
+"""With these a call may have been given up on this side alone."""
+_UNKNOWN_REGION = "Unable to find shared memory region"
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Of memory with a Triton on the same host.
+
+    Attributes:
+        from_bytes: calls of smaller inputs go over gRPC.
+        owner: of the memory, unlike all others at this Triton; what an earlier process of this name left is removed.
+    """
+
+    from_bytes: int
+    owner: str
+
+    @classmethod
+    def of(cls, settings: TritonSettings, owner: str) -> Sharing | None:
+        """None: it is not wanted."""
+        return None if settings.shared_memory_from_bytes is None else cls(settings.shared_memory_from_bytes, owner)
+
+
 class TritonInferenceClient:
     """An ``InferenceClient`` on one long-lived channel. Make it inside the running event loop, once a process.
 
@@ -98,13 +124,20 @@ class TritonInferenceClient:
         url: Triton's gRPC endpoint, ``host:port``.
         control_timeout_seconds: time limit of calls that run no inference.
         priority: of infer calls, by Triton's levels: 1 goes first; 0, or a model without levels: the model's default.
+        sharing: of large inputs; None: all go over gRPC.
     """
 
-    def __init__(self, url: str, control_timeout_seconds: float = 5.0, priority: int = 0) -> None:
+    def __init__(
+        self, url: str, control_timeout_seconds: float = 5.0, priority: int = 0, sharing: Sharing | None = None
+    ) -> None:
         self._url = url
         self._priority = priority
         self._control_timeout_seconds = control_timeout_seconds
         self._client = triton.InferenceServerClient(url, channel_args=(*_CHANNEL, *_proxy(url)))
+        self._shared: SharedInputs | None = None
+        if sharing is not None:
+            regions = _Regions(self._client, control_timeout_seconds)
+            self._shared = SharedInputs(regions, sharing.from_bytes, sharing.owner)
 
     async def ready(self) -> bool:
         """True if the server answers and is ready; never raises for a server that is down, or is none."""
@@ -192,19 +225,46 @@ class TritonInferenceClient:
             PoisonError: ``INVALID_INPUT`` (names, datatypes, shapes, parameters), ``MODEL_NOT_FOUND``.
         """
         with self._mapped(f"model {call.model}"):
-            result = await self._client.infer(
-                call.model,
-                [_input(name, array) for name, array in call.inputs.items()],
-                model_version=call.version,
-                client_timeout=timeout_seconds,
-                priority=self._priority,
-                parameters=_parameters(call.parameters),
-            )
+            result = await self._answered(call, timeout_seconds)
             reply = result.get_response()
             outputs = {output.name: result.as_numpy(output.name) for output in reply.outputs}
         return InferReply(reply.model_version, outputs)
 
+    async def _answered(self, call: InferCall, timeout_seconds: float) -> InferResult:
+        shared, placed = self._shared, None
+        if shared is not None:
+            placed = await shared.place(call.inputs)
+        if shared is None or placed is None:
+            inputs = [_input(name, array) for name, array in call.inputs.items()]
+            return await self._ask(call, inputs, timeout_seconds)
+        try:
+            inputs = [_input(name, array, placed) for name, array in call.inputs.items()]
+            result = await self._ask(call, inputs, timeout_seconds)
+        except InferenceServerException as error:
+            if _UNKNOWN_REGION in str(error.message()):
+                shared.lose(placed)
+                return await self._ask(call, [_input(*each) for each in call.inputs.items()], timeout_seconds)
+            (shared.set_aside if error.status() in _ANSWERS_NOT else shared.give_back)(placed)
+            raise
+        except BaseException:
+            shared.set_aside(placed)
+            raise
+        shared.give_back(placed)
+        return result
+
+    async def _ask(self, call: InferCall, inputs: list[triton.InferInput], timeout_seconds: float) -> InferResult:
+        return await self._client.infer(
+            call.model,
+            inputs,
+            model_version=call.version,
+            client_timeout=timeout_seconds,
+            priority=self._priority,
+            parameters=_parameters(call.parameters),
+        )
+
     async def close(self) -> None:
+        if self._shared is not None:
+            await self._shared.close()
         await self._client.close()
 
     @contextmanager
@@ -241,12 +301,40 @@ def _meaning(status: str | None, message: str) -> Meaning:
     return BY_STATUS.get(status, Meaning.RETRIABLE)
 
 
-def _input(name: str, array: Array) -> triton.InferInput:
+class _Regions:
+    """Implements ``shared_inputs.Server``."""
+
+    def __init__(self, client: triton.InferenceServerClient, timeout_seconds: float) -> None:
+        self._client = client
+        self._timeout_seconds = timeout_seconds
+
+    async def register(self, name: str, key: str, size_bytes: int) -> None:
+        try:
+            await self._client.register_system_shared_memory(
+                name, key, size_bytes, client_timeout=self._timeout_seconds
+            )
+        except InferenceServerException as error:
+            if error.status() in _ANSWERS_NOT:
+                raise
+            raise RefusedError(error.message()) from error
+
+    async def unregister(self, name: str) -> None:
+        await self._client.unregister_system_shared_memory(name, client_timeout=self._timeout_seconds)
+
+    async def registered(self) -> Iterable[str]:
+        status = await self._client.get_system_shared_memory_status(client_timeout=self._timeout_seconds)
+        return list(status.regions)
+
+
+def _input(name: str, array: Array, placed: Placed | None = None) -> triton.InferInput:
     datatype = np_to_triton_dtype(array.dtype)
     if datatype is None:
         raise InferenceServerException(f"input {name!r} has dtype {array.dtype}, which Triton does not know")
     value = triton.InferInput(name, list(array.shape), datatype)
-    return value.set_data_from_numpy(array)
+    if placed is None:
+        return value.set_data_from_numpy(array)
+    offset, size_bytes = placed.spans[name]
+    return value.set_shared_memory(placed.region.name, size_bytes, offset)
 
 
 def _parameters(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:

@@ -117,6 +117,12 @@ class RegistrySettings(Section):
 class TritonSettings(Section):
     url: str = Field(default="localhost:8001", pattern=GRPC_PATTERN, description="Triton's gRPC endpoint, `host:port`.")
     timeout_seconds: float = Field(default=30.0, gt=0, le=3600, description="Default time limit of one infer call.")
+    shared_memory_from_bytes: int | None = Field(
+        default=None,
+        ge=4096,
+        description="Inputs of calls with so many bytes go to a Triton on the same host through shared memory; not "
+        "set: all go over gRPC.",
+    )
 
 
 class TopicSettings(Section):

@@ -208,9 +208,7 @@ def main() -> None:
     outcomes: dict[str, Outcome] = {}
     with bench_scene() as scene:  # one broker for all: a new one is slow for its first thousands of transactions
         for name in chosen:
-            outcomes[name] = BENCHMARKS[name](
-                scene, options
-            )  # written as soon as it is there
+            outcomes[name] = BENCHMARKS[name](scene, options)  # written as soon as it is there
             content = _all(options, began, before, used, outcomes)
             write_json(SMOKE_JSON if options.smoke else JSON, content)
             print("\n".join(outcomes[name].lines), flush=True)

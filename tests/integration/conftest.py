@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from headrace.connectors.embedded.paths import cache_dir
+from headrace.connectors.embedded.ports import PortReservation
+from headrace.connectors.embedded.progress import Progress
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.state import Endpoints
+from headrace.connectors.embedded.triton import TritonServer
+from headrace.connectors.embedded.triton_env import ensure_interpreter, models_folder
 from headrace.connectors.kafka.admin import ensure_topics
 from headrace.pipeline.records import TopicSpec
 from tests.integration.containers import container_stack
@@ -68,6 +76,30 @@ def own_stack() -> Iterator[Stack]:
     """An embedded stack for one test, whose servers it may stop, kill and start again."""
     with Stack() as embedded:
         yield embedded
+
+
+@pytest.fixture
+def own_triton(tmp_path: Path) -> Iterator[TritonServer]:
+    """A Triton of one test's own with few models; not started."""
+    interpreter = ensure_interpreter(cache_dir(), Progress())
+    full, small = tmp_path / "full", tmp_path / "models"
+    setup = [str(interpreter.python), str(models_folder() / "setup_models.py"), "--repository", str(full)]
+    subprocess.run(setup, check=True, stdout=subprocess.DEVNULL)
+    for model in ("identity", "delay", "image_jpeg"):
+        shutil.copytree(full / model, small / model)
+    with PortReservation() as ports:
+        server = TritonServer(
+            tmp_path / "triton",
+            interpreter,
+            small,
+            http_port=ports.take(),
+            grpc_port=ports.take(),
+            metrics_port=ports.take(),
+        )
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 @pytest.fixture

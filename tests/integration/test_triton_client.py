@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import numpy as np
 import psutil
 import pytest
 
-from headrace.connectors.embedded.paths import cache_dir
-from headrace.connectors.embedded.ports import PortReservation
-from headrace.connectors.embedded.progress import Progress
 from headrace.connectors.embedded.state import Endpoints
 from headrace.connectors.embedded.triton import TritonServer
-from headrace.connectors.embedded.triton_env import ensure_interpreter, models_folder
 from headrace.connectors.triton import TritonInferenceClient
 from headrace.pipeline.errors import PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.ports import InferCall
@@ -124,30 +117,6 @@ async def test_call_of_lower_priority_waits_for_others_although_it_came_first(
 async def test_many_calls_share_the_channel(client: TritonInferenceClient) -> None:
     replies = await asyncio.gather(*(client.infer(call("identity"), 30) for _ in range(200)))
     assert all(np.array_equal(reply.outputs["OUTPUT0"], ROW) for reply in replies)
-
-
-@pytest.fixture
-def own_triton(tmp_path: Path) -> Iterator[TritonServer]:
-    """A Triton of one test's own with the models identity and delay; not started."""
-    interpreter = ensure_interpreter(cache_dir(), Progress())
-    full, small = tmp_path / "full", tmp_path / "models"
-    setup = [str(interpreter.python), str(models_folder() / "setup_models.py"), "--repository", str(full)]
-    subprocess.run(setup, check=True, stdout=subprocess.DEVNULL)
-    for model in ("identity", "delay"):
-        shutil.copytree(full / model, small / model)
-    with PortReservation() as ports:
-        server = TritonServer(
-            tmp_path / "triton",
-            interpreter,
-            small,
-            http_port=ports.take(),
-            grpc_port=ports.take(),
-            metrics_port=ports.take(),
-        )
-        try:
-            yield server
-        finally:
-            server.kill()
 
 
 @pytest.fixture

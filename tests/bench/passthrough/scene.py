@@ -29,7 +29,7 @@ KEYS = 10_000
 FLOATS = 218
 """Of each event's tensor, so that its record has 1,000 bytes."""
 UNFLUSHED = 20_000
-HEAP = ("-Xmx1g", "-Xmn600m")
+HEAP = ("-Xmx2g", "-Xmn1600m")
 """Of the broker: with the embedded stack's 512 MiB it collects its garbage every second or two, for some 30 ms."""
 COMPILER = ("-XX:TieredStopAtLevel=4", "-XX:ReservedCodeCacheSize=240m")
 """As brokers have it in production: the embedded stack's own compiles less, for it is to start soon."""

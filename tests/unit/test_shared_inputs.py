@@ -1,0 +1,188 @@
+"""Regions of shared memory: real ones, registered with a server that only notes it."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from headrace.connectors import shared_inputs
+from headrace.connectors.shared_inputs import ASIDE_SECONDS, RefusedError, SharedInputs
+from headrace.pipeline.ports import Array
+from tests.unit.fakes import on_virtual_time, settle
+
+
+class Server:
+    """Knows regions as Triton does."""
+
+    def __init__(self, *names: str) -> None:
+        self.sizes = dict.fromkeys(names, 0)
+        self.error: Exception | None = None
+        self.latency_seconds = 0.0
+
+    async def register(self, name: str, key: str, size_bytes: int) -> None:
+        assert (shared_inputs.FOLDER / key[1:]).stat().st_size == size_bytes
+        if self.error is not None:
+            raise self.error
+        assert name not in self.sizes
+        self.sizes[name] = size_bytes
+
+    async def unregister(self, name: str) -> None:
+        if self.error is not None:
+            raise self.error
+        del self.sizes[name]
+
+    async def registered(self) -> Iterable[str]:
+        names = list(self.sizes)
+        await asyncio.sleep(self.latency_seconds)
+        return names
+
+
+def floats(size_bytes: int) -> dict[str, Array]:
+    return {"INPUT0": np.ones((1, size_bytes // 4), np.float32)}
+
+
+def files() -> list[str]:
+    return [each.name for each in shared_inputs.FOLDER.glob("headrace-inputs-*")]
+
+
+@on_virtual_time
+async def test_inputs_lie_one_after_the_other_as_on_the_wire() -> None:
+    shared = SharedInputs(Server(), 0, "me")
+    numbers = np.arange(6, dtype=np.int16).reshape(2, 3)
+    words = np.array([[b"a"], [b""], [b"lots"]], np.object_)
+    placed = await shared.place({"N": numbers.T, "W": words, "EMPTY": numbers[:0]})
+    assert placed is not None
+    assert placed.spans == {"N": (0, 12), "W": (12, 17), "EMPTY": (29, 0)}
+    wanted = struct.pack("<6h", 0, 3, 1, 4, 2, 5) + struct.pack("<I1sIIs3s", 1, b"a", 0, 4, b"l", b"ots")
+    assert bytes(placed.region._memory[:29]) == wanted
+    shared.give_back(placed)
+    await shared.close()
+
+
+@on_virtual_time
+async def test_small_inputs_go_another_way() -> None:
+    shared = SharedInputs(server := Server(), 1000, "me")
+    assert await shared.place(floats(996)) is None
+    placed = await shared.place(floats(1000))
+    assert placed is not None
+    assert list(server.sizes.values()) == [shared_inputs.SMALLEST_BYTES]
+    shared.give_back(placed)
+    await shared.close()
+    assert not server.sizes
+
+
+@on_virtual_time
+async def test_there_are_no_more_regions_than_calls_at_a_time() -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    for size_bytes in (100_000, 1_000_000, 50_000, 3_000_000, 3_000_000):
+        placed = [await shared.place(floats(size_bytes)) for _ in range(2)]
+        for each in placed:
+            assert each is not None
+            shared.give_back(each)
+        await settle()
+        assert len(server.sizes) == 2
+    assert set(server.sizes.values()) == {1 << 22}
+    await shared.close()
+
+
+@on_virtual_time
+async def test_smallest_region_that_is_large_enough_is_taken() -> None:
+    shared = SharedInputs(Server(), 0, "me")
+    large, small = await shared.place(floats(1_000_000)), await shared.place(floats(100_000))
+    assert large is not None
+    assert small is not None
+    shared.give_back(small)
+    shared.give_back(large)
+    again = await shared.place(floats(90_000))
+    assert again is not None
+    assert again.region is small.region
+    shared.give_back(again)
+    await shared.close()
+
+
+@on_virtual_time
+async def test_region_of_a_call_that_was_given_up_is_free_much_later() -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    placed = await shared.place(floats(100_000))
+    assert placed is not None
+    shared.set_aside(placed)
+    await asyncio.sleep(ASIDE_SECONDS - 1)
+    assert len(server.sizes) == 1
+    await asyncio.sleep(2)
+    assert not server.sizes
+    await shared.close()
+
+
+@on_virtual_time
+async def test_what_an_earlier_process_left_is_removed_once_and_nothing_else() -> None:
+    shared = SharedInputs(server := Server("headrace/me/1", "headrace/me-2/1", "theirs"), 0, "me")
+    server.latency_seconds = 1.0
+    placed = await asyncio.gather(shared.place(floats(100_000)), shared.place(floats(100_000)))
+    assert "headrace/me/1" not in server.sizes
+    assert len(server.sizes) == 4
+    for each in placed:
+        assert each is not None
+        assert each.region.name in server.sizes
+        shared.give_back(each)
+    await shared.close()
+    assert [*server.sizes] == ["headrace/me-2/1", "theirs"]
+
+
+@on_virtual_time
+async def test_server_that_is_down_is_not_given_up() -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    server.error = ConnectionError("down")
+    with pytest.raises(ConnectionError):
+        await shared.place(floats(100_000))
+    assert not files()
+    server.error = None
+    placed = await shared.place(floats(100_000))
+    assert placed is not None
+    server.error = ConnectionError("down again")
+    shared.give_back(placed)
+    await shared.close()
+
+
+@on_virtual_time
+async def test_server_that_refuses_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    server.error = RefusedError("no such file")
+    for _ in range(3):
+        assert await shared.place(floats(100_000)) is None
+        server.error = None
+    assert not files()
+    assert len(caplog.records) == 1
+    await shared.close()
+
+
+@on_virtual_time
+async def test_without_room_inputs_go_another_way_until_there_is_some(caplog: pytest.LogCaptureFixture) -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    endless = {"INPUT0": np.broadcast_to(np.float32(1), (1 << 48,))}
+    for _ in range(3):
+        assert await shared.place(endless) is None
+    assert len(caplog.records) == 1
+    assert not files()
+    assert not server.sizes
+    placed = await shared.place(floats(100_000))
+    assert placed is not None
+    shared.give_back(placed)
+    assert await shared.place(endless) is None
+    assert len(caplog.records) == 2
+    await settle()
+    await shared.close()
+    assert not server.sizes
+
+
+@on_virtual_time
+async def test_what_cannot_be_written_leaves_its_region_free() -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            await shared.place({"W": np.array([["text"]], np.object_)})
+    assert len(server.sizes) == 1
+    await shared.close()
