@@ -7,7 +7,7 @@ extension for system shared memory: a region is registered under a name, and a c
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import logging
 import mmap
 import os
@@ -27,25 +27,22 @@ FOLDER = Path("/dev/shm")
 LENGTH_BYTES = 4
 """Before each element of a ``BYTES`` tensor, little-endian."""
 SMALLEST_BYTES = 64 * 1024
-ASIDE_SECONDS = 300.0
-"""A call that was given up may still be read by the model: so long its region is left alone."""
+MODE = 0o660
+"""The server may be another user of the same group."""
+RETRY_SECONDS = 60.0
+"""After a region could not be made, or was not taken."""
+MAX_UNWANTED = 16
+"""So many regions the server may have that are not used any more; then no more are made until it lets go of some."""
 
 
-class RefusedError(Exception):
-    """The server cannot open a region: it is not on this host, or is not allowed to."""
-
-
-class NoRoomError(Exception):
-    """There is no shared memory to be had."""
-
-
-class Server(Protocol):
+class RegionServer(Protocol):
     """What a model server knows of regions."""
 
     async def register(self, name: str, key: str, size_bytes: int) -> None:
-        """Raises RefusedError."""
+        """Raises what there is to raise, this and the others."""
 
-    async def unregister(self, name: str) -> None: ...
+    async def unregister(self, name: str) -> None:
+        """Raises also if a call still uses it."""
 
     async def registered(self) -> Iterable[str]:
         """The names of all that it knows, whoever registered them."""
@@ -59,27 +56,23 @@ class Span(NamedTuple):
 
 
 class Region:
-    """Memory of a fixed size, whose file is gone as soon as the server has it open: nothing is left by a crash."""
+    """Memory of a fixed size, in a file that is unlinked as soon as the server has it open."""
 
-    def __init__(self, name: str, size_bytes: int) -> None:
-        """Raises NoRoomError."""
+    def __init__(self, name: str, path: Path, size_bytes: int) -> None:
+        """Raises OSError if there is no room."""
         self.name = name
+        self.path = path
         self.size_bytes = size_bytes
-        self.key = f"/headrace-inputs-{uuid.uuid4().hex}"
-        self._path = FOLDER / self.key[1:]
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE)
         try:
-            file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o660)
-            try:
-                os.posix_fallocate(file, 0, size_bytes)  # a write to a page that is not to be had would end the process
-                self._memory = mmap.mmap(file, size_bytes)
-            finally:
-                os.close(file)
-        except OSError as error:
-            self.unlink()
-            raise NoRoomError(str(error)) from error
-
-    def unlink(self) -> None:
-        self._path.unlink(missing_ok=True)
+            os.fchmod(file, MODE)  # whatever the umask
+            os.posix_fallocate(file, 0, size_bytes)  # a write to a page that is not to be had would end the process
+            self._memory = mmap.mmap(file, size_bytes)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            os.close(file)
 
     def write(self, inputs: Mapping[str, Array]) -> dict[str, Span]:
         """One after the other, each as Triton's wire format has it."""
@@ -106,46 +99,35 @@ class Placed:
 
 
 class SharedInputs:
-    """Regions, each for one call at a time. There are never more than calls in flight at once, and those set aside.
+    """Regions, each for one call at a time; there are never more than calls in flight at once.
 
     Args:
         server: that the regions are registered with.
         from_bytes: calls of smaller inputs go without.
-        owner: part of the regions' names; what another process of this name left registered is removed.
+        owner: unlike all others; what another process of this name left is removed.
     """
 
-    def __init__(self, server: Server, from_bytes: int, owner: str) -> None:
+    def __init__(self, server: RegionServer, from_bytes: int, owner: str) -> None:
         self._server = server
         self._from_bytes = from_bytes
         self._prefix = f"headrace/{owner}/"
-        self._sweeping = asyncio.Lock()
+        self._files = f"headrace-inputs-{hashlib.blake2s(owner.encode(), digest_size=8).hexdigest()}-"
         self._idle: list[Region] = []
-        self._aside: dict[Region, asyncio.TimerHandle] = {}
+        self._unwanted: set[str] = set()
+        """Names that the server may still have."""
         self._unregistering: set[asyncio.Task[None]] = set()
+        self._making = asyncio.Lock()
         self._swept = False
-        self._refused = False
-        self._full = False
+        self._told = False
+        self._not_before = 0.0
 
     async def place(self, inputs: Mapping[str, Array]) -> Placed | None:
-        """A call's inputs in a region, to be given back, or set aside, once. None: they are to go another way.
-
-        Raises what the server raises, unless it refuses.
-        """
-        size_bytes = sum(map(wire_bytes, inputs.values()))
-        if self._refused or size_bytes < self._from_bytes:
+        """A call's inputs in a region, to be given back or dropped, once. None: they are to go over gRPC."""
+        if self._waits or (size_bytes := sum(map(wire_bytes, inputs.values()))) < self._from_bytes:
             return None
-        try:
-            region = self._take(size_bytes) or await self._make(size_bytes)
-        except RefusedError as error:
-            log.warning("inputs go over gRPC: the server cannot open shared memory of this host: %s", error)
-            self._refused = True
+        region = self._take(size_bytes) or await self._made(size_bytes)
+        if region is None:
             return None
-        except NoRoomError as error:
-            if not self._full:
-                log.warning("large inputs go over gRPC while there is no shared memory to be had: %s", error)
-            self._full = True
-            return None
-        self._full = False
         try:
             return Placed(region, region.write(inputs))
         except BaseException:
@@ -156,22 +138,19 @@ class SharedInputs:
         """The call was answered."""
         self._idle.append(placed.region)
 
-    def set_aside(self, placed: Placed) -> None:
-        """The call was given up, and the model may read on."""
-        end = asyncio.get_running_loop().call_later(ASIDE_SECONDS, self._end_aside, placed.region)
-        self._aside[placed.region] = end
-
-    def lose(self, placed: Placed) -> None:
-        """The server does not know the region: it has been started again since."""
-        placed.region.close()
+    def drop(self, placed: Placed) -> None:
+        """The call was given up, and the model may read on; or the server does not know the region."""
+        self._drop(placed.region)
 
     async def close(self) -> None:
         """No call is under way any more."""
-        for timer in self._aside.values():
-            timer.cancel()
-        for region in (*self._idle, *self._aside):
-            self._drop(region)
+        while self._idle:
+            self._drop(self._idle.pop())
         await asyncio.gather(*self._unregistering)
+
+    @property
+    def _waits(self) -> bool:
+        return asyncio.get_running_loop().time() < self._not_before
 
     def _take(self, size_bytes: int) -> Region | None:
         """The smallest that is idle and large enough."""
@@ -183,56 +162,89 @@ class SharedInputs:
         if found is not None:
             self._idle.remove(found)
         elif self._idle:
-            self._drop(self._idle.pop())  # one that is large enough takes its place
+            self._drop(self._idle.pop(0))  # one that is large enough takes its place
         return found
 
-    async def _make(self, size_bytes: int) -> Region:
-        async with self._sweeping:
-            if not self._swept:
-                for name in await self._server.registered():
-                    if name.startswith(self._prefix):
-                        await self._server.unregister(name)
-                self._swept = True
-        region = Region(self._prefix + uuid.uuid4().hex, _rounded(size_bytes))
-        try:
-            await self._server.register(region.name, region.key, region.size_bytes)
-        except BaseException:
-            region.close()
-            raise
-        finally:
-            region.unlink()
+    async def _made(self, size_bytes: int) -> Region | None:
+        """A new one. None if that cannot be had: whatever the reason, gRPC is there, and has its own errors."""
+        async with self._making:
+            if self._waits:
+                return None
+            try:
+                await self._sweep()
+                region = await self._make(size_bytes)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._not_before = asyncio.get_running_loop().time() + RETRY_SECONDS
+                if not self._told:
+                    log.warning("inputs go over gRPC, as memory cannot be shared with the server for now: %s", error)
+                self._told = True
+                return None
+        self._told = False
         return region
 
-    def _end_aside(self, region: Region) -> None:
-        del self._aside[region]
-        self._drop(region)
+    async def _sweep(self) -> None:
+        """Remove what an earlier process has left, the first time; and what the server would not let go of."""
+        if not self._swept:
+            remove_files(self._files)
+            self._unwanted |= {name for name in await self._server.registered() if name.startswith(self._prefix)}
+            self._swept = True
+        for name in [*self._unwanted]:
+            await self._unregister(name)
+        if len(self._unwanted) > MAX_UNWANTED:
+            raise RuntimeError(f"it still uses {len(self._unwanted)} regions of calls that were given up")
+
+    async def _make(self, size_bytes: int) -> Region:
+        number = uuid.uuid4().hex
+        region = Region(self._prefix + number, FOLDER / f"{self._files}{number}", _rounded(size_bytes))
+        try:
+            await self._server.register(region.name, f"/{region.path.name}", region.size_bytes)
+        except BaseException:
+            self._drop(region)
+            raise
+        finally:
+            region.path.unlink()
+        return region
 
     def _drop(self, region: Region) -> None:
-        """Nobody reads it."""
         region.close()
+        self._unwanted.add(region.name)
         task = asyncio.create_task(self._unregister(region.name))
         self._unregistering.add(task)
         task.add_done_callback(self._unregistering.discard)
 
     async def _unregister(self, name: str) -> None:
-        with contextlib.suppress(Exception):  # a server that is down has forgotten it anyhow
+        try:
             await self._server.unregister(name)
+        except Exception as error:  # noqa: BLE001 - in use, or down: tried again when the next is made
+            log.debug("region %s: %s", name, error)
+        else:
+            self._unwanted.discard(name)
+
+
+def remove_files(prefix: str) -> None:
+    """Of a process that was killed before the server had opened them."""
+    for each in FOLDER.glob(f"{prefix}*"):
+        each.unlink(missing_ok=True)
 
 
 def wire_bytes(array: Array) -> int:
     """As Triton's wire format has it."""
-    if not array.dtype.hasobject:
-        return array.nbytes
-    return sum(LENGTH_BYTES + len(element) for element in array.flat)
+    if _is_bytes(array):
+        return sum(LENGTH_BYTES + len(element) for element in array.flat)
+    return array.nbytes
 
 
 def _pieces(array: Array) -> Iterable[bytes | memoryview]:
-    if not array.dtype.hasobject:
+    if not _is_bytes(array):
         yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         return
     for element in array.flat:
         yield len(element).to_bytes(LENGTH_BYTES, "little")
         yield element
+
+
+def _is_bytes(array: Array) -> bool:
+    return array.dtype.kind in "OS"
 
 
 def _rounded(size_bytes: int) -> int:

@@ -13,7 +13,7 @@ from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferResult, model_config_p
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from headrace.connectors.loopback import is_loopback
-from headrace.connectors.shared_inputs import Placed, RefusedError, SharedInputs
+from headrace.connectors.shared_inputs import Placed, SharedInputs
 from headrace.pipeline.config import TritonSettings
 from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
 from headrace.pipeline.overviews import ModelConfig, ModelCounts, Scheduling, ServedModel
@@ -94,8 +94,6 @@ _SCHEDULING = {
 }
 
 
-_ANSWERS_NOT = frozenset({"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"})
-"""With these a call may have been given up on this side alone."""
 _UNKNOWN_REGION = "Unable to find shared memory region"
 
 
@@ -241,13 +239,13 @@ class TritonInferenceClient:
             inputs = [_input(name, array, placed) for name, array in call.inputs.items()]
             result = await self._ask(call, inputs, timeout_seconds)
         except InferenceServerException as error:
-            if _UNKNOWN_REGION in str(error.message()):
-                shared.lose(placed)
+            if _UNKNOWN_REGION in str(error.message()):  # the server has been started again since
+                shared.drop(placed)
                 return await self._ask(call, [_input(*each) for each in call.inputs.items()], timeout_seconds)
-            (shared.set_aside if error.status() in _ANSWERS_NOT else shared.give_back)(placed)
+            (shared.give_back if _is_answer(error) else shared.drop)(placed)
             raise
         except BaseException:
-            shared.set_aside(placed)
+            shared.drop(placed)
             raise
         shared.give_back(placed)
         return result
@@ -301,22 +299,25 @@ def _meaning(status: str | None, message: str) -> Meaning:
     return BY_STATUS.get(status, Meaning.RETRIABLE)
 
 
+def _is_answer(error: InferenceServerException) -> bool:
+    """Whether the server has done with the call; else it may only have been given up on this side."""
+    status, message = error.status(), str(error.message())
+    if status in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"):
+        return False
+    queue = (wording for code, wording, _ in BY_WORDING if code == "UNAVAILABLE")
+    return status != "StatusCode.UNAVAILABLE" or any(wording in message for wording in queue)
+
+
 class _Regions:
-    """Implements ``shared_inputs.Server``."""
+    """Implements ``shared_inputs.RegionServer``."""
 
     def __init__(self, client: triton.InferenceServerClient, timeout_seconds: float) -> None:
         self._client = client
         self._timeout_seconds = timeout_seconds
 
     async def register(self, name: str, key: str, size_bytes: int) -> None:
-        try:
-            await self._client.register_system_shared_memory(
-                name, key, size_bytes, client_timeout=self._timeout_seconds
-            )
-        except InferenceServerException as error:
-            if error.status() in _ANSWERS_NOT:
-                raise
-            raise RefusedError(error.message()) from error
+        limit = self._timeout_seconds
+        await self._client.register_system_shared_memory(name, key, size_bytes, client_timeout=limit)
 
     async def unregister(self, name: str) -> None:
         await self._client.unregister_system_shared_memory(name, client_timeout=self._timeout_seconds)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
+TURNS_TO_SEND = 2
+"""Of the event loop, until a call that was started is on its way: the task's own, and one that gRPC's client takes."""
+
 
 class CallTasks:
     """A task has one of the route's places from its start until it gives it up, or ends.
@@ -41,6 +44,11 @@ class CallTasks:
     def give_up_place(self) -> None:
         """That of the task which calls this: it needs the model no more, and goes on."""
         self._placed.discard(asyncio.current_task())
+
+    async def sent(self) -> None:
+        """Until calls that were started are on their way."""
+        for _ in range(TURNS_TO_SEND):
+            await asyncio.sleep(0)
 
     def collect(self) -> None:
         """Forget those that have ended; raises what one of them raised."""

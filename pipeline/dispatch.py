@@ -198,10 +198,7 @@ class RouteDispatcher:
     def _start_calls(self) -> bool:
         """Whether any was started."""
         started = False
-        while not self._calls.full:
-            batch = self._batcher.take(self._clock.monotonic(), self._calls.idle)
-            if batch is None:
-                break
+        while not self._calls.full and (batch := self._batcher.take(self._clock.monotonic(), self._calls.idle)):
             self._calls.start(self._run_batch(batch))
             started = True
         return started
@@ -210,7 +207,7 @@ class RouteDispatcher:
         """Of a call that has its answers: the model gets its next rows before these are worked on."""
         self._calls.give_up_place()
         if self._start_calls():
-            await asyncio.sleep(0)
+            await self._calls.sent()
 
     async def _run_batch(self, batch: Batch[_Item]) -> None:
         begun = [item for item in batch.items if self._flow.begin_call(item.task.journey.ref)]
@@ -263,12 +260,6 @@ class RouteDispatcher:
             called = self._clock.monotonic()
             try:
                 outcomes = await self._call(items, failures + 1)
-                self._breakers.answered(lead, called)
-                if search is None:
-                    await self._start_next()
-                for item, outcome in zip(items, outcomes, strict=bool(outcomes)):
-                    self._finish(item.task, outcome)
-                return
             except UnavailableError as error:
                 self._count("unavailable")
                 self._breakers.failed(lead, called)
@@ -286,6 +277,14 @@ class RouteDispatcher:
                 self._count("poison")
                 self._breakers.answered(lead, called)
                 given_up = error.with_traceback(None)  # whose frames hold the batch, and this frame the error
+            else:
+                self._breakers.answered(lead, called)
+                if outcomes is not None:
+                    if search is None:
+                        await self._start_next()
+                    for item, outcome in zip(items, outcomes, strict=True):
+                        self._finish(item.task, outcome)
+                return
             if given_up:
                 if search is None:
                     search = _Search(len(items).bit_length(), patience_seconds(self._route.retries))
@@ -330,8 +329,8 @@ class RouteDispatcher:
             else:
                 self._fail(self._in_time(half), error)
 
-    async def _call(self, items: list[_Item], attempt: int) -> Sequence[PartOutput | PoisonError]:
-        """One infer call: an outcome for each item; none if they wait for another call.
+    async def _call(self, items: list[_Item], attempt: int) -> Sequence[PartOutput | PoisonError] | None:
+        """One infer call: an outcome for each item; None if they wait for another call.
 
         Raises what the client raises; anything else goes wrong for these items alone.
         """
@@ -348,7 +347,7 @@ class RouteDispatcher:
         self._health.report("triton", up=True)
         if outcomes is None:
             self._count("poison")
-            return ()
+            return None
         self._count("ok")
         elapsed = self._clock.monotonic() - began
         self._infer_seconds.observe(elapsed)

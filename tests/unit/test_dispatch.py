@@ -68,7 +68,13 @@ async def test_max_concurrency_is_respected_and_reached() -> None:
 async def test_model_has_its_next_call_before_the_answers_of_the_last_are_worked_on() -> None:
     bench = Bench(max_concurrency=1)
     bench.client.latency_seconds = 60
+    infer = bench.client.infer
     calls: list[int] = []
+
+    async def as_grpc(call: InferCall, timeout_seconds: float) -> InferReply:
+        return await asyncio.create_task(infer(call, timeout_seconds))
+
+    bench.client.infer = as_grpc  # type: ignore[method-assign]
     bench.finish = lambda task, outcome: calls.append(len(bench.client.batches))
     await bench.begin()
     await bench.submit(*range(12))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headrace.connectors import shared_inputs
-from headrace.connectors.shared_inputs import ASIDE_SECONDS, RefusedError, SharedInputs
+from headrace.connectors.shared_inputs import MAX_UNWANTED, RETRY_SECONDS, Placed, SharedInputs
 from headrace.pipeline.ports import Array
 from tests.unit.fakes import on_virtual_time, settle
 
@@ -21,6 +21,7 @@ class Server:
     def __init__(self, *names: str) -> None:
         self.sizes = dict.fromkeys(names, 0)
         self.error: Exception | None = None
+        self.in_use: set[str] = set()
         self.latency_seconds = 0.0
 
     async def register(self, name: str, key: str, size_bytes: int) -> None:
@@ -33,9 +34,13 @@ class Server:
     async def unregister(self, name: str) -> None:
         if self.error is not None:
             raise self.error
-        del self.sizes[name]
+        if name in self.in_use:
+            raise RuntimeError("it is currently in use")
+        self.sizes.pop(name, None)
 
     async def registered(self) -> Iterable[str]:
+        if self.error is not None:
+            raise self.error
         names = list(self.sizes)
         await asyncio.sleep(self.latency_seconds)
         return names
@@ -43,6 +48,12 @@ class Server:
 
 def floats(size_bytes: int) -> dict[str, Array]:
     return {"INPUT0": np.ones((1, size_bytes // 4), np.float32)}
+
+
+async def place(shared: SharedInputs) -> Placed:
+    placed = await shared.place(floats(100_000))
+    assert placed is not None
+    return placed
 
 
 def files() -> list[str]:
@@ -105,19 +116,6 @@ async def test_smallest_region_that_is_large_enough_is_taken() -> None:
 
 
 @on_virtual_time
-async def test_region_of_a_call_that_was_given_up_is_free_much_later() -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
-    placed = await shared.place(floats(100_000))
-    assert placed is not None
-    shared.set_aside(placed)
-    await asyncio.sleep(ASIDE_SECONDS - 1)
-    assert len(server.sizes) == 1
-    await asyncio.sleep(2)
-    assert not server.sizes
-    await shared.close()
-
-
-@on_virtual_time
 async def test_what_an_earlier_process_left_is_removed_once_and_nothing_else() -> None:
     shared = SharedInputs(server := Server("headrace/me/1", "headrace/me-2/1", "theirs"), 0, "me")
     server.latency_seconds = 1.0
@@ -133,49 +131,115 @@ async def test_what_an_earlier_process_left_is_removed_once_and_nothing_else() -
 
 
 @on_virtual_time
-async def test_server_that_is_down_is_not_given_up() -> None:
+async def test_region_of_a_call_that_was_given_up_is_never_used_again() -> None:
     shared = SharedInputs(server := Server(), 0, "me")
-    server.error = ConnectionError("down")
-    with pytest.raises(ConnectionError):
-        await shared.place(floats(100_000))
-    assert not files()
+    placed = await place(shared)
+    server.in_use.add(placed.region.name)
+    shared.drop(placed)
+    await settle()
+    again = await place(shared)
+    assert again.region is not placed.region
+    assert len(server.sizes) == 2, "the server does not let go of what it reads"
+    shared.give_back(again)
+    server.in_use.clear()
+    await shared.close()
+    assert [*server.sizes] == [placed.region.name]
+
+
+@on_virtual_time
+async def test_what_the_server_would_not_let_go_of_is_asked_for_again() -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    given_up = [await place(shared) for _ in range(MAX_UNWANTED + 1)]
+    server.in_use |= server.sizes.keys()
+    for each in given_up:
+        shared.drop(each)
+    await settle()
+    assert await shared.place(floats(100_000)) is None, "more and more"
+    server.in_use.clear()
+    await asyncio.sleep(RETRY_SECONDS + 1)
+    shared.give_back(await place(shared))
+    assert len(server.sizes) == 1
+    await shared.close()
+
+
+@on_virtual_time
+async def test_region_in_use_of_an_earlier_process_holds_up_nothing() -> None:
+    shared = SharedInputs(server := Server("headrace/me/1"), 0, "me")
+    server.in_use.add("headrace/me/1")
+    shared.give_back(await place(shared))
+    assert len(server.sizes) == 2
+    await shared.close()
+
+
+@pytest.mark.parametrize("error", [ConnectionError("down"), TimeoutError(), RuntimeError("no such file")])
+@on_virtual_time
+async def test_without_the_server_inputs_go_another_way_for_a_while(error: Exception) -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    server.error = error
+    assert await shared.place(floats(100_000)) is None
     server.error = None
-    placed = await shared.place(floats(100_000))
-    assert placed is not None
-    server.error = ConnectionError("down again")
+    assert await shared.place(floats(100_000)) is None
+    assert not files()
+    await asyncio.sleep(RETRY_SECONDS + 1)
+    placed = await place(shared)
+    server.error = error
     shared.give_back(placed)
     await shared.close()
 
 
 @on_virtual_time
-async def test_server_that_refuses_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_that_they_go_another_way_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     shared = SharedInputs(server := Server(), 0, "me")
-    server.error = RefusedError("no such file")
+    server.error = RuntimeError("no such file")
     for _ in range(3):
         assert await shared.place(floats(100_000)) is None
-        server.error = None
-    assert not files()
+        await asyncio.sleep(RETRY_SECONDS + 1)
     assert len(caplog.records) == 1
+    server.error = None
+    shared.give_back(await place(shared))
     await shared.close()
 
 
 @on_virtual_time
-async def test_without_room_inputs_go_another_way_until_there_is_some(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_room_inputs_go_another_way() -> None:
     shared = SharedInputs(server := Server(), 0, "me")
-    endless = {"INPUT0": np.broadcast_to(np.float32(1), (1 << 48,))}
-    for _ in range(3):
-        assert await shared.place(endless) is None
-    assert len(caplog.records) == 1
+    assert await shared.place({"INPUT0": np.broadcast_to(np.float32(1), (1 << 48,))}) is None
     assert not files()
     assert not server.sizes
-    placed = await shared.place(floats(100_000))
-    assert placed is not None
-    shared.give_back(placed)
-    assert await shared.place(endless) is None
-    assert len(caplog.records) == 2
-    await settle()
     await shared.close()
+
+
+@on_virtual_time
+async def test_region_whose_registration_was_cut_off_is_unregistered() -> None:
+    shared = SharedInputs(server := Server(), 0, "me")
+    register = server.register
+
+    async def slow(name: str, key: str, size_bytes: int) -> None:
+        await register(name, key, size_bytes)
+        await asyncio.sleep(60)
+
+    server.register = slow  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await shared.place(floats(100_000))
+    await settle()
     assert not server.sizes
+    assert not files()
+    await shared.close()
+
+
+@on_virtual_time
+async def test_files_that_a_killed_process_left_are_removed() -> None:
+    shared, other = SharedInputs(Server(), 0, "me"), SharedInputs(Server(), 0, "me-2")
+    left = [shared_inputs.FOLDER / f"{each._files}left" for each in (shared, other)]
+    for each in left:
+        each.touch()
+    try:
+        shared.give_back(await place(shared))
+        assert files() == [left[1].name]
+    finally:
+        left[1].unlink()
+    await shared.close()
 
 
 @on_virtual_time
