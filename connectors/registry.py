@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -14,7 +14,8 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from headrace.connectors.loopback import no_proxy_for_loopback
-from headrace.pipeline.errors import FatalError, UnavailableError
+from headrace.pipeline.config import RegistrySettings
+from headrace.pipeline.errors import ConfigError, FatalError, UnavailableError
 
 T = TypeVar("T")
 
@@ -55,16 +56,31 @@ class ConfluentRegistry:
     Args:
         url: base URL, or several, comma-separated. Basic authentication: ``https://user:password@host``.
         timeout_seconds: limit of connecting, and of each wait for bytes.
+        properties: further ones of confluent-kafka's client: TLS, authentication.
+
+    Raises:
+        ConfigError: the client does not know one of them, or cannot use it.
     """
 
-    def __init__(self, url: str, timeout_seconds: float = 5.0) -> None:
+    def __init__(
+        self, url: str, timeout_seconds: float = 5.0, properties: Mapping[str, str | int | float | bool] | None = None
+    ) -> None:
         self._no_answer_at = float("-inf")
         self._ours_missing_at: float | None = None
         self._subject = ""  # one of ours, once registered
         self._url = re.sub(r"//[^/,]*@", "//", url)  # for messages: without a password
         # Waiting and trying again is the caller's business, who knows how long.
         with no_proxy_for_loopback(url):
-            self._client = SchemaRegistryClient({"url": url, "timeout": timeout_seconds, "max.retries": 0})
+            config = {**(properties or {}), "url": url, "timeout": timeout_seconds, "max.retries": 0}
+            try:
+                self._client = SchemaRegistryClient(config)
+            except (ValueError, TypeError, OSError) as error:
+                raise ConfigError(f"registry.client: {error}") from error
+
+    @classmethod
+    def of(cls, settings: RegistrySettings) -> Self:
+        """The one that the settings say. Raises ConfigError."""
+        return cls(settings.url, settings.timeout_seconds, settings.client)
 
     def schema(self, schema_id: int) -> str | None:
         """The schema of an id, None if there is no such id, or none that we may read.

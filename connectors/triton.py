@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import tritonclient.grpc.aio as triton
-from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferResult, model_config_pb2, service_pb2
+from tritonclient.grpc import (
+    MAX_GRPC_MESSAGE_SIZE,
+    InferenceServerClientPlugin,
+    InferResult,
+    model_config_pb2,
+    service_pb2,
+)
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from headrace.connectors.loopback import is_loopback
 from headrace.connectors.shared_inputs import Placed, SharedInputs
+from headrace.connectors.triton_meanings import Meaning, is_answer, meaning_of
 from headrace.pipeline.config import TritonSettings
-from headrace.pipeline.errors import FatalError, HeadraceError, PoisonError, RetriableError, UnavailableError
+from headrace.pipeline.errors import (
+    ConfigError,
+    FatalError,
+    HeadraceError,
+    PoisonError,
+    RetriableError,
+    UnavailableError,
+)
 from headrace.pipeline.overviews import ModelConfig, ModelCounts, Scheduling, ServedModel
 from headrace.pipeline.ports import Array, InferCall, InferReply, ModelSignature, TensorSpec
 from headrace.pipeline.records import Parameter, Stage
@@ -35,66 +48,41 @@ _CHANNEL = (
 )
 
 
-class Meaning(enum.Enum):
-    """What an answer says about the call: each becomes one kind of error. The last ones are codes of poison."""
-
-    UNAVAILABLE = enum.auto()
-    RETRIABLE = enum.auto()
-    REFUSED = enum.auto()
-    INVALID_INPUT = enum.auto()
-    MODEL_NOT_FOUND = enum.auto()
-    MODEL_UNSUPPORTED = enum.auto()
-
-
-BY_WORDING: tuple[tuple[str, str, Meaning], ...] = (
-    # Loading, unloaded, or the server is shutting down: its code is the one of a model that does not exist.
-    ("NOT_FOUND", "has no available versions", Meaning.UNAVAILABLE),
-    # Triton's own words. Any other are the model's, about a row of the call: the whole batch must not fail for it.
-    ("NOT_FOUND", "Request for unknown model", Meaning.MODEL_NOT_FOUND),
-    # The model's process died and Triton does not start another: nobody's record is at fault, it waits for a restart.
-    ("INTERNAL", "is not healthy", Meaning.UNAVAILABLE),
-    # A queue that is full, or that a request has waited in for too long: the model is there, and has too much to do.
-    ("UNAVAILABLE", "Exceeds maximum queue size", Meaning.RETRIABLE),
-    ("UNAVAILABLE", "Request timeout expired", Meaning.RETRIABLE),
-    # Beyond what Triton, or a proxy in front of it, lets through: it is as large the next time.
-    ("RESOURCE_EXHAUSTED", "message larger than max", Meaning.INVALID_INPUT),
-    # gRPC's words for HTTP's 404 and 413: an ingress with nothing behind it, and one that lets no such body through.
-    ("UNIMPLEMENTED", "http2 header with status", Meaning.UNAVAILABLE),
-    ("UNKNOWN", "http2 header with status: 413", Meaning.INVALID_INPUT),
-)
-"""Status, part of the message, meaning: the wording decides before the status, first match first. Triton's are those of
-2.51."""
-BY_STATUS: Mapping[str | None, Meaning] = {
-    "UNAVAILABLE": Meaning.UNAVAILABLE,
-    "DEADLINE_EXCEEDED": Meaning.RETRIABLE,
-    "RESOURCE_EXHAUSTED": Meaning.RETRIABLE,
-    "INTERNAL": Meaning.RETRIABLE,
-    "ABORTED": Meaning.RETRIABLE,
-    "CANCELLED": Meaning.UNAVAILABLE,  # a server that shuts down ends calls so: nobody's record is at fault
-    "UNKNOWN": Meaning.RETRIABLE,
-    "DATA_LOSS": Meaning.RETRIABLE,
-    "ALREADY_EXISTS": Meaning.RETRIABLE,
-    "INVALID_ARGUMENT": Meaning.INVALID_INPUT,
-    "OUT_OF_RANGE": Meaning.INVALID_INPUT,
-    "FAILED_PRECONDITION": Meaning.INVALID_INPUT,
-    "NOT_FOUND": Meaning.INVALID_INPUT,
-    "UNIMPLEMENTED": Meaning.MODEL_UNSUPPORTED,
-    "UNAUTHENTICATED": Meaning.REFUSED,
-    "PERMISSION_DENIED": Meaning.REFUSED,
-    None: Meaning.INVALID_INPUT,  # the client library refused the call before sending it
-}
-"""gRPC's status, meaning. docs/errors.md has both tables."""
-
-
 _SCHEDULING = {
     None: Scheduling.NONE,
     "dynamic_batching": Scheduling.DYNAMIC,
     "sequence_batching": Scheduling.SEQUENCE,
     "ensemble_scheduling": Scheduling.ENSEMBLE,
 }
-
-
 _UNKNOWN_REGION = "Unable to find shared memory region"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a Triton, or a gateway in front of it, lets us in.
+
+    Attributes:
+        tls: whether to speak it. The files are in PEM.
+        ca_file: of the authorities; None: gRPC's own.
+        certificate_file, key_file: ours, if it wants one.
+        headers: of each call.
+    """
+
+    tls: bool = False
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Headers(InferenceServerClientPlugin):  # type: ignore[misc]  # the base has no types
+    """Adds the same headers to each call."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def __call__(self, request: Any) -> None:
+        request.headers.update(self._headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +97,8 @@ class Sharing:
     from_bytes: int
     owner: str
 
-    @classmethod
-    def of(cls, settings: TritonSettings, owner: str) -> Sharing | None:
-        """None: it is not wanted."""
-        return None if settings.shared_memory_from_bytes is None else cls(settings.shared_memory_from_bytes, owner)
+
+NO_ACCESS = Access()
 
 
 class TritonInferenceClient:
@@ -123,19 +109,63 @@ class TritonInferenceClient:
         control_timeout_seconds: time limit of calls that run no inference.
         priority: of infer calls, by Triton's levels: 1 goes first; 0, or a model without levels: the model's default.
         sharing: of large inputs; None: all go over gRPC.
+        access: how it lets us in.
+
+    Raises:
+        ConfigError: a file of ``access`` cannot be read.
     """
 
     def __init__(
-        self, url: str, control_timeout_seconds: float = 5.0, priority: int = 0, sharing: Sharing | None = None
+        self,
+        url: str,
+        control_timeout_seconds: float = 5.0,
+        priority: int = 0,
+        sharing: Sharing | None = None,
+        access: Access = NO_ACCESS,
     ) -> None:
         self._url = url
         self._priority = priority
         self._control_timeout_seconds = control_timeout_seconds
-        self._client = triton.InferenceServerClient(url, channel_args=(*_CHANNEL, *_proxy(url)))
+        try:
+            self._client = triton.InferenceServerClient(
+                url,
+                ssl=access.tls,
+                root_certificates=access.ca_file,
+                certificate_chain=access.certificate_file,
+                private_key=access.key_file,
+                channel_args=(*_CHANNEL, *_proxy(url)),
+            )
+        except OSError as error:
+            raise ConfigError(f"triton.tls_…_location: {error.filename}: {error.strerror}") from error
+        if access.headers:
+            self._client.register_plugin(_Headers(access.headers))
         self._shared: SharedInputs | None = None
         if sharing is not None:
             regions = _Regions(self._client, control_timeout_seconds)
             self._shared = SharedInputs(regions, sharing.from_bytes, sharing.owner)
+
+    @classmethod
+    def of(cls, settings: TritonSettings, owner: str | None = None, priority: int = 0) -> Self:
+        """The one that the settings say.
+
+        Args:
+            settings: where and how.
+            owner: see ``Sharing``; None: nothing is shared.
+            priority: as above.
+
+        Raises:
+            ConfigError: as above.
+        """
+        access = Access(
+            settings.tls,
+            settings.tls_ca_location,
+            settings.tls_certificate_location,
+            settings.tls_key_location,
+            settings.headers,
+        )
+        from_bytes = settings.shared_memory_from_bytes
+        sharing = None if owner is None or from_bytes is None else Sharing(from_bytes, owner)
+        return cls(settings.url, priority=priority, sharing=sharing, access=access)
 
     async def ready(self) -> bool:
         """True if the server answers and is ready; never raises for a server that is down, or is none."""
@@ -242,7 +272,7 @@ class TritonInferenceClient:
             if _UNKNOWN_REGION in str(error.message()):  # the server has been started again since
                 shared.drop(placed)
                 return await self._ask(call, [_input(*each) for each in call.inputs.items()], timeout_seconds)
-            (shared.give_back if _is_answer(error) else shared.drop)(placed)
+            (shared.give_back if is_answer(error.status(), str(error.message())) else shared.drop)(placed)
             raise
         except BaseException:
             shared.drop(placed)
@@ -274,7 +304,7 @@ class TritonInferenceClient:
 
     def _error(self, error: InferenceServerException, subject: str) -> HeadraceError:
         message = f"Triton at {self._url}, {subject}: {error.message()}"
-        match _meaning(error.status(), str(error.message())):
+        match meaning_of(error.status(), str(error.message())):
             case Meaning.UNAVAILABLE:
                 return UnavailableError(message)
             case Meaning.RETRIABLE:
@@ -289,23 +319,6 @@ def _proxy(url: str) -> tuple[tuple[str, int], ...]:
     """Without this option gRPC asks the environment's proxy for this machine too."""
     host = url.removeprefix("dns:///").rpartition(":")[0].strip("[]")
     return (("grpc.enable_http_proxy", 0),) if is_loopback(host) else ()
-
-
-def _meaning(status: str | None, message: str) -> Meaning:
-    status = status and status.removeprefix("StatusCode.")
-    for code, wording, meaning in BY_WORDING:
-        if status == code and wording in message:
-            return meaning
-    return BY_STATUS.get(status, Meaning.RETRIABLE)
-
-
-def _is_answer(error: InferenceServerException) -> bool:
-    """Whether the server has done with the call; else it may only have been given up on this side."""
-    status, message = error.status(), str(error.message())
-    if status in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"):
-        return False
-    queue = (wording for code, wording, _ in BY_WORDING if code == "UNAVAILABLE")
-    return status != "StatusCode.UNAVAILABLE" or any(wording in message for wording in queue)
 
 
 class _Regions:

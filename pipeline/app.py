@@ -16,7 +16,7 @@ from headrace.connectors.kafka.group import wait_until_slot_is_free
 from headrace.connectors.kafka.transaction import KafkaTransactions
 from headrace.connectors.kafka.transactional import BATCH_BYTES, TransactionSettings
 from headrace.connectors.registry import ConfluentRegistry
-from headrace.connectors.triton import Sharing, TritonInferenceClient
+from headrace.connectors.triton import TritonInferenceClient
 from headrace.connectors.video.sampler import ProcessSampler
 from headrace.pipeline.agents import InferenceApp, build_app
 from headrace.pipeline.budget import Budget
@@ -48,10 +48,8 @@ class KafkaTritonConnections:
     def __init__(self, settings: Settings, inference: InferenceClient | None = None) -> None:
         self._settings = settings
         self._instance_id = f"{settings.name}-{settings.worker.slot}"
-        self.registry = ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds)
-        self.inference = inference or TritonInferenceClient(
-            settings.triton.url, sharing=Sharing.of(settings.triton, self._instance_id)
-        )
+        self.registry = ConfluentRegistry.of(settings.registry)
+        self.inference = inference or TritonInferenceClient.of(settings.triton, self._instance_id)
         self.sampler = ProcessSampler(settings.worker.video_decoders)
         self._probe = BrokerProbe(settings.kafka.bootstrap_servers, settings.kafka.client)
 

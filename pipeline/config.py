@@ -112,17 +112,46 @@ class RegistrySettings(Section):
         description="Base URL of the Confluent-compatible schema registry.",
     )
     timeout_seconds: float = Field(default=5.0, gt=0, le=60, description="Time limit of one registry request.")
+    client: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="Extra properties of confluent-kafka's registry client: `ssl.ca.location`, "
+        "`ssl.certificate.location` and `ssl.key.location`, `basic.auth.user.info`, `bearer.auth.token` and the like.",
+    )
 
 
 class TritonSettings(Section):
     url: str = Field(default="localhost:8001", pattern=GRPC_PATTERN, description="Triton's gRPC endpoint, `host:port`.")
     timeout_seconds: float = Field(default=30.0, gt=0, le=3600, description="Default time limit of one infer call.")
+    tls: bool = Field(default=False, description="Whether to speak TLS with it.")
+    tls_ca_location: str | None = Field(
+        default=None, description="PEM file with the authorities that may have signed its certificate; default: gRPC's."
+    )
+    tls_certificate_location: str | None = Field(
+        default=None, description="PEM file with the worker's own certificate, for a Triton that asks for one (mTLS)."
+    )
+    tls_key_location: str | None = Field(default=None, description="PEM file with that certificate's key.")
+    headers: dict[str, str] = Field(
+        default_factory=dict,
+        description="Sent with each call, for a gateway that lets in who is known: `authorization: Bearer "
+        "${file:/run/secrets/token}`. Names in lower case.",
+    )
     shared_memory_from_bytes: int | None = Field(
         default=None,
         ge=4096,
         description="Inputs of calls with so many bytes go to a Triton on the same host through shared memory; not "
         "set: all go over gRPC.",
     )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        files = self.tls_ca_location, self.tls_certificate_location, self.tls_key_location
+        if any(files) and not self.tls:
+            raise ValueError("tls_ca_location, tls_certificate_location and tls_key_location need tls: true")
+        if (self.tls_certificate_location is None) is not (self.tls_key_location is None):
+            raise ValueError("tls_certificate_location and tls_key_location go together")
+        if upper := [name for name in self.headers if name != name.lower()]:
+            raise ValueError(f"headers: gRPC takes names in lower case alone, not {', '.join(upper)}")
+        return self
 
 
 class TopicSettings(Section):
@@ -155,6 +184,18 @@ class TopicSettings(Section):
     )
     partitions: int = Field(default=8, ge=1, le=10_000, description="Partitions of topics that headrace creates.")
     replication_factor: int = Field(default=1, ge=1, le=10, description="Replicas of topics that headrace creates.")
+    min_insync_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=10,
+        description="`min.insync.replicas` of topics that headrace creates: 2 with 3 replicas, or what is committed "
+        "can be lost with one broker. Not set: the brokers' default.",
+    )
+    config: dict[TopicName, dict[str, str | int | float | bool]] = Field(
+        default_factory=dict,
+        description="More of topics' configuration, by Kafka's own names: `config: {inference.results: {retention.ms: "
+        "604800000}}`.",
+    )
     max_message_bytes: int = Field(
         default=8 * 1024 * 1024,
         ge=96 * 1024,  # results keep 64 KiB for key and headers
@@ -293,6 +334,7 @@ class Settings(Section):
                     f"topics: {topic} is topics.{what}, and nothing else's: give one of the two another name"
                 )
             taken.add(topic)
+        self._check_topic_config(taken)
         if self.topics.dead_letters in replies:
             problem = "is both for dead letters and for results: their schemas differ"
             raise ValueError(f"topics: {self.topics.dead_letters} {problem}")
@@ -300,6 +342,16 @@ class Settings(Section):
         if loops := sorted(inputs & {*replies, *others, self.topics.dead_letters}):
             raise ValueError(f"topics: {', '.join(loops)} is both a request topic and an output, which would loop")
         return self
+
+    def _check_topic_config(self, topics: set[str]) -> None:
+        for topic, config in self.topics.config.items():
+            if topic not in topics:
+                raise ValueError(f"topics.config: {topic} is no topic of this pipeline")
+            if "max.message.bytes" in config:
+                raise ValueError(
+                    f"topics.config: set topics.max_message_bytes instead of max.message.bytes of {topic}: senders and "
+                    "workers go by it, too"
+                )
 
 
 def _kinds(settings: Settings, replies: set[str]) -> dict[str, ValueKind]:

@@ -68,6 +68,18 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
         ExitCode.OK: "every topic is there and as the settings want it",
         ExitCode.FAILED: "one is not as wanted, or Kafka does not answer",
     },
+    "topics plan": {
+        ExitCode.OK: "all that is to be done, if anything, can be done",
+        ExitCode.FAILED: "something cannot: stderr says what to do; or Kafka does not answer",
+    },
+    "topics diff": {
+        ExitCode.OK: "every topic is as the settings want it",
+        ExitCode.FAILED: "one is not, or Kafka does not answer",
+    },
+    "topics apply": {
+        ExitCode.OK: "every topic is as the settings want it",
+        ExitCode.FAILED: "something was left, or Kafka does not answer",
+    },
     "models": {
         ExitCode.OK: "every route that is not explicit has a model that is ready and fits",
         ExitCode.FAILED: "one has none, or Triton does not answer",

@@ -9,6 +9,7 @@ import time
 from pythonjsonlogger.json import JsonFormatter
 
 from headrace.pipeline.errors import FatalError
+from headrace.pipeline.secrets import masked
 
 _QUIET = ("faust", "mode", "aiohttp.access", "asyncio", "httpx", "httpx2")
 
@@ -18,7 +19,7 @@ def configure_logging(log_format: str, level: str, slot: int | None = None) -> N
     handler = logging.StreamHandler(sys.stderr)
     formatter: logging.Formatter
     if log_format == "json":
-        formatter = JsonFormatter(
+        formatter = _MaskedJson(
             "{asctime}{levelname}{name}{message}",
             style="{",
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
@@ -26,7 +27,7 @@ def configure_logging(log_format: str, level: str, slot: int | None = None) -> N
         )
     else:
         who = "" if slot is None else f" slot={slot}"
-        formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s" + who + ": %(message)s")
+        formatter = _MaskedText("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s" + who + ": %(message)s")
     formatter.converter = time.gmtime
     formatter.datefmt = "%Y-%m-%dT%H:%M:%S"
     handler.setFormatter(formatter)
@@ -35,6 +36,16 @@ def configure_logging(log_format: str, level: str, slot: int | None = None) -> N
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+
+
+class _MaskedText(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+class _MaskedJson(JsonFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 def _not_a_known_crash(record: logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from headrace.pipeline.ports import ModelSignature
@@ -16,7 +16,7 @@ from headrace.pipeline.ports import ModelSignature
 class TopicState:
     """A topic as it is. By partition: ``starts``, offsets of the oldest record retained, and ``ends``, of the next.
 
-    ``cleanup_policy`` and ``retention_ms`` (-1: for ever) are Kafka's own.
+    ``cleanup_policy`` and ``retention_ms`` (-1: for ever) are Kafka's own; ``config`` has all, by Kafka's names.
     """
 
     partitions: int
@@ -26,6 +26,7 @@ class TopicState:
     ends: Mapping[int, int]
     cleanup_policy: str = "delete"
     retention_ms: int = -1
+    config: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def offsets_retained(self) -> int:

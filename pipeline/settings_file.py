@@ -11,6 +11,7 @@ from typing import Any, get_origin
 import yaml
 from pydantic import ValidationError
 
+from headrace.pipeline import secrets
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_base import Section
 from headrace.pipeline.errors import ConfigError
@@ -40,6 +41,14 @@ def load_settings(path: Path | None, environ: Mapping[str, str], discovered: Dis
     overrides, problems = from_environment(environ)
     for location, (_, value) in overrides.items():
         _set(tree, location, value)
+    try:
+        tree = secrets.resolved(tree, environ, path.parent if path else Path())
+    except secrets.UnresolvedError as error:
+        raise ConfigError(f"{path or 'settings'}: {error}") from None
+    except RecursionError:
+        pass  # told below
+    else:
+        secrets.keep(tree)
     try:
         settings = Settings.model_validate_json(_as_json(tree, path), strict=True)
     except ValidationError as error:

@@ -28,6 +28,11 @@ A setting is taken from the first of these that has it:
 3. the endpoints of an embedded stack that `headrace up` runs;
 4. its default.
 
+A text may take a secret, or anything else, from elsewhere: `${env:NAME}` is the environment variable, `${file:PATH}`
+what is in the file, without the line end (a path begins beside pipeline.yaml). What is secret by its name
+(`sasl.password`, `authorization`) or is the password in a URL is masked in logs, in messages and by
+`headrace config show`.
+
 Unknown keys and values that are not allowed are refused, with one line each. An editor checks the file as you type
 with `# yaml-language-server: $schema=pipeline.schema.json` as its first line; `headrace config schema` prints that
 schema. This page is printed by `headrace config reference`.

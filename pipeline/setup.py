@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.config import Settings
@@ -74,7 +74,17 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
         )
         for name, max_bytes in sizes.items()
     )
-    return (*specs, *seen_topic_specs(settings))
+    return tuple(_configured(settings, spec) for spec in (*specs, *seen_topic_specs(settings)))
+
+
+def _configured(settings: Settings, spec: TopicSpec) -> TopicSpec:
+    """With what the settings say of all topics' configuration, and of this one's."""
+    topics, config = settings.topics, dict(spec.config)
+    if topics.min_insync_replicas is not None:
+        config["min.insync.replicas"] = str(topics.min_insync_replicas)
+    for key, value in topics.config.get(spec.name, {}).items():
+        config[key] = str(value).lower() if isinstance(value, bool) else str(value)
+    return replace(spec, config=config)
 
 
 def delay_retention_ms(delay_seconds: float) -> int:

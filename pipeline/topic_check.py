@@ -92,6 +92,14 @@ def width_problem(spec: TopicSpec, partitions: int, wanted: int) -> str:
     )
 
 
+def replicas_problem(spec: TopicSpec, state: TopicState) -> str:
+    """What is wrong with a topic that has fewer replicas than it should have, and what to do."""
+    return (
+        f"{spec.name} has {state.replication_factor} replicas, fewer than the {spec.replication_factor} set "
+        "(topics.replication_factor): reassign its partitions with Kafka's own tools, or lower the setting"
+    )
+
+
 def retention_problem(spec: TopicSpec, cleanup_policy: str, retention_ms: int) -> str | None:
     """What is wrong with what a topic keeps, and what to do; None if nothing is, or it may keep what it likes."""
     policies = {policy.strip() for policy in cleanup_policy.split(",")}
@@ -137,10 +145,7 @@ def _problems(spec: TopicSpec, state: TopicState | None, model: TopicState | Non
     if retention := retention_problem(spec, state.cleanup_policy, state.retention_ms):
         problems.append(retention)
     if state.replication_factor < spec.replication_factor:
-        problems.append(
-            f"{spec.name} has {state.replication_factor} replicas, fewer than the {spec.replication_factor} set "
-            "(topics.replication_factor): reassign its partitions with Kafka's own tools, or lower the setting"
-        )
+        problems.append(replicas_problem(spec, state))
     needed = int(spec.config.get("max.message.bytes", 0))
     if state.max_message_bytes < needed:
         problems.append(

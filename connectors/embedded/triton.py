@@ -51,6 +51,7 @@ class TritonServer(Server):
         extras: optional models.
         models: the user's own model repositories; one of their models that cannot be loaded keeps nothing else from
             serving.
+        options: further ones of its command line.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class TritonServer(Server):
         gpu_metrics: bool = False,
         extras: Sequence[Extra] = (),
         models: Sequence[Path] = (),
+        options: Sequence[str] = (),
     ) -> None:
         self._data_dir = data_dir
+        self._options = options
         self._interpreter = interpreter
         self._repositories = [repository, *(extra.repository for extra in extras)]
         self._packages = [extra.packages for extra in extras]
@@ -125,6 +128,7 @@ class TritonServer(Server):
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={_EXIT_SECONDS}",
             "--log-format=ISO8601",
+            *self._options,
         ]
         self._process.spawn(command, environment, self._data_dir)
 

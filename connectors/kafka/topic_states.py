@@ -67,11 +67,16 @@ class TopicStates:
                 ends={each.partition: offset for each, offset in ends.items() if each.topic == name},
                 cleanup_policy=str(configs[name]["cleanup.policy"].value),
                 retention_ms=int(configs[name]["retention.ms"].value or -1),
+                config={key: str(entry.value) for key, entry in configs[name].items() if entry.value is not None},
             )
             if name in there
             else None
             for name in topics
         }
+
+    def names(self) -> frozenset[str]:
+        """Of all topics. Raises as ``states``."""
+        return frozenset(name for name, each in listed_topics(self._client, self._where).items() if each.error is None)
 
     def committed(
         self, group: str, states: Mapping[str, TopicState | None]

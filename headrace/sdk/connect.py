@@ -74,7 +74,7 @@ def _with_addresses(settings: Settings, addresses: Addresses) -> Settings:
 
 def open_registry(settings: Settings) -> ConfluentRegistry:
     """The settings' registry; asks it nothing yet."""
-    return ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds)
+    return ConfluentRegistry.of(settings.registry)
 
 
 def request_schema_id(registry: SchemaRegistry, topic: str) -> int:

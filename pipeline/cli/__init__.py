@@ -11,6 +11,7 @@ import click
 
 from headrace import __version__
 from headrace.pipeline.errors import HeadraceError
+from headrace.pipeline.secrets import masked
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -84,7 +85,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except HeadraceError as error:
-        click.echo(f"headrace: {error}", err=True)
+        click.echo(f"headrace: {masked(str(error))}", err=True)
         sys.exit(getattr(error, "exit_code", 1))
     except OSError as error:
         click.echo(f"headrace: {_refusal(error)}", err=True)

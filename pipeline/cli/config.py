@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -12,11 +13,9 @@ import yaml
 from headrace.pipeline import settings_reference
 from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.config import Settings
+from headrace.pipeline.secrets import MASK, is_secret
 from headrace.pipeline.settings_file import load_settings
 from headrace.pipeline.user_modules import check_modules
-
-_SECRET_WORDS = ("password", "passphrase", "secret", "token", "jaas", ".pem")
-_MASK = "********"
 
 
 @click.group("config")
@@ -44,9 +43,8 @@ def show(settings: Settings) -> None:
 
     Passwords and the like are masked, also those within registry.url.
     """
-    tree = settings.model_dump(mode="json")
-    tree["kafka"]["client"] = {name: _masked(name, value) for name, value in settings.kafka.client.items()}
-    tree["registry"]["url"] = re.sub("//.*@", f"//{_MASK}@", settings.registry.url)  # user and password
+    tree = _masked("", settings.model_dump(mode="json"))
+    tree["registry"]["url"] = re.sub("//.*@", f"//{MASK}@", settings.registry.url)  # user and password
     click.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
 
 
@@ -62,5 +60,7 @@ def reference() -> None:
     click.echo(settings_reference.page(), nl=False)
 
 
-def _masked(name: str, value: object) -> object:
-    return _MASK if any(word in name.lower() for word in _SECRET_WORDS) else value
+def _masked(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {inner: _masked(inner, each) for inner, each in value.items()}
+    return MASK if is_secret(name) and isinstance(value, str) else value

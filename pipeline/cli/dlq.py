@@ -184,7 +184,7 @@ def _opened(settings: Settings, wanted: Wanted) -> Iterator[tuple[LetterReader, 
     from headrace.pipeline.log import configure_logging
 
     configure_logging(settings.worker.log_format, "error")  # what passes is dealt with, and told in our words
-    with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+    with ConfluentRegistry.of(settings.registry) as registry:
         yield LetterReader(settings, wanted, registry), registry
 
 

@@ -107,7 +107,7 @@ def evaluate(settings: Settings, wishes: Wishes, progress: Progress) -> Evaluate
     gate = load_gate(wishes.gate) if wishes.gate else None
     _check_names(settings, wishes)
     with (
-        ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry,
+        ConfluentRegistry.of(settings.registry) as registry,
         tempfile.TemporaryDirectory(prefix="headrace-evaluate-") as folder,
         closing(Gathering(settings, progress, usual_count())) as gathering,
     ):

@@ -136,7 +136,7 @@ def values(settings: Settings, share: Share, advance: Advance) -> Iterator[list[
 
 
 def _registry(settings: Settings) -> ConfluentRegistry:
-    return ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds)
+    return ConfluentRegistry.of(settings.registry)
 
 
 def _max_bytes(settings: Settings) -> int:

@@ -103,7 +103,7 @@ def _reports(settings: Settings) -> tuple[ModelReport, ...]:
     from headrace.pipeline.shadow_feed import as_dispatched
 
     async def ask() -> tuple[list[Found], Any]:
-        client = TritonInferenceClient(settings.triton.url)
+        client = TritonInferenceClient.of(settings.triton)
         try:
             return [await _with_config(client, served) for served in await client.index()], await client.counts()
         finally:

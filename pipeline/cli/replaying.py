@@ -77,7 +77,7 @@ def planned(settings: Settings, wishes: Wishes) -> Plan:
     if run_id in RESERVED:
         raise ConfigError(f"--run {run_id}: to `headrace evaluate` that is no run; give it another id")
     kafka = settings.kafka
-    with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+    with ConfluentRegistry.of(settings.registry) as registry:
         RunStore(settings, registry).check_new(run_id)
         history = KafkaTopicHistory(kafka.bootstrap_servers, wishes.topic, kafka.client)
         ranges = resolve(history, begin, end)
@@ -119,7 +119,7 @@ def begin_run(settings: Settings, plan: Plan, models: tuple[str, ...]) -> Run:
     replayed = [route for route in settings.routes if not plan.routes or route.name in plan.routes]
     plan = replace(plan, models=_pins(settings, replayed, forced_pins(models, settings.routes)))
     run = Run(plan, RunState.RUNNING, plan.created_ms)
-    with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+    with ConfluentRegistry.of(settings.registry) as registry:
         RunStore(settings, registry).begin(run)
     return run
 
@@ -131,7 +131,7 @@ def resume_run(settings: Settings, run_id: str) -> Run:
         ConfigError: there is no such run, it is complete, or the settings have other routes now.
         UnavailableError, FatalError: Kafka or the registry does not let us.
     """
-    with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+    with ConfluentRegistry.of(settings.registry) as registry:
         run = RunStore(settings, registry).named(run_id)
     if run.state is RunState.COMPLETE:
         raise ConfigError(f"run {run_id} is complete: there is nothing to go on with")
@@ -238,7 +238,7 @@ def _asked(settings: Settings, ask: Callable[[InferenceClient], Awaitable[T]]) -
     """What Triton says, by a client of its own."""
 
     async def answer() -> T:
-        inference = TritonInferenceClient(settings.triton.url)
+        inference = TritonInferenceClient.of(settings.triton)
         try:
             return await ask(inference)
         finally:

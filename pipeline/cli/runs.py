@@ -94,7 +94,7 @@ def _store(settings: Settings) -> RunStore:
     from headrace.connectors.kafka.runs import RunStore
     from headrace.connectors.registry import ConfluentRegistry
 
-    return RunStore(settings, ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds))
+    return RunStore(settings, ConfluentRegistry.of(settings.registry))
 
 
 def _time(epoch_ms: int) -> str:

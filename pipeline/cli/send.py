@@ -81,7 +81,7 @@ def _run(settings: Settings, given: Input, wishes: Wishes, wait_seconds: float |
     from headrace.pipeline.setup import reply_topics
 
     with ExitStack() as resources:
-        registry = resources.enter_context(ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds))
+        registry = resources.enter_context(ConfluentRegistry.of(settings.registry))
         schema_id = _schema_id(registry, wishes.topic)
         outcomes = None
         if wait_seconds is not None:

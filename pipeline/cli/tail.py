@@ -103,7 +103,7 @@ def command(
     selection = Selection(wanted, settings.routes)
     topics = (*reply_topics(settings), *((settings.topics.dead_letters,) if dead_letters else ()))
     with (
-        ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry,
+        ConfluentRegistry.of(settings.registry) as registry,
         CommittedReader(settings.kafka, topics, End() if start is None else _start(start)) as reader,
     ):
         decoder = OutcomeDecoder(registry, settings.topics.dead_letters)

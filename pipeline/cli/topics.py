@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,10 @@ from headrace.pipeline.exit_codes import ExitCode, epilog
 if TYPE_CHECKING:  # not needed by --help
     from headrace.pipeline.config import Settings
     from headrace.pipeline.topic_check import TopicReport
+    from headrace.pipeline.topic_plan import Change, Flag, TopicPlan
+
+TOLD_SECONDS, TOLD_POLL_SECONDS = 15.0, 0.1
+"""Until all brokers have heard of a change."""
 
 
 @click.group(invoke_without_command=True, epilog=epilog("topics"))
@@ -21,7 +28,7 @@ if TYPE_CHECKING:  # not needed by --help
 @config_option
 @click.pass_context
 def command(context: click.Context, config_file: Path | None, as_json: bool) -> None:
-    """Show every topic that the settings name, or create those that are missing.
+    """Show every topic that the settings name; plan or make changes to them.
 
     What each is for, its partitions, replicas and largest record, how many offsets it retains (markers of transactions
     take some), and how far the group has committed the request topics. Only looks: it never joins the group.
@@ -54,6 +61,92 @@ def create(settings: Settings, as_json: bool) -> int:
     if not made:
         click.echo("no topic was missing")
     return _problems(reports)
+
+
+def flag_options(function: Callable[..., int]) -> Callable[..., int]:
+    """What changes are allowed that take something away; the command is called with ``flags``, a set of `Flag`."""
+
+    @click.option("--add-partitions", is_flag=True, help="Add partitions: keys move to others, and lose their order.")
+    @click.option("--shrink", is_flag=True, help="Let records go sooner, or take only smaller ones, than now.")
+    @click.option("--delete", is_flag=True, help="Delete topics of this pipeline that no setting names any more.")
+    @functools.wraps(function)
+    def command(*args: Any, add_partitions: bool, shrink: bool, delete: bool, **kwargs: Any) -> int:
+        from headrace.pipeline.topic_plan import Flag
+
+        given = {Flag.ADD_PARTITIONS: add_partitions, Flag.SHRINK: shrink, Flag.DELETE: delete}
+        return function(*args, flags=frozenset(flag for flag, is_given in given.items() if is_given), **kwargs)
+
+    return command
+
+
+@command.command("plan", short_help="Show what apply would do.", epilog=epilog("topics plan"))
+@flag_options
+@json_option("Print JSON.")
+@settings_option
+def plan(settings: Settings, as_json: bool, flags: frozenset[Flag]) -> int:
+    """Show what has to be done so that the topics are as the settings want them, and change nothing.
+
+    Partitions, replicas, largest record, and what topics.min_insync_replicas and topics.config say; and a warning for
+    each circumstance under which exactly-once does not hold. What takes something away needs an option of its own.
+    """
+    from headrace.pipeline.cli.topic_plans import show_plan
+
+    return show_plan(_plan(settings), flags, as_json)
+
+
+@command.command("diff", short_help="Show how the topics differ, for CI.", epilog=epilog("topics diff"))
+@json_option("Print JSON.")
+@settings_option
+def diff(settings: Settings, as_json: bool) -> int:
+    """Show how the topics differ from what the settings want, as a diff; the exit code says whether they do."""
+    from headrace.pipeline.cli.topic_plans import show_diff
+
+    return show_diff(_plan(settings), as_json)
+
+
+@command.command("apply", short_help="Make the topics as the settings want them.", epilog=epilog("topics apply"))
+@flag_options
+@json_option("Print JSON.")
+@settings_option
+def apply(settings: Settings, as_json: bool, flags: frozenset[Flag]) -> int:
+    """Do what `headrace topics plan` shows. Safe to repeat; what it may not do it leaves, and says so.
+
+    It never takes partitions away, and never moves replicas: Kafka's own tools do that.
+    """
+    from headrace.connectors.kafka.topic_changes import TopicChanges
+    from headrace.pipeline.cli.topic_plans import show_plan
+    from headrace.pipeline.setup import topic_specs
+
+    found = _plan(settings)
+    kafka = settings.kafka
+    changes = TopicChanges(kafka.bootstrap_servers, kafka.client, topic_specs(settings))
+    done = []
+    for change in found.allowed(flags):
+        changes.carry_out(change)
+        if not as_json:
+            click.echo(f"{change}: done")
+        done.append(change)
+    return show_plan(_plan(settings, wait_for=done), flags, as_json, done)
+
+
+def _plan(settings: Settings, wait_for: Sequence[Change] = ()) -> TopicPlan:
+    """As the topics are now; after changes, as soon as brokers tell of them."""
+    from headrace.connectors.kafka.topic_states import TopicStates
+    from headrace.pipeline.setup import topic_specs
+    from headrace.pipeline.topic_plan import INTERNAL, left_over, plan
+
+    topics = TopicStates(settings.kafka.bootstrap_servers, settings.kafka.client)
+    deadline = time.monotonic() + TOLD_SECONDS
+    while True:
+        unnamed = left_over(settings, topics.names())
+        states = topics.states([*(spec.name for spec in topic_specs(settings)), *INTERNAL, *unnamed])
+        waiting = topics.progress(settings.name, {name: states[name] for name in unnamed})
+        seen = settings.seen_topic("")
+        lags = {name: 0 if name.startswith(seen) else progress.lag for name, progress in waiting.items()}
+        found = plan(settings, states, lags)
+        if not set(wait_for) & set(found.changes) or time.monotonic() > deadline:
+            return found
+        time.sleep(TOLD_POLL_SECONDS)
 
 
 def _reports(settings: Settings) -> tuple[TopicReport, ...]:

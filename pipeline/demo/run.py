@@ -125,7 +125,7 @@ def _with_stack(
     config = folder / "pipeline.yaml"
     config.write_text("name: headrace-demo\n", "utf-8")  # built-in settings, whatever HEADRACE_CONFIG says
     settings = load_settings(config, {**os.environ, **stack.endpoints.environment()})
-    with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+    with ConfluentRegistry.of(settings.registry) as registry:
         Narrator(console, began).say("registering schemas, creating topics, starting two workers")
         ids = register_contracts(registry, settings)
         ensure_topics(settings.kafka.bootstrap_servers, topic_specs(settings), settings.kafka.client)

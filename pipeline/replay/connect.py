@@ -13,7 +13,7 @@ from headrace.connectors.kafka.admin import BrokerProbe, partition_counts
 from headrace.connectors.kafka.range_source import RangeSettings, RangeSource
 from headrace.connectors.kafka.runs import RunStore
 from headrace.connectors.registry import ConfluentRegistry
-from headrace.connectors.triton import Sharing, TritonInferenceClient
+from headrace.connectors.triton import TritonInferenceClient
 from headrace.connectors.video.sampler import ProcessSampler
 from headrace.pipeline.agents import InferenceApp, build_app
 from headrace.pipeline.budget import Budget
@@ -79,9 +79,9 @@ class ReplayConnections:
         self._plan = plan
         self._rate = rate
         self._resume = resume
-        self.registry = ConfluentRegistry(live.registry.url, live.registry.timeout_seconds)
-        shared = Sharing.of(live.triton, f"{live.name}/replay/{plan.run}")
-        self.inference = TritonInferenceClient(live.triton.url, priority=BEHIND_LIVE, sharing=shared)
+        self.registry = ConfluentRegistry.of(live.registry)
+        owner = f"{live.name}/replay/{plan.run}"
+        self.inference = TritonInferenceClient.of(live.triton, owner, priority=BEHIND_LIVE)
         self.sampler = ProcessSampler(live.worker.video_decoders)
         self.store = RunStore(live, self.registry)
         self._probe = BrokerProbe(live.kafka.bootstrap_servers, live.kafka.client)

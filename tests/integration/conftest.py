@@ -79,27 +79,34 @@ def own_stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def own_triton(tmp_path: Path) -> Iterator[TritonServer]:
-    """A Triton of one test's own with few models; not started."""
+def make_triton(tmp_path: Path) -> Iterator[Callable[..., TritonServer]]:
+    """Makes a Triton of one test's own with few models; not started. Arguments: further ones of its command line."""
     interpreter = ensure_interpreter(cache_dir(), Progress())
     full, small = tmp_path / "full", tmp_path / "models"
     setup = [str(interpreter.python), str(models_folder() / "setup_models.py"), "--repository", str(full)]
     subprocess.run(setup, check=True, stdout=subprocess.DEVNULL)
     for model in ("identity", "delay", "image_jpeg"):
         shutil.copytree(full / model, small / model)
+    servers: list[TritonServer] = []
     with PortReservation() as ports:
-        server = TritonServer(
-            tmp_path / "triton",
-            interpreter,
-            small,
-            http_port=ports.take(),
-            grpc_port=ports.take(),
-            metrics_port=ports.take(),
-        )
+
+        def make(*options: str) -> TritonServer:
+            taken = {name: ports.take() for name in ("http_port", "grpc_port", "metrics_port")}
+            folder = tmp_path / f"triton-{len(servers)}"
+            servers.append(TritonServer(folder, interpreter, small, options=options, **taken))
+            return servers[-1]
+
         try:
-            yield server
+            yield make
         finally:
-            server.kill()
+            for server in servers:
+                server.kill()
+
+
+@pytest.fixture
+def own_triton(make_triton: Callable[..., TritonServer]) -> TritonServer:
+    """One without further arguments."""
+    return make_triton()
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ can be run as they stand.
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
 import shlex
 import subprocess
@@ -17,14 +15,12 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from headrace.connectors.embedded.java import java_command
 from headrace.connectors.embedded.ports import LOOPBACK
 from headrace.connectors.embedded.process import ServerProcess
 from headrace.connectors.embedded.server import Server
+from tests.certificates import Authority
 
 ADMIN, ADMIN_PASSWORD = "admin", "admin-secret"
 _COMMANDS = {
@@ -116,7 +112,9 @@ class SecuredKafka(Server):
     def write_certificate(self) -> None:
         """Make the broker's certificate, as ``spawn`` does."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        _write_certificate(self._data_dir / "broker.pem", self.ca_file)
+        authority = Authority()
+        self.ca_file.write_bytes(authority.certificate)
+        (self._data_dir / "broker.pem").write_bytes(authority.issue("a broker under test").both)
 
     def spawn(self) -> None:
         self.write_certificate()
@@ -186,29 +184,3 @@ class SecuredKafka(Server):
             "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.network.Selector=info",  # tells of a wrong password
         )
         return java_command(["-cp", self._classpath, *main], heap_mib, self._data_dir / "tmp", flags)
-
-
-def _write_certificate(key_and_certificate: Path, certificate_alone: Path) -> None:
-    """A key with a certificate for this machine, signed by itself, for a day."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a broker under test")])
-    now = datetime.datetime.now(datetime.UTC)
-    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(LOOPBACK))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    public = certificate.public_bytes(serialization.Encoding.PEM)
-    key_and_certificate.write_bytes(private + public)
-    certificate_alone.write_bytes(public)

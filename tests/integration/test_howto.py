@@ -44,6 +44,8 @@ LANGUAGES, TRITON, KAFKA, GPU = (
 )
 PHOTO = Path(__file__).parents[2] / "pipeline" / "demo" / "data" / "photos" / "coffee.jpg"
 PROGRAM_SECONDS = 120
+PASSWORD = "change-me"
+"""Of the users on the page about Kafka."""
 
 
 def commands(page: Page, program: str) -> list[list[str]]:
@@ -244,7 +246,11 @@ def test_rights_of_the_kafka_page_are_what_a_worker_needs(
     app = block.replace("headrace-worker", "media-app")
     (tmp_path / "app.yaml").write_text(app)
     (tmp_path / "ca.pem").write_bytes(secured.ca_file.read_bytes())
-    environment = {**stack.environment(), "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": secured.bootstrap_servers}
+    environment = {
+        **stack.environment(),
+        "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": secured.bootstrap_servers,
+        "KAFKA_PASSWORD": PASSWORD,
+    }
     with PortReservation() as ports:
         worker = WorkerProcess(0, tmp_path, tmp_path / "pipeline.yaml", environment, ports.take())
         worker.start()
@@ -265,6 +271,7 @@ def test_rights_of_the_kafka_page_are_what_a_worker_needs(
                 assert done.returncode in (0, 1)  # 1: one broker cannot have the replicas that the page wants
                 assert done.stderr.count("replicas") == len(done.stderr.splitlines()), done.stderr
             assert worker.terminate() == 0
+            assert PASSWORD not in worker.log
 
             admin = secured.admin()
             rights = acls_of(admin, "User:headrace-worker")

@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 from prometheus_client import Counter, Gauge
 
-from headrace.connectors import triton
+from headrace.connectors.triton_meanings import BY_STATUS, BY_WORDING, Meaning
 from headrace.connectors.video.messages import CODES
 from headrace.pipeline import metrics
 from headrace.pipeline.exit_codes import ExitCode
@@ -19,8 +19,8 @@ from tests.unit.error_sources import ROOT, sources
 
 OF_TRITON = {
     (str(Stage.INFER), meaning.name)
-    for meaning in (*triton.BY_STATUS.values(), *(meaning for *_, meaning in triton.BY_WORDING))
-    if meaning not in (triton.Meaning.UNAVAILABLE, triton.Meaning.RETRIABLE, triton.Meaning.REFUSED)
+    for meaning in (*BY_STATUS.values(), *(meaning for *_, meaning in BY_WORDING))
+    if meaning not in (Meaning.UNAVAILABLE, Meaning.RETRIABLE, Meaning.REFUSED)
 }
 DRAWN = {
     ("connectors/triton.py", "_error"): OF_TRITON,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from headrace.connectors.triton import BY_STATUS, BY_WORDING, TritonInferenceClient
+from headrace.connectors.triton import TritonInferenceClient
+from headrace.connectors.triton_meanings import BY_STATUS, BY_WORDING
 from headrace.pipeline.errors import HeadraceError, PoisonError
 from headrace.pipeline.ports import InferCall
 from headrace.pipeline.records import Parameter

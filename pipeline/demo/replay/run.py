@@ -114,7 +114,7 @@ class _Demo:
         self._stack.start()
         environment = self._stack.endpoints.environment()
         settings = load_settings(self._scene / scene.CONFIG, environment)
-        with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+        with ConfluentRegistry.of(settings.registry) as registry:
             register_contracts(registry, settings)
             ensure_topics(settings.kafka.bootstrap_servers, topic_specs(settings), settings.kafka.client)
             self._stack.workers.start(1, self._scene / scene.CONFIG)

@@ -91,7 +91,7 @@ def _play(options: Options, narrator: Narrator, stack: Stack, folder: Path) -> R
     environment = stack.endpoints.environment()
     config = here / scene.CONFIG
     settings = load_settings(config, {**os.environ, **environment})
-    with ConfluentRegistry(settings.registry.url, settings.registry.timeout_seconds) as registry:
+    with ConfluentRegistry.of(settings.registry) as registry:
         narrator.say("registering schemas, creating topics, starting a worker")
         ids = register_contracts(registry, settings)
         ensure_topics(settings.kafka.bootstrap_servers, topic_specs(settings), settings.kafka.client)
