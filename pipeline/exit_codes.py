@@ -68,6 +68,7 @@ OWN: Mapping[str, Mapping[ExitCode, str]] = {
         ExitCode.OK: "every topic is there and as the settings want it",
         ExitCode.FAILED: "one is not as wanted, or Kafka does not answer",
     },
+    "acls": {ExitCode.OK: "printed, or given", ExitCode.FAILED: "Kafka refuses to give them, or does not answer"},
     "topics plan": {
         ExitCode.OK: "all that is to be done, if anything, can be done",
         ExitCode.FAILED: "something cannot: stderr says what to do; or Kafka does not answer",

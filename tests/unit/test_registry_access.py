@@ -93,18 +93,18 @@ def test_who_is_known_is_let_in(registry: str, tmp_path: Path, properties: dict[
 
 
 def test_who_is_not_is_told_so_without_what_was_tried(registry: str, tmp_path: Path) -> None:
-    with connected(registry, tmp_path, basic_auth_user_info="me:wr0ng") as client:
-        with pytest.raises(FatalError, match="answers 401: who are you") as caught:
-            client.schema(1)
+    client = connected(registry, tmp_path, basic_auth_user_info="me:wr0ng")
+    with client, pytest.raises(FatalError, match="answers 401: who are you") as caught:
+        client.schema(1)
     assert "wr0ng" not in str(caught.value)
 
 
 def test_certificate_of_a_stranger_is_refused(registry: str, tmp_path: Path) -> None:
     stranger = Authority()
     (tmp_path / "strange.pem").write_bytes(stranger.certificate)
-    with connected(registry, tmp_path, ssl_ca_location=str(tmp_path / "strange.pem")) as client:
-        with pytest.raises(UnavailableError, match=r"(?i)certificate"):
-            client.schema(1)
+    client = connected(registry, tmp_path, ssl_ca_location=str(tmp_path / "strange.pem"))
+    with client, pytest.raises(UnavailableError, match=r"(?i)certificate"):
+        client.schema(1)
     certificate, key = stranger.issue("me").write(tmp_path, "stranger")
     own = {"ssl_certificate_location": str(certificate), "ssl_key_location": str(key)}
     with connected(registry, tmp_path, **own) as client, pytest.raises(UnavailableError):
