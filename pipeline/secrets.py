@@ -44,7 +44,7 @@ def resolved(value: Any, environ: Mapping[str, str], folder: Path) -> Any:
         return [resolved(each, environ, folder) for each in value]
     if not isinstance(value, str):
         return value
-    return _REFERENCE.sub(lambda match: _referred(*match.groups(), environ, folder), value)
+    return _REFERENCE.sub(lambda match: _referred(match[1], match[2], environ, folder), value)
 
 
 def _referred(kind: str, name: str, environ: Mapping[str, str], folder: Path) -> str:

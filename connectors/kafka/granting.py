@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports these without saying so
     AclBinding,
     AclOperation,
     AclPermissionType,
@@ -38,7 +38,7 @@ def grant(
     bootstrap_servers: str,
     client_config: Mapping[str, str | int | float | bool],
     principal: str,
-    rights: Iterable[Right],
+    rights: Sequence[Right],
 ) -> None:
     """Let a principal, ``User:name``, do all this, from every host. Safe to repeat.
 
@@ -59,9 +59,10 @@ def grant(
         for right in rights
     ]
     client = admin_client(bootstrap_servers, client_config)
-    for binding, future in client.create_acls(bindings, request_timeout=REQUEST_SECONDS).items():
+    futures = client.create_acls(bindings, request_timeout=REQUEST_SECONDS)
+    for right, binding in zip(rights, bindings, strict=True):
         try:
-            future.result(REQUEST_SECONDS + 1)
+            futures[binding].result(REQUEST_SECONDS + 1)
         except KafkaException as error:
-            what = f"{principal} was not given {binding.operation.name} on {binding.name}"
+            what = f"{principal} was not given {right.operation} on {right.resource} {right.name}"
             raise mapped(error, bootstrap_servers, what) from error

@@ -18,7 +18,13 @@ OPTIONS = "--bootstrap-server {servers} --command-config admin.properties"
 
 
 @click.command("acls", epilog=epilog("acls"))
-@click.option("--role", type=click.Choice([role.value for role in Role]), default=Role.WORKER.value, show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.WORKER.value,
+    show_default=True,
+    help="Whose rights.",
+)
 @click.option("--principal", default="User:headrace", show_default=True, help="Who gets them.")
 @click.option("--apply", "give", is_flag=True, help="Give them, with the rights of the settings' own user.")
 @json_option("Print JSON.")

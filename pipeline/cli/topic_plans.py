@@ -39,10 +39,10 @@ def show_diff(plan: TopicPlan, as_json: bool) -> int:
         changes = [_fields(each, each.needs is None) for each in plan.changes]
         click.echo(json.dumps({"changes": changes, "problems": plan.problems, "warnings": plan.warnings}, indent=2))
         return code
-    for topic, changes in groupby(plan.changes, key=lambda change: change.topic):
+    for topic, some in groupby(plan.changes, key=lambda change: change.topic):
         click.echo(f"--- {topic}, as it is")
         click.echo(f"+++ {topic}, as the settings want it")
-        for change in changes:
+        for change in some:
             key = change.key or ("partitions" if change.kind is Kind.PARTITIONS else "")
             for sign, value in (("-", change.before), ("+", change.after)):
                 if value:

@@ -41,8 +41,8 @@ def test_there_are_examples_of_settings() -> None:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_of_settings_is_valid(example: str, tmp_path: Path) -> None:
     file = tmp_path / "pipeline.yaml"
-    file.write_text(example)
-    assert load_settings(file, {}).routes
+    file.write_text(re.sub(r"\$\{file:[^}]+\}", "from a file", example))
+    assert load_settings(file, dict.fromkeys(re.findall(r"\$\{env:([^}]+)\}", example), "secret")).routes
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -91,10 +91,17 @@ def make_triton(tmp_path: Path) -> Iterator[Callable[..., TritonServer]]:
     with PortReservation() as ports:
 
         def make(*options: str) -> TritonServer:
-            taken = {name: ports.take() for name in ("http_port", "grpc_port", "metrics_port")}
-            folder = tmp_path / f"triton-{len(servers)}"
-            servers.append(TritonServer(folder, interpreter, small, options=options, **taken))
-            return servers[-1]
+            server = TritonServer(
+                tmp_path / f"triton-{len(servers)}",
+                interpreter,
+                small,
+                http_port=ports.take(),
+                grpc_port=ports.take(),
+                metrics_port=ports.take(),
+                options=options,
+            )
+            servers.append(server)
+            return server
 
         try:
             yield make

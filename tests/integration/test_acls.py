@@ -32,7 +32,7 @@ SETTINGS = {
             "model": "text_embedding",
             "match": {"modality": ["TEXT"]},
             "retries": {"delays": ["1s"]},
-            "idempotency": {"window": "1h"},
+            "idempotency": {"window_seconds": 3600},
             "shadow": {"model": "text_embedding"},
             "also_to": [{"topic": "roles.copies", "write": "result"}],
         }
@@ -111,7 +111,7 @@ def test_each_role_can_do_what_it_is_for_and_the_next_one_cannot(users: Users) -
             wrong = users.run(Role.PRODUCER, "send", "a river", "--model", "nobody")
             assert wrong.returncode == 0, wrong.stderr
             dead = users(Role.CONSUMER, "tail", "--from", "beginning", "--dead-letters", "--max", "3")
-            assert "MODEL_NOT_FOUND" in dead
+            assert "UNKNOWN_MODEL" in dead
             assert users.run(Role.CONSUMER, "dlq", "redrive", "--yes").returncode == 1
             users(Role.REDRIVER, "dlq", "redrive", "--yes")
             users(Role.REPLAYER, "replay", "--run", "again")

@@ -68,7 +68,7 @@ def test_features_of_routes_need_topics_of_their_own() -> None:
                     "model": "m",
                     "reply_topic": "mine",
                     "retries": {"delays": ["5s"]},
-                    "idempotency": {"window": "1h"},
+                    "idempotency": {"window_seconds": 3600},
                     "shadow": {"model": "candidate"},
                     "also_to": [{"topic": "copies", "write": "result"}],
                 }

@@ -71,7 +71,7 @@ BROKEN = {
     ),
     "misspelt key": (
         "registry: {ulr: x}",
-        "registry.ulr: unknown key; did you mean url? (allowed: url, timeout_seconds)",
+        "registry.ulr: unknown key; did you mean url? (allowed: url, timeout_seconds, client)",
     ),
     "unknown section": (
         "zookeeper: {}",

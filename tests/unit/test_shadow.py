@@ -205,7 +205,7 @@ async def test_shadow_past_the_event_s_deadline_is_not_inferred() -> None:
         bench.send(number, headers=(("deadline", b"%d" % (LoopClock().epoch_ms() + 300)),))
     await bench.take()
     await asyncio.sleep(2)
-    assert (bench.written("results"), bench.written("shadow")) == ([0, 1, 2], [0, 1])
+    assert (sorted(bench.written("results")), bench.written("shadow")) == ([0, 1, 2], [0, 1])  # without keys: no order
     assert (len(bench.model.texts("2")), bench.counted) == (2, {"answered": 2, "failed": 1})
     await bench.stop()
 

@@ -125,7 +125,7 @@ def test_partitions_are_never_taken_away() -> None:
 
 
 def test_changelog_of_ids_is_as_wide_as_its_topic() -> None:
-    wanted = settings(routes=[{"name": "r", "model": "m", "idempotency": {"window": "1h"}}])
+    wanted = settings(routes=[{"name": "r", "model": "m", "idempotency": {"window_seconds": 3600}}])
     compacted = state(cleanup_policy="compact,delete")
     found = planned(wanted, **{"in": replace(state(), partitions=9), "p.seen.in": compacted}).changes
     assert [(each.topic, each.kind, each.after, each.needs) for each in found] == [
