@@ -33,7 +33,7 @@ SETTINGS = {
             "match": {"modality": ["TEXT"]},
             "retries": {"delays": ["1s"]},
             "idempotency": {"window_seconds": 3600},
-            "shadow": {"model": "text_embedding"},
+            "shadow": {"version": "1"},
             "also_to": [{"topic": "roles.copies", "write": "result"}],
         }
     ],
@@ -52,7 +52,7 @@ class Users:
             "PASSWORD": PASSWORD,
         }
         for role in Role:
-            self._write(role, kafka.client(role, "${env:PASSWORD}"))
+            self._write(role, kafka.client(role.value, "${env:PASSWORD}"))
         self._write("root", kafka.client(ADMIN, ADMIN_PASSWORD))
         script = [
             f"kafka-configs.sh --bootstrap-server {kafka.bootstrap_servers} --command-config admin.properties --alter "
