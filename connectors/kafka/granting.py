@@ -13,7 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-expor
     ResourceType,
 )
 
-from headrace.connectors.kafka.admin import REQUEST_SECONDS, admin_client, mapped
+from headrace.connectors.kafka.admin import REQUEST_SECONDS, admin_client, listed_topics, mapped
 from headrace.pipeline.acls import Operation, Resource, Right
 
 _RESOURCES = {
@@ -59,6 +59,7 @@ def grant(
         for right in rights
     ]
     client = admin_client(bootstrap_servers, client_config)
+    listed_topics(client, bootstrap_servers)  # which says what is wrong, if it is the user's own password
     futures = client.create_acls(bindings, request_timeout=REQUEST_SECONDS)
     for right, binding in zip(rights, bindings, strict=True):
         try:

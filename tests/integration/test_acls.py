@@ -52,16 +52,17 @@ class Users:
             "PASSWORD": PASSWORD,
         }
         for role in Role:
-            self._write(role, kafka.client(role.value, "${env:PASSWORD}"))
+            self._write(role, kafka.client(f"the-{role}", "${env:PASSWORD}"))
         self._write("root", kafka.client(ADMIN, ADMIN_PASSWORD))
         script = [
             f"kafka-configs.sh --bootstrap-server {kafka.bootstrap_servers} --command-config admin.properties --alter "
-            f"--entity-type users --entity-name {role} --add-config 'SCRAM-SHA-512=[password={PASSWORD}]'"
+            f"--entity-type users --entity-name the-{role} --add-config 'SCRAM-SHA-512=[password={PASSWORD}]'"
             for role in Role
         ]
         kafka.run_commands("\n".join(script), folder)
+        self._write("nobody", kafka.client("nobody", "wr0ng-password"))
         for role in Role:
-            given = self("root", "acls", "--role", role, "--principal", f"User:{role}", "--apply")
+            given = self("root", "acls", "--role", role, "--principal", f"User:the-{role}", "--apply")
             assert f"rights of a {role}" in given
 
     def _write(self, name: str, client: dict[str, str]) -> None:
@@ -96,6 +97,10 @@ def users(stack: Endpoints, tmp_path: Path) -> Iterator[Users]:
 
 
 def test_each_role_can_do_what_it_is_for_and_the_next_one_cannot(users: Users) -> None:
+    unknown = users.run("nobody", "acls", "--apply")
+    assert unknown.returncode == 1
+    assert "Authentication failed" in unknown.stderr
+    assert "wr0ng-password" not in unknown.stderr
     refused = users.run(Role.WORKER, "topics", "apply")
     assert refused.returncode == 1
     assert "authorization failed" in refused.stderr.lower()
@@ -114,7 +119,7 @@ def test_each_role_can_do_what_it_is_for_and_the_next_one_cannot(users: Users) -
             assert "UNKNOWN_MODEL" in dead
             assert users.run(Role.CONSUMER, "dlq", "redrive", "--yes").returncode == 1
             users(Role.REDRIVER, "dlq", "redrive", "--yes")
-            users(Role.REPLAYER, "replay", "--run", "again")
+            users(Role.REPLAYER, "replay", "roles.in", "--run", "again")
             assert "again" in users(Role.REPLAYER, "runs", "list")
             users(Role.REPLAYER, "runs", "rm", "again")
             assert worker.terminate() == 0
