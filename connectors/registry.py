@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
+from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
 from headrace.connectors.loopback import no_proxy_for_loopback
 from headrace.pipeline.config import RegistrySettings
@@ -68,7 +68,7 @@ class ConfluentRegistry:
         self._no_answer_at = float("-inf")
         self._ours_missing_at: float | None = None
         self._subject = ""  # one of ours, once registered
-        self._url = re.sub(r"//[^/,]*@", "//", url)  # for messages: without a password
+        self._url = re.sub(r"//[^@,\s]*@", "//", url)  # for messages: without a password
         # Waiting and trying again is the caller's business, who knows how long.
         with no_proxy_for_loopback(url):
             config = {**(properties or {}), "url": url, "timeout": timeout_seconds, "max.retries": 0}
@@ -194,6 +194,8 @@ class ConfluentRegistry:
         where = f"the schema registry at {self._url}, {what},"
         try:
             return call()
+        except OAuthTokenError as error:  # of who gives tokens, before the registry is asked
+            raise UnavailableError(f"{where} needs a token that is not to be had: {error}") from error
         except _NO_ANSWER as error:
             self._no_answer_at = time.monotonic()
             raise UnavailableError(f"{where} does not answer: {str(error) or type(error).__name__}") from error

@@ -45,8 +45,6 @@ _CHANNEL = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Of several servers behind one name (dns:///, a headless service) all get calls, not just the first.
-    ("grpc.lb_policy_name", "round_robin"),
 )
 
 

@@ -13,6 +13,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.redriving import marks_topic
 from headrace.pipeline.retrying import consumed_topics, delay_topics
 from headrace.pipeline.setup import emitted_kinds, reply_topics, shadow_topics, topic_specs
+from headrace.pipeline.topic_plan import INTERNAL
 
 READER_GROUPS = ("headrace-reader", "headrace-ranges")
 """Of commands that read; they never join them."""
@@ -25,7 +26,7 @@ class Role(enum.StrEnum):
     PRODUCER = "producer"
     """Of events."""
     CONSUMER = "consumer"
-    """Of results and dead letters: `headrace send --wait`, `tail` and `dlq`, and programs of others in their groups."""
+    """Of results and dead letters: `headrace send --wait`, `tail` and `dlq`. Groups of programs are theirs to add."""
     REDRIVER = "redriver"
     """Of dead letters, beside a consumer's."""
     REPLAYER = "replayer"
@@ -97,8 +98,12 @@ def _topics(names: Iterable[str], *operations: Operation) -> list[Right]:
     return [Right(Resource.TOPIC, name, operation) for name in names for operation in operations]
 
 
-def _transactions(settings: Settings) -> Right:
-    return Right(Resource.TRANSACTIONAL_ID, f"{settings.name}-", Operation.WRITE, prefixed=True)
+def _readers() -> list[Right]:
+    return [Right(Resource.GROUP, group, Operation.DESCRIBE) for group in READER_GROUPS]
+
+
+def _transactions(prefix: str) -> Right:
+    return Right(Resource.TRANSACTIONAL_ID, prefix, Operation.WRITE, prefixed=True)
 
 
 def _of_worker(settings: Settings) -> list[Right]:
@@ -117,7 +122,7 @@ def _of_worker(settings: Settings) -> list[Right]:
         *_topics(read, Operation.READ, Operation.DESCRIBE_CONFIGS),
         *_topics(written, Operation.WRITE, Operation.DESCRIBE_CONFIGS),
         Right(Resource.GROUP, settings.name, Operation.READ),
-        _transactions(settings),
+        _transactions(f"{settings.name}-"),
     ]
 
 
@@ -128,7 +133,7 @@ def _of_producer(settings: Settings) -> list[Right]:
 def _of_consumer(settings: Settings) -> list[Right]:
     return [
         *_topics((*reply_topics(settings), settings.topics.dead_letters), Operation.READ),
-        *(Right(Resource.GROUP, group, Operation.DESCRIBE) for group in READER_GROUPS),
+        *_readers(),
     ]
 
 
@@ -139,7 +144,7 @@ def _of_redriver(settings: Settings) -> list[Right]:
         *_topics([settings.topics.dead_letters], Operation.DELETE),
         *_topics([settings.redriven_topic], Operation.WRITE, Operation.DESCRIBE_CONFIGS),
         *_topics([marks], Operation.READ, Operation.WRITE, Operation.DESCRIBE_CONFIGS, Operation.CREATE),
-        _transactions(settings),
+        _transactions(f"{settings.name}-redrive"),
     ]
 
 
@@ -148,7 +153,8 @@ def _of_replayer(settings: Settings) -> list[Right]:
     return [
         *_topics(settings.topics.requests, Operation.READ),
         *(Right(Resource.TOPIC, settings.topics.runs, each, prefixed=True) for each in everything),
-        Right(Resource.TRANSACTIONAL_ID, settings.topics.runs, Operation.WRITE, prefixed=True),
+        *_readers(),
+        _transactions(settings.topics.runs),
     ]
 
 
@@ -158,11 +164,11 @@ def _of_admin(settings: Settings) -> list[Right]:
         Operation.ALTER,
         Operation.DESCRIBE_CONFIGS,
         Operation.ALTER_CONFIGS,
-        Operation.DELETE,
         Operation.DESCRIBE,
     )
     return [
         *_topics((spec.name for spec in topic_specs(settings)), *allowed),
+        *_topics(INTERNAL, Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS),
         Right(Resource.GROUP, settings.name, Operation.DESCRIBE),
     ]
 

@@ -7,6 +7,7 @@ each that names the file, the path in it and what is allowed.
 from __future__ import annotations
 
 import enum
+import re
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -149,8 +150,11 @@ class TritonSettings(Section):
             raise ValueError("tls_ca_location, tls_certificate_location and tls_key_location need tls: true")
         if (self.tls_certificate_location is None) is not (self.tls_key_location is None):
             raise ValueError("tls_certificate_location and tls_key_location go together")
-        if upper := [name for name in self.headers if name != name.lower()]:
-            raise ValueError(f"headers: gRPC takes names in lower case alone, not {', '.join(upper)}")
+        for name, value in self.headers.items():
+            if not re.fullmatch(r"[a-z0-9_.-]+", name) or name.endswith("-bin"):
+                raise ValueError(f"headers: {name} is no name that gRPC takes: letters in lower case, digits, - _ .")
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"headers: the value of {name} is not printable ASCII")
         return self
 
 
@@ -334,7 +338,7 @@ class Settings(Section):
                     f"topics: {topic} is topics.{what}, and nothing else's: give one of the two another name"
                 )
             taken.add(topic)
-        self._check_topic_config(taken)
+        self._check_topic_config(taken - {self.topics.runs})
         if self.topics.dead_letters in replies:
             problem = "is both for dead letters and for results: their schemas differ"
             raise ValueError(f"topics: {self.topics.dead_letters} {problem}")
@@ -352,6 +356,9 @@ class Settings(Section):
                     f"topics.config: set topics.max_message_bytes instead of max.message.bytes of {topic}: senders and "
                     "workers go by it, too"
                 )
+        wanted, replicas = self.topics.min_insync_replicas, self.topics.replication_factor
+        if wanted is not None and wanted > replicas:
+            raise ValueError(f"topics: min_insync_replicas {wanted} needs as many replicas, and not {replicas}")
 
 
 def _kinds(settings: Settings, replies: set[str]) -> dict[str, ValueKind]:

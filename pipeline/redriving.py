@@ -23,7 +23,7 @@ from headrace.pipeline.letters import Letter
 from headrace.pipeline.offset_table import OffsetTable
 from headrace.pipeline.records import Headers, OutputRecord, Provenance, SourceRecord, TopicSpec
 from headrace.pipeline.retrying import Retry, with_retry
-from headrace.pipeline.setup import topic_specs
+from headrace.pipeline.setup import configured, topic_specs
 from headrace.pipeline.wire import Poison
 
 _KEY = re.compile(rb"([A-Za-z0-9._-]+):([0-9]{1,9}):([0-9]{1,18})").fullmatch
@@ -65,7 +65,8 @@ def redrive_topic_specs(settings: Settings) -> tuple[TopicSpec, TopicSpec]:
     """The topic of redriven records, and that of marks, which must never be deleted by age."""
     (redriven,) = (spec for spec in topic_specs(settings) if spec.name == settings.redriven_topic)
     config = {"cleanup.policy": "compact"}
-    return redriven, TopicSpec(marks_topic(settings), 1, settings.topics.replication_factor, config)
+    marks = TopicSpec(marks_topic(settings), 1, settings.topics.replication_factor, config)
+    return redriven, configured(settings, marks)
 
 
 # --- marks

@@ -1,25 +1,31 @@
 """Secrets in settings: where they come from, and that they are told to nobody.
 
 A text of the settings may say ``${env:NAME}`` or ``${file:PATH}``, and gets what is there, so that a pipeline.yaml
-holds none. What is secret by its setting's name, or as the password in a URL, is masked in logs and messages.
+holds none. What is secret as a client's property by its name, as a header, or as the password in a URL, is masked in
+logs and messages.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 MASK = "********"
-SECRET_WORDS = ("password", "passphrase", "secret", "token", "jaas", ".pem", "authorization", "api-key", "user.info")
-"""In the name of a setting, of a client's property or of a header."""
+SECRET_WORDS = ("password", "passphrase", "secret", "token", "jaas", ".pem", "user.info")
+"""In the name of a client's property."""
+CLIENTS = (("kafka", "client"), ("registry", "client"))
+"""Where properties of clients stand."""
+HEADERS = ("triton", "headers")
+"""Where each value is one."""
 SHORTEST = 4
 """A shorter one is part of many a word, and guessed soon."""
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
-_PASSWORD = re.compile(r"//[^/@,:]*:([^/@,]*)@")
+_PASSWORD = re.compile(r"//[^/@,:\s]*:([^@\s]+)@")
+_USER_INFO = re.compile(r"//[^@\s]+@")
 _known: set[str] = set()
 
 
@@ -62,20 +68,49 @@ def _referred(kind: str, name: str, environ: Mapping[str, str], folder: Path) ->
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting, a client's property or a header is secret by its name."""
+    """Whether a client's property is secret by its name."""
     name = name.lower()
     return any(word in name for word in SECRET_WORDS) and not name.endswith(".location")
 
 
+def hidden(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what is secret in them, to be shown."""
+    return {
+        section: {name: _hidden((section, name), value) for name, value in fields.items()}
+        if isinstance(fields, Mapping)
+        else fields
+        for section, fields in tree.items()
+    }
+
+
+def _hidden(place: tuple[str, str], value: Any) -> Any:
+    if isinstance(value, str):
+        return _USER_INFO.sub(f"//{MASK}@", value)
+    if isinstance(value, Mapping) and place in (*CLIENTS, HEADERS):
+        return {name: MASK if place == HEADERS or is_secret(name) else each for name, each in value.items()}
+    return value
+
+
 def keep(tree: Mapping[str, Any]) -> None:
     """Mask from now on what these settings hold that is secret."""
-    for name, value in _texts(tree):
-        found = [value, *value.splitlines()] if is_secret(name) else []
-        for password in _PASSWORD.findall(value):
-            found += [password, unquote(password)]
-        for each in found:
-            if len(each) >= SHORTEST:
-                _known.update((each, json.dumps(each)[1:-1]))  # as logs in JSON have it
+    found: list[str] = []
+    for place in CLIENTS:
+        found += [str(value) for name, value in _mapping(tree, place).items() if is_secret(str(name))]
+    for value in _mapping(tree, HEADERS).values():
+        found += [str(value), *str(value).split()[1:]]  # of "Bearer abc" the abc alone, too
+    for fields in tree.values():
+        for value in fields.values() if isinstance(fields, Mapping) else ():
+            for password in _PASSWORD.findall(value) if isinstance(value, str) else ():
+                found += [password, unquote(password)]
+    for each in [*found, *(line for value in found for line in value.splitlines())]:
+        if len(each) >= SHORTEST:
+            _known.update((each, json.dumps(each)[1:-1]))  # as logs in JSON have it
+
+
+def _mapping(tree: Mapping[str, Any], place: tuple[str, str]) -> Mapping[str, Any]:
+    section = tree.get(place[0])
+    found = section.get(place[1]) if isinstance(section, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def masked(text: str) -> str:
@@ -83,12 +118,3 @@ def masked(text: str) -> str:
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return text
-
-
-def _texts(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each with the name that it stands under."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _texts(value)
-        elif isinstance(value, str):
-            yield str(name), value

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from headrace.pipeline.avro import Contract, schema_json
 from headrace.pipeline.config import Settings
 from headrace.pipeline.config_output import ValueKind
+from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.ports import SchemaRegistry
 from headrace.pipeline.records import TopicSpec
 from headrace.pipeline.retrying import MAX_JITTER, delay_topics
@@ -74,17 +75,34 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
         )
         for name, max_bytes in sizes.items()
     )
-    return tuple(_configured(settings, spec) for spec in (*specs, *seen_topic_specs(settings)))
+    return tuple(configured(settings, spec) for spec in (*specs, *seen_topic_specs(settings)))
 
 
-def _configured(settings: Settings, spec: TopicSpec) -> TopicSpec:
-    """With what the settings say of all topics' configuration, and of this one's."""
+def configured(settings: Settings, spec: TopicSpec) -> TopicSpec:
+    """With what the settings say of all topics' configuration, and of this one's.
+
+    Raises:
+        ConfigError: it would lose what headrace keeps there.
+    """
     topics, config = settings.topics, dict(spec.config)
     if topics.min_insync_replicas is not None:
         config["min.insync.replicas"] = str(topics.min_insync_replicas)
     for key, value in topics.config.get(spec.name, {}).items():
         config[key] = str(value).lower() if isinstance(value, bool) else str(value)
+    least_ms = spec.min_retention_ms
+    if least_ms is not None:
+        if config["cleanup.policy"] != spec.config["cleanup.policy"]:
+            raise ConfigError(f"topics.config: {spec.name} needs cleanup.policy {spec.config['cleanup.policy']}")
+        if not _lasts(config["retention.ms"], least_ms):
+            raise ConfigError(f"topics.config: {spec.name} needs a retention.ms of {least_ms} or more, or -1")
     return replace(spec, config=config)
+
+
+def _lasts(retention_ms: str, least_ms: int) -> bool:
+    try:
+        return int(retention_ms) == -1 or int(retention_ms) >= least_ms
+    except ValueError:
+        return False
 
 
 def delay_retention_ms(delay_seconds: float) -> int:

@@ -1,15 +1,18 @@
 """What is to be done so that the topics are as the settings want them, and what exactly-once misses there. Pure.
 
-Nothing that takes something away, or moves keys to other partitions, is done without being asked for by name.
+Nothing that takes something away, or moves keys to other partitions, is done without being asked for by name. Topics
+are never deleted: whose one is cannot be told from its name for sure.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from headrace.pipeline.config import Settings
+from headrace.pipeline.config_base import DELAY_PATTERN
 from headrace.pipeline.overviews import TopicState
 from headrace.pipeline.records import TopicSpec
 from headrace.pipeline.setup import topic_specs
@@ -17,8 +20,9 @@ from headrace.pipeline.topic_check import replicas_problem, retention_problem
 
 INTERNAL = ("__consumer_offsets", "__transaction_state")
 """Kafka's own, in which transactions and offsets are kept."""
-DEFAULT_MIN_INSYNC = "1"
-_LESS_IS_SHRINKING = ("retention.ms", "retention.bytes", "max.message.bytes", "delete.retention.ms")
+MIN_INSYNC, DEFAULT_MIN_INSYNC = "min.insync.replicas", "1"
+_LAYOUT = ("segment.", "index.", "flush.", "file.", "preallocate")
+"""What keys of the configuration begin with that say how a log lies on the disk, and not what is in it."""
 _WITHOUT_END = -1
 
 
@@ -28,9 +32,7 @@ class Flag(enum.StrEnum):
     ADD_PARTITIONS = "--add-partitions"
     """Keys move to other partitions: records of a key that are there already are no longer in order with new ones."""
     SHRINK = "--shrink"
-    """Records go sooner, or large ones are no longer taken."""
-    DELETE = "--delete"
-    """A topic, with its records."""
+    """Records go sooner, are no longer taken, or are less safe."""
 
 
 class Kind(enum.StrEnum):
@@ -39,7 +41,6 @@ class Kind(enum.StrEnum):
     CREATE = "create"
     PARTITIONS = "partitions"
     CONFIG = "config"
-    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Change:
         topic: where.
         kind: what is done about it.
         key: of the topic's configuration, if it is that.
-        before, after: as it is, and as it is to be; empty for topics that are made or deleted.
+        before, after: as it is, and as it is to be; empty for topics that are made.
         needs: what has to be allowed first.
     """
 
@@ -65,8 +66,6 @@ class Change:
         match self.kind:
             case Kind.CREATE:
                 return f"+ {self.topic}: {self.after}"
-            case Kind.DELETE:
-                return f"- {self.topic}: {self.before}"
             case Kind.PARTITIONS:
                 return f"~ {self.topic}: partitions {self.before} -> {self.after}"
             case Kind.CONFIG:
@@ -90,20 +89,24 @@ class TopicPlan:
         return tuple(each for each in self.changes if each.needs is None or each.needs in flags)
 
 
-def left_over(settings: Settings, names: Collection[str]) -> frozenset[str]:
-    """Of a cluster's topics those that workers of this pipeline made, or would have, and that no setting names now."""
+def left_over(settings: Settings, names: Collection[str]) -> tuple[str, ...]:
+    """Of a cluster's topics those of delays that this pipeline had, by their names, and that no setting names now."""
+    prefix = settings.delay_topic("")
     named = {spec.name for spec in topic_specs(settings)}
-    prefixes = settings.delay_topic(""), settings.seen_topic("")
-    return frozenset(name for name in names if name.startswith(prefixes) and name not in named)
+    return tuple(
+        name
+        for name in sorted(names)
+        if name.startswith(prefix) and re.match(DELAY_PATTERN, name.removeprefix(prefix)) and name not in named
+    )
 
 
-def plan(settings: Settings, states: Mapping[str, TopicState | None], unnamed: Mapping[str, int]) -> TopicPlan:
+def plan(settings: Settings, states: Mapping[str, TopicState | None], unnamed: Collection[str] = ()) -> TopicPlan:
     """How the topics differ from what the settings want.
 
     Args:
         settings: what names them.
         states: as they are, by name: the settings' and ``INTERNAL``; None, or missing, if there is no such topic.
-        unnamed: topics that are left over (see ``left_over``), and how many records of each are yet to be processed.
+        unnamed: topics that are left over (see ``left_over``).
     """
     specs = topic_specs(settings)
     changes: list[Change] = []
@@ -115,20 +118,25 @@ def plan(settings: Settings, states: Mapping[str, TopicState | None], unnamed: M
         if state is None:
             changes.append(Change(spec.name, Kind.CREATE, after=_described(spec, partitions)))
             continue
-        changes += _changes(spec, state, partitions, settings.topics.config.get(spec.name, {}).keys())
+        found = _changes(spec, state, partitions, settings.topics.config.get(spec.name, {}).keys())
+        changes += [each for each in found if not _stops_writing(each, state)]
+        if any(_stops_writing(each, state) for each in found):
+            problems.append(
+                f"{spec.name} has {state.replication_factor} replicas, too few for min.insync.replicas "
+                f"{spec.config[MIN_INSYNC]}: nothing could be written to it any more"
+            )
         if state.replication_factor < spec.replication_factor:
             problems.append(replicas_problem(spec, state))
-    for topic, waiting in unnamed.items():
-        if waiting:
-            problems.append(
-                f"{topic} is no longer in the settings, and has {waiting:,} records that nobody will process: put it "
-                "back until they are, then delete it"
-            )
-        else:
-            changes.append(Change(topic, Kind.DELETE, before="no setting names it any more", needs=Flag.DELETE))
     for spec in specs:
         warnings += _warnings(spec, states.get(spec.name))
     warnings += _internal_warnings(states)
+    warnings += [
+        f"{topic} is of a delay that no setting names any more: records that wait in it are not processed; put the "
+        "delay back until there are none, then delete the topic"
+        for topic in unnamed
+    ]
+    # A worker that is assigned a new partition reads its ids back: they must have somewhere to be.
+    changes.sort(key=lambda change: not (change.kind is Kind.PARTITIONS and change.needs is None))
     return TopicPlan(tuple(changes), tuple(problems), tuple(warnings))
 
 
@@ -163,6 +171,10 @@ def _changes(spec: TopicSpec, state: TopicState, partitions: int, exact: Collect
     return changes
 
 
+def _stops_writing(change: Change, state: TopicState) -> bool:
+    return change.key == MIN_INSYNC and int(change.after) > state.replication_factor
+
+
 def _will_do(key: str, spec: TopicSpec, state: TopicState) -> bool:
     """What headrace itself asks for is a least."""
     match key:
@@ -188,7 +200,9 @@ def _policies(value: str) -> set[str]:
 def _shrinks(key: str, found: str, wanted: str) -> bool:
     if key == "cleanup.policy":
         return bool(_policies(wanted) - _policies(found))  # what deletes or compacts more
-    if key not in _LESS_IS_SHRINKING:
+    if key == "unclean.leader.election.enable":
+        return wanted == "true"
+    if key.startswith(_LAYOUT):
         return False
     before, after = _number(found), _number(wanted)
     if before is None or after is None or after == _WITHOUT_END:
@@ -210,7 +224,7 @@ def _warnings(spec: TopicSpec, state: TopicState | None) -> list[str]:
     config = {**state.config, **spec.config} if state else spec.config
     found = [f"{name}: {each}" for each in _durability(replicas, config)]
     policies = _policies(config.get("cleanup.policy", "delete"))
-    if "compact" in policies and spec.config.get("cleanup.policy") is None:
+    if "compact" in policies and spec.as_wide_as is None:
         found.append(
             f"{name} is compacted (cleanup.policy is {config['cleanup.policy']}): of records with the same key all but "
             "the last are lost; set it to delete"
@@ -228,7 +242,7 @@ def _internal_warnings(states: Mapping[str, TopicState | None]) -> list[str]:
 
 def _durability(replicas: int, config: Mapping[str, str]) -> list[str]:
     """What can be lost that producers were told is written, and when nothing can be written."""
-    min_insync = _number(config.get("min.insync.replicas", DEFAULT_MIN_INSYNC)) or 1
+    min_insync = _number(config.get(MIN_INSYNC, DEFAULT_MIN_INSYNC)) or 1
     found = []
     if replicas == 1:
         found.append("1 replica: what is committed is lost with the broker's disk; have 3 (topics.replication_factor)")

@@ -56,8 +56,6 @@ class TopicChanges:
                 resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
                 futures = self._client.incremental_alter_configs([resource], request_timeout=REQUEST_SECONDS)
                 self._wait(futures[resource], change)
-            case Kind.DELETE:
-                self._wait(self._client.delete_topics([topic], request_timeout=REQUEST_SECONDS)[topic], change)
 
     def _wait(self, future: Future[None], change: Change) -> None:
         try:

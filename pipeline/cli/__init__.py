@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,9 @@ def main() -> None:
         sys.exit(getattr(error, "exit_code", 1))
     except OSError as error:
         click.echo(f"headrace: {_refusal(error)}", err=True)
+        sys.exit(1)
+    except Exception:  # noqa: BLE001 - as Python itself would, but for secrets
+        click.echo(masked(traceback.format_exc()), err=True, nl=False)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
@@ -13,8 +11,9 @@ import yaml
 from headrace.pipeline import settings_reference
 from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.config import Settings
-from headrace.pipeline.secrets import MASK, is_secret
+from headrace.pipeline.secrets import hidden
 from headrace.pipeline.settings_file import load_settings
+from headrace.pipeline.setup import topic_specs
 from headrace.pipeline.user_modules import check_modules
 
 
@@ -32,6 +31,7 @@ def check(file: Path | None) -> None:
     """
     settings = load_settings(file, os.environ)
     check_modules(settings.user_code)
+    topic_specs(settings)
     routes = ", ".join(f"{route.name} ({route.model})" for route in settings.routes)
     click.echo(f"{file or 'defaults and environment'}: ok; routes in order: {routes}")
 
@@ -43,8 +43,7 @@ def show(settings: Settings) -> None:
 
     Passwords and the like are masked, also those within registry.url.
     """
-    tree = _masked("", settings.model_dump(mode="json"))
-    tree["registry"]["url"] = re.sub("//.*@", f"//{MASK}@", settings.registry.url)  # user and password
+    tree = hidden(settings.model_dump(mode="json"))
     click.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
 
 
@@ -58,9 +57,3 @@ def schema() -> None:
 def reference() -> None:
     """Print the reference of all settings as Markdown."""
     click.echo(settings_reference.page(), nl=False)
-
-
-def _masked(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {inner: _masked(inner, each) for inner, each in value.items()}
-    return MASK if is_secret(name) and isinstance(value, str) else value

@@ -16,6 +16,7 @@ from headrace.pipeline.cli.completion_values import files
 from headrace.pipeline.cli.options import settings_option
 from headrace.pipeline.errors import ConfigError, HeadraceError
 from headrace.pipeline.exit_codes import ExitCode, epilog
+from headrace.pipeline.secrets import masked
 
 if TYPE_CHECKING:  # not needed by --help
     from headrace.pipeline.config import Settings
@@ -34,9 +35,9 @@ def _errors_are_no_verdict(function: Callable[..., int]) -> Callable[..., int]:
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (HeadraceError, OSError) as error:
-            click.echo(f"headrace: {error}", err=True)
+            click.echo(masked(f"headrace: {error}"), err=True)
         except Exception:  # noqa: BLE001 - told in full; a traceback's own exit code would be the gate's
-            click.echo(traceback.format_exc(), err=True)
+            click.echo(masked(traceback.format_exc()), err=True)
         return ExitCode.WRONG_INPUT
 
     return command

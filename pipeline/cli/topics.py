@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.pipeline.cli.options import config_option, json_option, settings_option
+from headrace.pipeline.errors import FatalError, UnavailableError
 from headrace.pipeline.exit_codes import ExitCode, epilog
 
 if TYPE_CHECKING:  # not needed by --help
@@ -66,14 +68,13 @@ def create(settings: Settings, as_json: bool) -> int:
 def flag_options(function: Callable[..., int]) -> Callable[..., int]:
     """What changes are allowed that take something away; the command is called with ``flags``, a set of `Flag`."""
 
-    @click.option("--add-partitions", is_flag=True, help="Add partitions: keys move to others, and lose their order.")
-    @click.option("--shrink", is_flag=True, help="Let records go sooner, or take only smaller ones, than now.")
-    @click.option("--delete", is_flag=True, help="Delete topics of this pipeline that no setting names any more.")
+    @click.option("--add-partitions", is_flag=True, help="Add partitions: keys and ids move, and lose their order.")
+    @click.option("--shrink", is_flag=True, help="Let records go sooner, be smaller or be less safe than now.")
     @functools.wraps(function)
-    def command(*args: Any, add_partitions: bool, shrink: bool, delete: bool, **kwargs: Any) -> int:
+    def command(*args: Any, add_partitions: bool, shrink: bool, **kwargs: Any) -> int:
         from headrace.pipeline.topic_plan import Flag
 
-        given = {Flag.ADD_PARTITIONS: add_partitions, Flag.SHRINK: shrink, Flag.DELETE: delete}
+        given = {Flag.ADD_PARTITIONS: add_partitions, Flag.SHRINK: shrink}
         return function(*args, flags=frozenset(flag for flag, is_given in given.items() if is_given), **kwargs)
 
     return command
@@ -138,14 +139,17 @@ def _plan(settings: Settings, wait_for: Sequence[Change] = ()) -> TopicPlan:
     topics = TopicStates(settings.kafka.bootstrap_servers, settings.kafka.client)
     deadline = time.monotonic() + TOLD_SECONDS
     while True:
-        unnamed = left_over(settings, topics.names())
-        states = topics.states([*(spec.name for spec in topic_specs(settings)), *INTERNAL, *unnamed])
-        waiting = topics.progress(settings.name, {name: states[name] for name in unnamed})
-        seen = settings.seen_topic("")
-        lags = {name: 0 if name.startswith(seen) else progress.lag for name, progress in waiting.items()}
-        found = plan(settings, states, lags)
-        if not set(wait_for) & set(found.changes) or time.monotonic() > deadline:
-            return found
+        try:
+            states = topics.states([spec.name for spec in topic_specs(settings)])
+            with contextlib.suppress(FatalError):  # without the right to look at these: no warnings
+                states |= topics.states(INTERNAL)
+            found = plan(settings, states, left_over(settings, topics.names()))
+        except UnavailableError:  # of a topic that not all brokers have heard of
+            if not wait_for or time.monotonic() > deadline:
+                raise
+        else:
+            if not set(wait_for) & set(found.changes) or time.monotonic() > deadline:
+                return found
         time.sleep(TOLD_POLL_SECONDS)
 
 

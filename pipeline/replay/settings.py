@@ -10,7 +10,7 @@ from headrace.pipeline.config import Settings
 from headrace.pipeline.config_routes import RouteSettings
 from headrace.pipeline.records import TopicSpec
 from headrace.pipeline.replay.manifest import Plan
-from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES
+from headrace.pipeline.setup import DEAD_LETTER_HEADROOM_BYTES, configured
 
 KEPT = {"retention.ms": "-1"}
 """What a run has written is there until the run is removed."""
@@ -107,17 +107,19 @@ def progress_topic_spec(live: Settings, run: str) -> TopicSpec:
         "max.message.bytes": str(RECORD_BYTES),
         **KEPT,
     }
-    return TopicSpec(run_topics(live, run)[2], 1, live.topics.replication_factor, config)
+    return configured(live, TopicSpec(run_topics(live, run)[2], 1, live.topics.replication_factor, config))
 
 
 def run_topic_specs(live: Settings, plan: Plan) -> tuple[TopicSpec, ...]:
     """A run's own topics of results and dead letters."""
     largest = live.topics.max_message_bytes
     sizes = {plan.results_topic: largest, plan.dead_letters_topic: largest + DEAD_LETTER_HEADROOM_BYTES}
-    return tuple(
-        TopicSpec(name, plan.partitions, live.topics.replication_factor, {"max.message.bytes": str(size), **KEPT})
+    replicas = live.topics.replication_factor
+    specs = (
+        TopicSpec(name, plan.partitions, replicas, {"max.message.bytes": str(size), **KEPT})
         for name, size in sizes.items()
     )
+    return tuple(configured(live, spec) for spec in specs)
 
 
 def settings_sha256(live: Settings) -> str:

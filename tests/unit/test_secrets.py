@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.pipeline import secrets
-from headrace.pipeline.cli import cli
+from headrace.pipeline.cli import cli, main
 from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.log import configure_logging
 from headrace.pipeline.secrets import MASK, UnresolvedError, is_secret, keep, masked, resolved
@@ -71,7 +71,6 @@ def test_what_a_reference_brings_is_no_reference(tmp_path: Path) -> None:
         ("ssl.key.pem", True),
         ("sasl.oauthbearer.client.secret", True),
         ("basic.auth.user.info", True),
-        ("Authorization", True),
         ("ssl.key.location", False),
         ("ssl.keystore.location", False),
         ("sasl.username", False),
@@ -84,29 +83,32 @@ def test_names_say_what_is_secret(name: str, secret: bool) -> None:
 def test_secrets_of_settings_are_masked(tmp_path: Path) -> None:
     config = tmp_path / "pipeline.yaml"
     config.write_text(
-        "kafka: {client: {sasl.password: '${env:P}', sasl.username: visible}}\n"
+        "kafka: {client: {sasl.password: '${env:P}', sasl.username: visible, ssl.key.password: 12345678}}\n"
         "registry: {url: 'https://me:ab%40cd@host'}\n"
+        "triton: {headers: {authorization: 'Bearer t0ken', cookie: cr1sp}}\n"
+        "topics: {emitted: {nlp.tokens: result}}\n"
     )
     settings = load_settings(config, {"P": 'quo"ted', "OTHER": "other"})
     assert settings.kafka.client["sasl.password"] == 'quo"ted'
-    told = 'visible quo"ted quo\\"ted https://me:ab%40cd@host ab@cd other'
-    assert masked(told) == f"visible {MASK} {MASK} https://me:{MASK}@host {MASK} other"
+    told = 'visible quo"ted quo\\"ted https://me:ab%40cd@host ab@cd other 12345678 t0ken cr1sp result'
+    masks = " ".join([MASK] * 3)
+    assert masked(told) == f"visible {MASK} {MASK} https://me:{MASK}@host {MASK} other {masks} result"
 
 
 def test_short_ones_are_left_for_they_are_part_of_many_words() -> None:
-    keep({"password": "the"})
+    keep({"kafka": {"client": {"sasl.password": "the"}}})
     assert masked("other") == "other"
 
 
 def test_of_two_secrets_the_longer_is_masked_whole() -> None:
-    keep({"password": "long", "token": "longer"})
+    keep({"kafka": {"client": {"sasl.password": "long", "x.token": "longer"}}})
     assert masked("longer") == MASK
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.usefixtures("logging_restored")
 def test_logs_and_their_tracebacks_have_none(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
-    keep({"password": 'pass"word'})
+    keep({"kafka": {"client": {"sasl.password": 'pass"word'}}})
     configure_logging(log_format, "info")
     try:
         raise ValueError('wrong: pass"word')
@@ -124,8 +126,28 @@ def test_logs_and_their_tracebacks_have_none(log_format: str, capsys: pytest.Cap
 def test_config_show_masks_what_came_by_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUCH_A_SECRET", "hunter22")
     config = tmp_path / "pipeline.yaml"
-    config.write_text("kafka: {client: {sasl.password: '${env:SUCH_A_SECRET}'}}\n")
+    config.write_text(
+        "kafka: {client: {sasl.password: '${env:SUCH_A_SECRET}', ssl.key.password: 12345678}}\n"
+        "registry: {url: 'https://me:hunter22/+==@host'}\n"
+        "triton: {headers: {cookie: hunter22}}\n"
+    )
     shown = CliRunner().invoke(cli, ["config", "show", "-c", str(config)])
     assert shown.exit_code == 0, shown.output
     assert "hunter22" not in shown.output
-    assert MASK in shown.output
+    assert "12345678" not in shown.output
+    assert shown.output.count(MASK) == 4
+
+
+def test_errors_that_nobody_expected_are_masked_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep({"kafka": {"client": {"sasl.password": "hunter22"}}})
+
+    def broken(**_: object) -> None:
+        raise RuntimeError("hunter22 is wrong")
+
+    monkeypatch.setattr(cli, "main", broken)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    told = capsys.readouterr().err
+    assert (caught.value.code, "Traceback" in told, "hunter22" in told) == (1, True, False)

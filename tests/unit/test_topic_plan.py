@@ -4,8 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from headrace.pipeline.config import Settings
+from headrace.pipeline.errors import ConfigError
 from headrace.pipeline.overviews import TopicState
 from headrace.pipeline.setup import topic_specs
 from headrace.pipeline.topic_plan import Change, Flag, Kind, TopicPlan, left_over, plan
@@ -48,7 +50,7 @@ def states(wanted: Settings, **others: TopicState | None) -> dict[str, TopicStat
 
 
 def planned(wanted: Settings, **others: TopicState | None) -> TopicPlan:
-    return plan(wanted, states(wanted, **others), {})
+    return plan(wanted, states(wanted, **others))
 
 
 def test_topics_as_they_should_be_need_nothing() -> None:
@@ -57,7 +59,7 @@ def test_topics_as_they_should_be_need_nothing() -> None:
 
 def test_topics_that_are_missing_are_made() -> None:
     wanted = settings(topics={"config": {"out": {"retention.ms": 86_400_000, "compression.type": "zstd"}}})
-    found = plan(wanted, {}, {})
+    found = plan(wanted, {})
     assert [each.kind for each in found.changes] == [Kind.CREATE] * 4
     by_topic = {each.topic: str(each) for each in found.changes}
     assert by_topic["out"] == (
@@ -80,7 +82,10 @@ def test_topics_that_are_missing_are_made() -> None:
         ({"cleanup.policy": "compact,delete"}, {}, Flag.SHRINK),
         ({"cleanup.policy": "delete"}, {"cleanup_policy": "compact,delete"}, None),
         ({"compression.type": "zstd"}, {"compression_type": "producer"}, None),
-        ({"min.insync.replicas": 1}, {}, None),
+        ({"min.insync.replicas": 1}, {}, Flag.SHRINK),
+        ({"min.insync.replicas": 3}, {}, None),
+        ({"unclean.leader.election.enable": True}, {}, Flag.SHRINK),
+        ({"segment.ms": 1000}, {"segment_ms": "604800000"}, None),
     ],
 )
 def test_configuration_that_differs_is_set_and_what_takes_away_is_asked_for(
@@ -89,7 +94,8 @@ def test_configuration_that_differs_is_set_and_what_takes_away_is_asked_for(
     wanted = settings(topics={"config": {"out": config}})
     (change,) = planned(wanted, out=state(**found)).changes
     ((key, value),) = config.items()
-    assert change == Change("out", Kind.CONFIG, key, state(**found).config.get(key, ""), str(value), needs)
+    told = str(value).lower() if isinstance(value, bool) else str(value)
+    assert change == Change("out", Kind.CONFIG, key, state(**found).config.get(key, ""), told, needs)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_partitions_are_added_only_if_that_is_allowed() -> None:
     found = planned(settings(topics={"partitions": 6}))
     assert {each.topic for each in found.changes} == {"in", "out", "dead"}
     assert {(each.before, each.after, each.needs) for each in found.changes} == {("4", "6", Flag.ADD_PARTITIONS)}
-    assert not found.allowed({Flag.SHRINK, Flag.DELETE})
+    assert not found.allowed({Flag.SHRINK})
     assert found.allowed({Flag.ADD_PARTITIONS}) == found.changes
 
 
@@ -139,16 +145,59 @@ def test_replicas_are_for_kafkas_own_tools() -> None:
     assert "out has 2 replicas, fewer than the 3 set" in found.problems[0]
 
 
-def test_what_no_setting_names_any_more_is_deleted_only_if_that_is_allowed_and_all_is_processed() -> None:
+def test_topics_of_delays_that_no_setting_names_any_more_are_told_and_left() -> None:
     wanted = settings(routes=[{"name": "r", "model": "m", "retries": {"delays": ["5s"]}}])
-    names = {"p.retry.5s", "p.retry.1m", "p.seen.in", "p.retry", "p2.retry.5s", "in", "other"}
-    gone = left_over(wanted, names)
-    assert gone == {"p.retry.1m", "p.seen.in"}
-    found = plan(wanted, states(wanted), {"p.retry.1m": 3, "p.seen.in": 0})
-    assert found.changes == (
-        Change("p.seen.in", Kind.DELETE, before="no setting names it any more", needs=Flag.DELETE),
+    theirs = {"p.seen.in", "p.retry", "p2.retry.5s", "in", "p.retry.eu.retry.5s", "p.retry.redriven"}
+    gone = left_over(wanted, {"p.retry.5s", "p.retry.1m", *theirs})
+    assert gone == ("p.retry.1m",)
+    found = plan(wanted, states(wanted), gone)
+    assert not found.changes
+    assert found.warnings[0].startswith("p.retry.1m is of a delay that no setting names any more")
+
+
+def test_nothing_is_set_that_would_stop_writing() -> None:
+    found = planned(settings(), out=replace(state(min_insync_replicas="1"), replication_factor=1))
+    assert not found.changes
+    assert "out has 1 replicas, too few for min.insync.replicas 2" in found.problems[0]
+
+
+def test_changelogs_are_widened_before_their_topics() -> None:
+    wanted = settings(
+        topics={"partitions": 6}, routes=[{"name": "r", "model": "m", "idempotency": {"window_seconds": 60}}]
     )
-    assert found.problems[0].startswith("p.retry.1m is no longer in the settings, and has 3 records")
+    found = planned(wanted, **{"p.seen.in": state(cleanup_policy="compact,delete")})
+    assert [each.topic for each in found.changes] == ["p.seen.in", "in", "out", "dead"]
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"p.redriven": {"retention.ms": 1000}}, "p.redriven needs a retention.ms of 604800000"),
+        ({"p.redriven": {"retention.ms": "x"}}, "p.redriven needs a retention.ms of 604800000"),
+        ({"p.redriven": {"cleanup.policy": "compact"}}, "p.redriven needs cleanup.policy delete"),
+        ({"p.seen.in": {"cleanup.policy": "delete"}}, "p.seen.in needs cleanup.policy compact,delete"),
+    ],
+)
+def test_what_headrace_keeps_there_cannot_be_lost_by_configuration(config: dict[str, Any], problem: str) -> None:
+    wanted = settings(
+        topics={"config": config}, routes=[{"name": "r", "model": "m", "idempotency": {"window_seconds": 60}}]
+    )
+    with pytest.raises(ConfigError, match=problem):
+        topic_specs(wanted)
+
+
+def test_longer_retention_is_as_good() -> None:
+    (redriven,) = (
+        spec
+        for spec in topic_specs(settings(topics={"config": {"p.redriven": {"retention.ms": -1}}}))
+        if spec.name == "p.redriven"
+    )
+    assert redriven.config["retention.ms"] == "-1"
+
+
+def test_too_few_replicas_are_refused() -> None:
+    with pytest.raises(ValidationError, match="min_insync_replicas 2 needs as many replicas"):
+        settings(topics={"replication_factor": 1})
 
 
 @pytest.mark.parametrize(
@@ -174,7 +223,7 @@ def test_warns_of_kafkas_own_topics_too() -> None:
 
 
 def test_topics_that_are_to_be_made_are_warned_of_before() -> None:
-    found = plan(settings(topics={"replication_factor": 1}), {}, {})
+    found = plan(settings(topics={"replication_factor": 1, "min_insync_replicas": None}), {})
     assert len(found.warnings) == 4
-    compacted = plan(settings(topics={"config": {"in": {"cleanup.policy": "compact"}}}), {}, {})
-    assert not compacted.warnings, "it was asked for"
+    (told,) = plan(settings(topics={"config": {"in": {"cleanup.policy": "compact"}}}), {}).warnings
+    assert told.startswith("in is compacted")

@@ -33,6 +33,8 @@ async def test_headers_come_with_each_call(tmp_path: Path) -> None:
         ({"tls": True, "tls_key_location": "key.pem"}, "go together"),
         ({"tls": True, "tls_certificate_location": "me.pem"}, "go together"),
         ({"headers": {"Authorization": "x"}}, "lower case"),
+        ({"headers": {"x-bin": "x"}}, "no name that gRPC takes"),
+        ({"headers": {"x": "a\nb"}}, "not printable ASCII"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], problem: str) -> None:
