@@ -241,7 +241,7 @@ def test_rights_of_the_kafka_page_are_what_a_worker_needs(
     """Its commands are run, then a worker with all the rights, then one with each of them taken away."""
     for block in KAFKA.blocks("sh"):
         secured.run_commands(on_one_broker(block, secured), tmp_path)
-    (block,) = KAFKA.blocks("yaml")
+    block, _ = KAFKA.blocks("yaml")
     (tmp_path / "pipeline.yaml").write_text(block)
     app = block.replace("headrace-worker", "media-app")
     (tmp_path / "app.yaml").write_text(app)

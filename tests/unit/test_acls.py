@@ -33,7 +33,7 @@ def rights_of(script: str, principal: str) -> set[Right]:
 
 @pytest.fixture
 def of_page() -> Settings:
-    (block,) = PAGE.blocks("yaml")
+    block, _ = PAGE.blocks("yaml")
     return Settings.model_validate(yaml.safe_load(block))
 
 
