@@ -157,7 +157,7 @@ def test_model_configuration_of_a_page_is_one_to_triton(page: Page) -> None:
 
 def test_worker_of_the_triton_page_answers(stack: Endpoints, names: Callable[[str], str], tmp_path: Path) -> None:
     """And `headrace models` finds the page's model to be what the page says it is."""
-    (block,) = TRITON.blocks("yaml")
+    block, _ = TRITON.blocks("yaml")
     environment = stack.environment()
     with Scene(stack, names("w"), tmp_path, **yaml.safe_load(block)) as scene:
         worker = scene.worker()
