@@ -19,7 +19,7 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long bench bench-full lint format docs lock \
+.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long bench bench-full helm-check lint format docs lock \
 	test-lowest wheel clean distclean
 
 help: ## Show this list
@@ -72,6 +72,11 @@ bench-full: setup ## The same, and as things grow; replays, beside live traffic 
 	@$(BIN)/python -m tests.bench.replay_beside_live --own-triton --model image_jpeg --live-share 0.3
 	@$(BIN)/python -m tests.bench.evaluate_bench
 	@$(BIN)/python -m tests.bench.replay_million
+
+helm-check: setup ## Lint, render and validate the Helm chart over a matrix of values (needs helm)
+	@test -x build/helm-check/bin/python || $(BIN)/python -m venv build/helm-check
+	@build/helm-check/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/helm-check.txt
+	@build/helm-check/bin/python -m tools.helm_check
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check $(SOURCES)

@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from headrace.pipeline import exit_codes, metrics, settings_reference
 from headrace.pipeline.cli import COMMANDS, cli
-from tools import schema_pages
+from tools import helm_page, schema_pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH = 100
@@ -81,6 +81,7 @@ def metric_row(metric: Metric) -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "exit-codes.md": exit_codes.page,
+    "helm.md": helm_page.page,
     "metrics.md": metrics_page,
     "pipeline.schema.json": settings_reference.schema,
     "schemas.md": schema_pages.page,
