@@ -18,7 +18,7 @@ from headrace.connectors.embedded.http import answers_ok
 from headrace.connectors.embedded.ports import PortReservation
 from headrace.connectors.embedded.stack import Stack
 from headrace.connectors.embedded.state import Endpoints
-from tools.helm_check import CHART, HOW_TO_GET_IT, find_helm, problems, rendered, run, values_files
+from tools.helm_check import CHART, HOW_TO_GET_IT, VERSIONS, find_helm, problems, rendered, run, values_files
 
 HELM = find_helm()
 pytestmark = pytest.mark.skipif(HELM is None, reason=f"NOT CHECKED, for there is no helm: {HOW_TO_GET_IT}")
@@ -161,7 +161,7 @@ def test_values_that_cannot_be_meant_are_refused(values: dict[str, Any], problem
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(values))
     with pytest.raises(RuntimeError, match=problem.replace("?", r"\?")):
-        run(HELM, "template", "release", str(CHART), "--values", str(file))
+        run(HELM, "template", "release", str(CHART), "--kube-version", f"{VERSIONS[0]}.0", "--values", str(file))
 
 
 def test_workers_are_never_more_than_partitions() -> None:

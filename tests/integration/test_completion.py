@@ -68,7 +68,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     ("words", "expected"),
     [
         (("headrace", "t"), ["tail", "topics"]),
-        (("headrace", "topics", ""), ["create"]),
+        (("headrace", "topics", ""), ["apply", "create", "diff", "plan"]),
         (("headrace", "send", "--model"), ["--model", "--model-version"]),
         (("headrace", "send", "-c", "pipeline.yaml", "--model", ""), ["captioner", "listener"]),
         (("headrace", "tail", "-c", "pipeline.yaml", "--route", "c"), ["calls", "captions"]),
