@@ -19,7 +19,7 @@ LOWEST := build/lowest
 SOURCES := headrace pipeline connectors triton_models tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long bench bench-full helm-check lint format docs lock \
+.PHONY: help setup demo replay-demo demo-resilience test unit properties integration chaos chaos-long bench bench-full helm-check test-extra lint format docs lock \
 	test-lowest wheel clean distclean
 
 help: ## Show this list
@@ -77,6 +77,9 @@ helm-check: setup ## Lint, render and validate the Helm chart over a matrix of v
 	@test -x build/helm-check/bin/python || $(BIN)/python -m venv build/helm-check
 	@build/helm-check/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/helm-check.txt
 	@build/helm-check/bin/python -m tools.helm_check
+
+test-extra: helm-check ## The tests that need a tool beyond Python's packages: helm
+	@$(PYTEST) tests/extra $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check $(SOURCES)

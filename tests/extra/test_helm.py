@@ -91,8 +91,10 @@ def test_worker_of_the_manifest_answers(manifests: list[dict[str, Any]], tmp_pat
             assert worker.wait(pod["terminationGracePeriodSeconds"]) == 0
             assert time.monotonic() - began < pod["terminationGracePeriodSeconds"]
         finally:
-            for each in (*psutil.Process(worker.pid).children(recursive=True), worker) if worker.poll() is None else ():
-                each.kill()
+            if worker.poll() is None:
+                for child in psutil.Process(worker.pid).children(recursive=True):
+                    child.kill()
+                worker.kill()
             worker.wait()
 
 
