@@ -237,7 +237,8 @@ def build_app(
     # end, but never a router, and with it the other routes. Each topic has its own, so none waits for another's.
     bound = worker_settings.max_in_flight_records + 1
     # Any: a channel's values need not be events, whatever its type says
-    batches: dict[str, Any] = {topic: app.channel(maxsize=bound) for topic in consumed_topics(settings)}
+    # Of a batch alone: what comes meanwhile waits in the worker, where it is put together.
+    batches: dict[str, Any] = {topic: app.channel(maxsize=1) for topic in consumed_topics(settings)}
     tasks: dict[str, Any] = {route.name: app.channel(maxsize=bound) for route in settings.routes}
 
     async def send_batch(batch: RecordBatch) -> None:

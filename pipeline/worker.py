@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -33,8 +33,9 @@ from headrace.pipeline.ports import (
     Transactions,
 )
 from headrace.pipeline.processor import Processor
-from headrace.pipeline.records import RecordBatch
+from headrace.pipeline.records import RecordBatch, SourceRecord, TopicPartition
 from headrace.pipeline.replay.rules import ReplayRules
+from headrace.pipeline.retrying import consumed_topics
 from headrace.pipeline.setup import ContractIds, shadow_topics
 from headrace.pipeline.shadow import Shadows
 from headrace.pipeline.slot import SlotLock
@@ -46,6 +47,8 @@ PROBE_SECONDS = 2.0
 JOINING_PROBE_SECONDS = 0.1
 """Until the group is joined, which somebody may be waiting for."""
 ABANDON_SECONDS = 5.0
+MERGED_RECORDS = 256
+"""Batches are put together until there are so many: none is inferred before the whole batch is decoded."""
 LINGER_SECONDS = 0.2
 """Of a replay's transactions: nobody waits for its answers, and live traffic shares the brokers with it."""
 MAX_BACKOFF_SECONDS = 2.0
@@ -113,13 +116,14 @@ class Worker:
         self._clock = clock
         self._send_batch = send_batch
         self._send_tasks = send_tasks
-        self._inbox: asyncio.Queue[RecordBatch] = asyncio.Queue()  # bounded by the budget
+        # Bounded by the budget. One each topic, so that none waits for another's routes.
+        self._inboxes: dict[str, asyncio.Queue[RecordBatch]] = {
+            topic: asyncio.Queue() for topic in consumed_topics(settings)
+        }
         worker = settings.worker
         self._slot = SlotLock(f"{settings.kafka.bootstrap_servers} {settings.name}", worker.slot)
         self._budget = worker_budget(settings, replays=rules is not None)
-        self._flow = Flow(
-            self._budget, self._inbox.put_nowait, worker.drain_timeout_seconds, settings.kafka.offset_metadata
-        )
+        self._flow = Flow(self._budget, self._deliver, worker.drain_timeout_seconds, settings.kafka.offset_metadata)
         self._decoder = RequestDecoder(max_value_bytes=settings.topics.max_message_bytes)
         self._holding: set[str] = set()
         self._stop = asyncio.Event()
@@ -290,7 +294,7 @@ class Worker:
     async def _work(self, connections: Connections, source: RecordSource, commit: GroupCommit) -> None:
         background = [
             asyncio.create_task(commit.run(), name="commit"),
-            asyncio.create_task(self._feed(), name="feed"),
+            *(asyncio.create_task(self._feed(inbox), name=f"feed {name}") for name, inbox in self._inboxes.items()),
             asyncio.create_task(self._probe(connections), name="probe"),
             *(asyncio.create_task(each.run(), name=f"route {name}") for name, each in self._dispatchers.items()),
         ]
@@ -326,11 +330,18 @@ class Worker:
             async with asyncio.timeout(ABANDON_SECONDS):
                 await source.stop()
 
-    async def _feed(self) -> None:
+    def _deliver(self, batch: RecordBatch) -> None:
+        self._inboxes[batch.partition.topic].put_nowait(batch)
+
+    async def _feed(self, inbox: asyncio.Queue[RecordBatch]) -> None:
+        """While the router is at work on a batch what comes of a partition becomes one: many small ones cost more."""
         while True:
-            batch = await self._inbox.get()
-            if self._flow.wants(batch.partition, batch.generation):
-                await self._send_batch(batch)
+            waiting = [await inbox.get()]
+            while not inbox.empty() and sum(len(each.records) for each in waiting) < MERGED_RECORDS:
+                waiting.append(inbox.get_nowait())
+            for batch in merged(waiting):
+                if self._flow.wants(batch.partition, batch.generation):
+                    await self._send_batch(batch)
 
     async def _probe(self, connections: Connections) -> None:
         """Keep what /readyz and the gauges tell current, also without traffic."""
@@ -363,3 +374,13 @@ class Worker:
             else:
                 self.health.report(dependency, up=True)
                 return answer
+
+
+def merged(batches: Sequence[RecordBatch]) -> list[RecordBatch]:
+    """The records of each partition and generation in one batch, in their order."""
+    if len(batches) == 1:
+        return list(batches)
+    records: defaultdict[tuple[TopicPartition, int], list[SourceRecord]] = defaultdict(list)
+    for batch in batches:
+        records[batch.partition, batch.generation] += batch.records
+    return [RecordBatch(*key, tuple(some)) for key, some in records.items()]
