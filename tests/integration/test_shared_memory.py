@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -13,12 +15,15 @@ import tritonclient.grpc as grpc
 
 from headrace.connectors import shared_inputs
 from headrace.connectors.embedded.triton import TritonServer
+from headrace.connectors.shared_inputs import RegionServer, SharedInputs
 from headrace.connectors.triton import Sharing, TritonInferenceClient
 from headrace.pipeline.errors import PoisonError, RetriableError
 from headrace.pipeline.ports import Array, InferCall
 from tests.integration.avro_ends import DATA
 
 FROM_BYTES = 100_000
+ME = uuid.uuid4().hex
+"""Unlike that of the tests which run in other processes meanwhile: what an owner left is removed."""
 LARGE = np.random.default_rng(1).random((2, 100_000), np.float32)
 SMALL = LARGE[:, :100]
 
@@ -38,8 +43,9 @@ def regions(triton: TritonServer) -> dict[str, int]:
 
 
 def files() -> list[Path]:
-    """Of regions, where such are made."""
-    return [*shared_inputs.FOLDER.glob("headrace-inputs-*")]
+    """Of regions that these tests make, where such are made."""
+    stem = SharedInputs(cast("RegionServer", None), 0, ME)._files
+    return [*shared_inputs.FOLDER.glob(f"{stem}*")]
 
 
 def mapped(process: psutil.Process) -> int:
@@ -55,7 +61,7 @@ async def triton(own_triton: TritonServer) -> TritonServer:
 
 @pytest.fixture
 async def client(own_triton: TritonServer) -> AsyncIterator[TritonInferenceClient]:
-    client = TritonInferenceClient(own_triton.grpc, sharing=Sharing(FROM_BYTES, "test"))
+    client = TritonInferenceClient(own_triton.grpc, sharing=Sharing(FROM_BYTES, ME))
     yield client
     await client.close()
 
@@ -66,7 +72,7 @@ async def test_large_inputs_are_shared_and_small_ones_are_not(
     for array in (SMALL, LARGE, LARGE[:, ::2], LARGE[:1], LARGE.astype(np.float32)):
         assert np.array_equal((await client.infer(call(array), 20)).outputs["OUTPUT0"], array)
     (name,) = regions(triton)
-    assert name.startswith("headrace/test/")
+    assert name.startswith(f"headrace/{ME}/")
     assert not files(), "nothing that a crash would leave"
     await client.close()
     assert not regions(triton)
@@ -142,14 +148,14 @@ async def test_region_of_a_call_that_was_refused_is_used_again(
 
 async def test_what_an_earlier_process_left_is_removed(triton: TritonServer, client: TritonInferenceClient) -> None:
     """It was killed. If it was not, and only thought dead, its calls are answered all the same."""
-    other = TritonInferenceClient(triton.grpc, sharing=Sharing(FROM_BYTES, "test-2"))
-    earlier = TritonInferenceClient(triton.grpc, sharing=Sharing(FROM_BYTES, "test"))
+    other = TritonInferenceClient(triton.grpc, sharing=Sharing(FROM_BYTES, f"{ME}-2"))
+    earlier = TritonInferenceClient(triton.grpc, sharing=Sharing(FROM_BYTES, ME))
     for each in (earlier, other):
         await each.infer(call(LARGE), 20)
     left = regions(triton)
     await client.infer(call(LARGE), 20)
     kept = regions(triton).keys() & left.keys()
-    assert [name.rpartition("/")[0] for name in kept] == ["headrace/test-2"]
+    assert [name.rpartition("/")[0] for name in kept] == [f"headrace/{ME}-2"]
     assert np.array_equal((await earlier.infer(call(LARGE), 20)).outputs["OUTPUT0"], LARGE)
     for each in (earlier, other):
         await each.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import uuid
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,6 +14,9 @@ from headrace.connectors import shared_inputs
 from headrace.connectors.shared_inputs import MAX_UNWANTED, RETRY_SECONDS, Placed, SharedInputs
 from headrace.pipeline.ports import Array
 from tests.unit.fakes import on_virtual_time, settle
+
+ME = uuid.uuid4().hex
+"""Unlike that of the tests which run in other processes meanwhile: what an owner left is removed."""
 
 
 class Server:
@@ -57,12 +61,14 @@ async def place(shared: SharedInputs) -> Placed:
 
 
 def files() -> list[str]:
-    return [each.name for each in shared_inputs.FOLDER.glob("headrace-inputs-*")]
+    """Of regions that these tests make."""
+    stems = (SharedInputs(Server(), 0, owner)._files for owner in (ME, f"{ME}-2"))
+    return [each.name for stem in stems for each in shared_inputs.FOLDER.glob(f"{stem}*")]
 
 
 @on_virtual_time
 async def test_inputs_lie_one_after_the_other_as_on_the_wire() -> None:
-    shared = SharedInputs(Server(), 0, "me")
+    shared = SharedInputs(Server(), 0, ME)
     numbers = np.arange(6, dtype=np.int16).reshape(2, 3)
     words = np.array([[b"a"], [b""], [b"lots"]], np.object_)
     placed = await shared.place({"N": numbers.T, "W": words, "EMPTY": numbers[:0]})
@@ -76,7 +82,7 @@ async def test_inputs_lie_one_after_the_other_as_on_the_wire() -> None:
 
 @on_virtual_time
 async def test_small_inputs_go_another_way() -> None:
-    shared = SharedInputs(server := Server(), 1000, "me")
+    shared = SharedInputs(server := Server(), 1000, ME)
     assert await shared.place(floats(996)) is None
     placed = await shared.place(floats(1000))
     assert placed is not None
@@ -88,7 +94,7 @@ async def test_small_inputs_go_another_way() -> None:
 
 @on_virtual_time
 async def test_there_are_no_more_regions_than_calls_at_a_time() -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     for size_bytes in (100_000, 1_000_000, 50_000, 3_000_000, 3_000_000):
         placed = [await shared.place(floats(size_bytes)) for _ in range(2)]
         for each in placed:
@@ -102,7 +108,7 @@ async def test_there_are_no_more_regions_than_calls_at_a_time() -> None:
 
 @on_virtual_time
 async def test_smallest_region_that_is_large_enough_is_taken() -> None:
-    shared = SharedInputs(Server(), 0, "me")
+    shared = SharedInputs(Server(), 0, ME)
     large, small = await shared.place(floats(1_000_000)), await shared.place(floats(100_000))
     assert large is not None
     assert small is not None
@@ -117,22 +123,22 @@ async def test_smallest_region_that_is_large_enough_is_taken() -> None:
 
 @on_virtual_time
 async def test_what_an_earlier_process_left_is_removed_once_and_nothing_else() -> None:
-    shared = SharedInputs(server := Server("headrace/me/1", "headrace/me-2/1", "theirs"), 0, "me")
+    shared = SharedInputs(server := Server(f"headrace/{ME}/1", f"headrace/{ME}-2/1", "theirs"), 0, ME)
     server.latency_seconds = 1.0
     placed = await asyncio.gather(shared.place(floats(100_000)), shared.place(floats(100_000)))
-    assert "headrace/me/1" not in server.sizes
+    assert f"headrace/{ME}/1" not in server.sizes
     assert len(server.sizes) == 4
     for each in placed:
         assert each is not None
         assert each.region.name in server.sizes
         shared.give_back(each)
     await shared.close()
-    assert [*server.sizes] == ["headrace/me-2/1", "theirs"]
+    assert [*server.sizes] == [f"headrace/{ME}-2/1", "theirs"]
 
 
 @on_virtual_time
 async def test_region_of_a_call_that_was_given_up_is_never_used_again() -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     placed = await place(shared)
     server.in_use.add(placed.region.name)
     shared.drop(placed)
@@ -148,7 +154,7 @@ async def test_region_of_a_call_that_was_given_up_is_never_used_again() -> None:
 
 @on_virtual_time
 async def test_what_the_server_would_not_let_go_of_is_asked_for_again() -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     given_up = [await place(shared) for _ in range(MAX_UNWANTED + 1)]
     server.in_use |= server.sizes.keys()
     for each in given_up:
@@ -164,8 +170,8 @@ async def test_what_the_server_would_not_let_go_of_is_asked_for_again() -> None:
 
 @on_virtual_time
 async def test_region_in_use_of_an_earlier_process_holds_up_nothing() -> None:
-    shared = SharedInputs(server := Server("headrace/me/1"), 0, "me")
-    server.in_use.add("headrace/me/1")
+    shared = SharedInputs(server := Server(f"headrace/{ME}/1"), 0, ME)
+    server.in_use.add(f"headrace/{ME}/1")
     shared.give_back(await place(shared))
     assert len(server.sizes) == 2
     await shared.close()
@@ -174,7 +180,7 @@ async def test_region_in_use_of_an_earlier_process_holds_up_nothing() -> None:
 @pytest.mark.parametrize("error", [ConnectionError("down"), TimeoutError(), RuntimeError("no such file")])
 @on_virtual_time
 async def test_without_the_server_inputs_go_another_way_for_a_while(error: Exception) -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     server.error = error
     assert await shared.place(floats(100_000)) is None
     server.error = None
@@ -189,7 +195,7 @@ async def test_without_the_server_inputs_go_another_way_for_a_while(error: Excep
 
 @on_virtual_time
 async def test_that_they_go_another_way_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     server.error = RuntimeError("no such file")
     for _ in range(3):
         assert await shared.place(floats(100_000)) is None
@@ -202,7 +208,7 @@ async def test_that_they_go_another_way_is_told_once(caplog: pytest.LogCaptureFi
 
 @on_virtual_time
 async def test_without_room_inputs_go_another_way() -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     assert await shared.place({"INPUT0": np.broadcast_to(np.float32(1), (1 << 48,))}) is None
     assert not files()
     assert not server.sizes
@@ -211,7 +217,7 @@ async def test_without_room_inputs_go_another_way() -> None:
 
 @on_virtual_time
 async def test_region_whose_registration_was_cut_off_is_unregistered() -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     register = server.register
 
     async def slow(name: str, key: str, size_bytes: int) -> None:
@@ -230,7 +236,7 @@ async def test_region_whose_registration_was_cut_off_is_unregistered() -> None:
 
 @on_virtual_time
 async def test_files_that_a_killed_process_left_are_removed() -> None:
-    shared, other = SharedInputs(Server(), 0, "me"), SharedInputs(Server(), 0, "me-2")
+    shared, other = SharedInputs(Server(), 0, ME), SharedInputs(Server(), 0, f"{ME}-2")
     left = [shared_inputs.FOLDER / f"{each._files}left" for each in (shared, other)]
     for each in left:
         each.touch()
@@ -244,7 +250,7 @@ async def test_files_that_a_killed_process_left_are_removed() -> None:
 
 @on_virtual_time
 async def test_what_cannot_be_written_leaves_its_region_free() -> None:
-    shared = SharedInputs(server := Server(), 0, "me")
+    shared = SharedInputs(server := Server(), 0, ME)
     for _ in range(3):
         with pytest.raises(TypeError):
             await shared.place({"W": np.array([["text"]], np.object_)})
