@@ -259,19 +259,15 @@ class TritonInferenceClient:
         return InferReply(reply.model_version, outputs)
 
     async def _answered(self, call: InferCall, timeout_seconds: float) -> InferResult:
-        shared, placed = self._shared, None
-        if shared is not None:
-            placed = await shared.place(call.inputs)
-        if shared is None or placed is None:
-            inputs = [_input(name, array) for name, array in call.inputs.items()]
-            return await self._ask(call, inputs, timeout_seconds)
+        shared = self._shared
+        if shared is None or (placed := await shared.place(call.inputs)) is None:
+            return await self._ask(call, timeout_seconds)
         try:
-            inputs = [_input(name, array, placed) for name, array in call.inputs.items()]
-            result = await self._ask(call, inputs, timeout_seconds)
+            result = await self._ask(call, timeout_seconds, placed)
         except InferenceServerException as error:
             if _UNKNOWN_REGION in str(error.message()):  # the server has been started again since
                 shared.drop(placed)
-                return await self._ask(call, [_input(*each) for each in call.inputs.items()], timeout_seconds)
+                return await self._ask(call, timeout_seconds)
             (shared.give_back if is_answer(error.status(), str(error.message())) else shared.drop)(placed)
             raise
         except BaseException:
@@ -280,10 +276,10 @@ class TritonInferenceClient:
         shared.give_back(placed)
         return result
 
-    async def _ask(self, call: InferCall, inputs: list[triton.InferInput], timeout_seconds: float) -> InferResult:
+    async def _ask(self, call: InferCall, timeout_seconds: float, placed: Placed | None = None) -> InferResult:
         return await self._client.infer(
             call.model,
-            inputs,
+            [_input(name, array, placed) for name, array in call.inputs.items()],
             model_version=call.version,
             client_timeout=timeout_seconds,
             priority=self._priority,

@@ -337,8 +337,10 @@ class Worker:
         """While the router is at work on a batch what comes of a partition becomes one: many small ones cost more."""
         while True:
             waiting = [await inbox.get()]
-            while not inbox.empty() and sum(len(each.records) for each in waiting) < MERGED_RECORDS:
+            records = len(waiting[0].records)
+            while records < MERGED_RECORDS and not inbox.empty():
                 waiting.append(inbox.get_nowait())
+                records += len(waiting[-1].records)
             for batch in merged(waiting):
                 if self._flow.wants(batch.partition, batch.generation):
                     await self._send_batch(batch)
